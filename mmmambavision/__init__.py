@@ -1,0 +1,11 @@
+"""MambaVision as a backbone for OpenMMLab: importing this registers it with mmengine."""
+try:
+    import mmengine  # noqa: F401
+except ImportError:
+    raise ImportError('mmmambavision needs mmengine: pip install mmengine (or its maintained fork: pip install '
+                      'onedl-mmengine)') from None
+
+from .models import MambaVision
+from .version import __version__
+
+__all__ = ['MambaVision', '__version__']

@@ -1,0 +1,87 @@
+"""Stem, downsampling and the residual blocks of the four levels."""
+import torch
+from timm.layers import DropPath, Mlp
+from torch import nn
+
+from .mixers import Attention, MambaVisionMixer
+
+
+class Stem(nn.Module):
+    """Two convolutions of stride 2: an image (B, 3, H, W) to (B, dim, ceil(H / 4), ceil(W / 4))."""
+
+    def __init__(self, in_dim, dim):
+        super().__init__()
+        self.conv_down = nn.Sequential(
+            nn.Conv2d(3, in_dim, 3, 2, 1, bias=False), nn.BatchNorm2d(in_dim, eps=1e-4), nn.ReLU(),
+            nn.Conv2d(in_dim, dim, 3, 2, 1, bias=False), nn.BatchNorm2d(dim, eps=1e-4), nn.ReLU())
+
+    def forward(self, x):
+        return self.conv_down(x)
+
+
+class Downsample(nn.Module):
+    """(B, C, H, W) to (B, 2C, ceil(H / 2), ceil(W / 2))."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.reduction = nn.Sequential(nn.Conv2d(dim, 2 * dim, 3, 2, 1, bias=False))
+
+    def forward(self, x):
+        return self.reduction(x)
+
+
+def _layer_scale(dim, value):
+    return None if value is None else nn.Parameter(torch.full((dim,), float(value)))
+
+
+def _scaled(branch, gamma):
+    return branch if gamma is None else gamma * branch
+
+
+class ConvBlock(nn.Module):
+    """Residual pair of 3x3 convolutions, (B, C, H, W) to the same (arXiv 2407.08083, section 3.1).
+
+    Args:
+        dim: channels C.
+        drop_path: probability of dropping the branch of a sample in training.
+    """
+
+    def __init__(self, dim, drop_path=0.):
+        super().__init__()
+        self.conv1 = nn.Conv2d(dim, dim, 3, 1, 1)
+        self.norm1 = nn.BatchNorm2d(dim)
+        self.act1 = nn.GELU(approximate='tanh')
+        self.conv2 = nn.Conv2d(dim, dim, 3, 1, 1)
+        self.norm2 = nn.BatchNorm2d(dim)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x):
+        branch = self.act1(self.norm1(self.conv1(x)))
+        return x + self.drop_path(self.norm2(self.conv2(branch)))
+
+
+class HybridBlock(nn.Module):
+    """Token mixer and MLP, each residual, (B, L, C) to the same (arXiv 2407.08083, section 3.2).
+
+    Args:
+        dim: channels C.
+        num_heads: heads of self-attention; None for the MambaVision mixer.
+        mlp_ratio: hidden size of the MLP over C.
+        drop_path: probability of dropping a branch of a sample in training.
+        layer_scale: initial factor on both branches, learned per channel; None for no factor.
+        scan_backend: see `MambaVisionMixer`.
+    """
+
+    def __init__(self, dim, num_heads=None, mlp_ratio=4., drop_path=0., layer_scale=None, scan_backend='auto'):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.mixer = MambaVisionMixer(dim, scan_backend=scan_backend) if num_heads is None else Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+        self.gamma_1 = _layer_scale(dim, layer_scale)
+        self.gamma_2 = _layer_scale(dim, layer_scale)
+
+    def forward(self, tokens):
+        tokens = tokens + self.drop_path(_scaled(self.mixer(self.norm1(tokens)), self.gamma_1))
+        return tokens + self.drop_path(_scaled(self.mlp(self.norm2(tokens)), self.gamma_2))

@@ -1,0 +1,152 @@
+"""The MambaVision backbone (Hatamizadeh and Kautz, arXiv 2407.08083)."""
+import torch
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from timm.layers import trunc_normal_
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import UserError
+from .blocks import Stem
+from .levels import ConvLevel, HybridLevel
+from .presets import PRESETS, SHORT_NAMES
+
+NUM_LEVELS = 4
+
+
+@MODELS.register_module()
+class MambaVision(BaseModule):
+    """Four levels, convolutions in the first two and scans and self-attention in the last two.
+
+    Level i has stride 4 * 2^i and dim * 2^i channels. Parameters carry the names of the released checkpoints.
+
+    Args:
+        arch: a preset (tiny, tiny2, small, base, large, large2, large3, or t, t2, s, b, l, l2, l3), or a dict with
+            dim, in_dim (stem channels), depths and num_heads (one per level) and, optionally, layer_scale and mlp_ratio.
+        window_size: side of the windows of levels 2 and 3, in tokens; None, alone or for a level, is one window that is
+            exactly the map, whatever its size. Of a released 4-entry tuple the last two count.
+        out_indices: levels to return. Levels beyond the last one are not built.
+        drop_path_rate: stochastic depth at the last block, growing linearly from 0 at the first.
+        frozen_stages: -1 trains everything, 0 freezes the stem, i also the first i levels: no gradients, eval mode.
+            The norms on the outputs, which no classification checkpoint has, stay trainable.
+        norm_eval: keep batch norms in eval mode in training.
+        with_cp: activation checkpointing of every block.
+        scan_backend: implementation of the selective scan, see `mmmambavision.ops.selective_scan`.
+        init_cfg: mmengine's, e.g. dict(type='Pretrained', checkpoint=...). Without it, weights are initialised as in the
+            released training.
+
+    Raises:
+        UserError: (a ValueError) for arguments that do not describe a network, or an input that is not (B, 3, H, W).
+
+    Shape:
+        (B, 3, H, W), any H and W, to a tuple of (B, dim * 2^i, ceil(H / stride), ceil(W / stride)), one per out index.
+    """
+
+    def __init__(self, arch='tiny', window_size=(14, 7), out_indices=(0, 1, 2, 3), drop_path_rate=0.2, frozen_stages=-1,
+                 norm_eval=False, with_cp=False, scan_backend='auto', init_cfg=None):
+        super().__init__(init_cfg)
+        spec = parse_arch(arch)
+        windows = parse_windows(window_size)
+        self.out_indices = parse_out_indices(out_indices)
+        if frozen_stages not in range(-1, NUM_LEVELS + 1):
+            raise UserError(f'frozen_stages must be from -1 (none) to {NUM_LEVELS} (all), got {frozen_stages!r}')
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+
+        dim, depths = spec['dim'], spec['depths']
+        self.patch_embed = Stem(spec['in_dim'], dim)
+        drop_paths = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
+        self.levels = nn.ModuleList()
+        last = max(self.out_indices)
+        for i in range(last + 1):
+            shared = dict(dim=dim * 2 ** i, drop_paths=drop_paths[i].tolist(), downsample=i < last, with_cp=with_cp)
+            self.levels.append(ConvLevel(**shared) if i < 2 else HybridLevel(
+                **shared, num_heads=spec['num_heads'][i], window=windows[i - 2], mlp_ratio=spec.get('mlp_ratio', 4.),
+                layer_scale=spec.get('layer_scale'), scan_backend=scan_backend))
+            if i in self.out_indices:
+                self.add_module(f'outnorm{i}', nn.LayerNorm(dim * 2 ** i))
+        self.apply(_init_weights)
+        self._freeze_stages()
+
+    def forward(self, x):
+        if x.dim() != 4 or x.shape[1] != 3:
+            raise UserError(f'MambaVision takes images (B, 3, H, W) with 3 channels, got {tuple(x.shape)}; '
+                            'repeat a grey channel three times (mmdet and mmseg read images so by default)')
+        x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
+        outputs = []
+        for i, level in enumerate(self.levels):
+            x = level(x)
+            if i in self.out_indices:
+                outputs.append(getattr(self, f'outnorm{i}')(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+            if level.downsample is not None:
+                x = level.downsample(x)
+        return tuple(outputs)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze_stages(self):
+        if self.frozen_stages < 0:
+            return
+        for module in [self.patch_embed, *self.levels[:self.frozen_stages]]:
+            module.eval().requires_grad_(False)
+
+
+def parse_arch(arch):
+    """A preset's name or a dict to the dict of the network's sizes.
+
+    Raises:
+        UserError: naming what is unknown, missing or does not fit.
+    """
+    if isinstance(arch, str):
+        name = SHORT_NAMES.get(arch, arch)
+        if name not in PRESETS:
+            raise UserError(f"unknown arch '{arch}': choose one of {', '.join(PRESETS)} (or {', '.join(SHORT_NAMES)}), "
+                            'or give a dict with dim, in_dim, depths and num_heads')
+        return PRESETS[name]
+    required, optional = {'dim', 'in_dim', 'depths', 'num_heads'}, {'layer_scale', 'mlp_ratio'}
+    if missing := required - set(arch):
+        raise UserError(f"arch lacks {', '.join(sorted(missing))}: it needs {', '.join(sorted(required))}")
+    if unknown := set(arch) - required - optional:
+        raise UserError(f"arch has unknown {', '.join(sorted(unknown))}: it takes "
+                        f"{', '.join(sorted(required | optional))}")
+    for key in ('depths', 'num_heads'):
+        if len(arch[key]) != NUM_LEVELS or min(arch[key]) < 1:
+            raise UserError(f'arch.{key} must be {NUM_LEVELS} positive integers, one per level, got {arch[key]!r}')
+    for i in (2, 3):
+        if arch['dim'] * 2 ** i % arch['num_heads'][i]:
+            raise UserError(f"arch.num_heads[{i}] = {arch['num_heads'][i]} does not divide the {arch['dim'] * 2 ** i} "
+                            f'channels of level {i}')
+    return dict(arch)
+
+
+def parse_windows(window_size):
+    """Windows of levels 2 and 3, each a positive integer or None, from any form that `window_size` takes."""
+    windows = (None, None) if window_size is None else tuple(window_size)
+    if len(windows) == NUM_LEVELS:
+        windows = windows[2:]
+    if len(windows) != 2 or not all(w is None or (isinstance(w, int) and w > 0) for w in windows):
+        raise UserError('window_size must be None or two entries, for levels 2 and 3 (or a released four), each a positive '
+                        f'integer or None for the whole map; got {window_size!r}')
+    return windows
+
+
+def parse_out_indices(out_indices):
+    """Levels to return, as a sorted tuple."""
+    indices = tuple(sorted(set(out_indices)))
+    if not indices or not set(indices) <= set(range(NUM_LEVELS)):
+        raise UserError(f'out_indices must be some of 0, 1, 2, 3 (the levels), got {tuple(out_indices)!r}')
+    return indices
+
+
+def _init_weights(module):
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,76 @@
+from .reference import selective_scan_reference
+
+BACKENDS = {'reference': selective_scan_reference}
+
+
+def available_backends():
+    """Implementations of `selective_scan` by name: None where one can run here, else the reason why it cannot."""
+    return {name: None for name in BACKENDS}
+
+
+def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False,
+                   backend='auto'):
+    """Scan each channel with a linear recurrence whose coefficients depend on the input (arXiv 2312.00752, eq. 2 and 4).
+
+    With step_t = delta_t + delta_bias, through softplus if asked for, per channel d and state n:
+
+        h_t = exp(step_t A) h_{t-1} + step_t B_t u_t,  h_{-1} = 0,  y_t = sum_n C_t h_t + D u_t
+
+    and the result is y, times SiLU(z) if z is given. Inputs may have any strides; the recurrence is computed in
+    float32 at least, whatever the type of the inputs.
+
+    Args:
+        u: input [B, D, L].
+        delta: steps [B, D, L].
+        A: real decay rates [D, N], usually negative.
+        B: input weights [B, N, L] or, for G groups of D / G successive channels, [B, G, N, L].
+        C: output weights, shaped as B.
+        D: weight of the input in the output [D].
+        z: gate [B, D, L].
+        delta_bias: added to the steps [D].
+        delta_softplus: whether steps go through softplus.
+        return_last_state: whether to return h_{L-1} too.
+        backend: 'auto' or a name from `available_backends()`.
+
+    Returns:
+        y [B, D, L] in the type of u; with `return_last_state` also the state [B, D, N] after the last step.
+
+    Raises:
+        ValueError: for shapes that do not fit, complex A, B or C that do not depend on the input, or an unknown backend.
+    """
+    if backend != 'auto' and backend not in BACKENDS:
+        raise ValueError(f"selective_scan has no backend '{backend}': choose 'auto' or one of {', '.join(BACKENDS)}")
+    _check(u, delta, A, B, C, D, z, delta_bias)
+    B, C = (t.unsqueeze(1) if t.dim() == 3 else t for t in (B, C))
+    run = BACKENDS['reference' if backend == 'auto' else backend]
+    y, last_state = run(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    y = y.to(u.dtype)
+    return (y, last_state) if return_last_state else y
+
+
+def _check(u, delta, A, B, C, D, z, delta_bias):
+    if u.dim() != 3 or 0 in u.shape:
+        raise ValueError(f'u must be (B, D, L) with none of them 0, got {tuple(u.shape)}')
+    if A.is_complex():
+        raise ValueError('complex A is not supported: give a real A of shape (D, N)')
+    batch, channels, length = u.shape
+    if A.dim() != 2 or A.shape[0] != channels:
+        raise ValueError(f'A must be (D, N) with D = {channels} as in u, got {tuple(A.shape)}')
+    for name, value in (('delta', delta), ('z', z)):
+        if value is not None and value.shape != u.shape:
+            raise ValueError(f'{name} must have the shape of u, {tuple(u.shape)}, got {tuple(value.shape)}')
+    for name, value in (('D', D), ('delta_bias', delta_bias)):
+        if value is not None and value.shape != (channels,):
+            raise ValueError(f'{name} must be ({channels},), one value per channel of u, got {tuple(value.shape)}')
+    states = A.shape[1]
+    for name, value in (('B', B), ('C', C)):
+        if value.dim() == 2:
+            raise ValueError(f'{name} of shape {tuple(value.shape)} is constant over the sequence, which is not supported: '
+                             f'give it as (B, N, L) or (B, G, N, L)')
+        groups = value.shape[1] if value.dim() == 4 else 1
+        expected = (batch, groups, states, length) if value.dim() == 4 else (batch, states, length)
+        if value.shape != expected or channels % groups:
+            raise ValueError(f'{name} must be (B, N, L) = {(batch, states, length)} or (B, G, N, L) with G a divisor of '
+                             f'{channels}, got {tuple(value.shape)}')
+    if B.dim() != C.dim() or B.shape != C.shape:
+        raise ValueError(f'B and C must have one shape, got {tuple(B.shape)} and {tuple(C.shape)}')

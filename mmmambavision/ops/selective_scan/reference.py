@@ -1,0 +1,33 @@
+"""The definition of the selective scan, one step of the sequence at a time."""
+import torch
+import torch.nn.functional as F
+
+
+def selective_scan_reference(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
+    """Arguments and shapes as `selective_scan`, checked there, B and C (B, G, N, L).
+
+    Computes in float64 if any input is float64, else in float32.
+
+    Returns:
+        The output [B, D, L] and the last state [B, D, N], both in the type computed in.
+    """
+    dtype = torch.promote_types(u.dtype, torch.float32)
+    u, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
+    if delta_bias is not None:
+        delta = delta + delta_bias.to(dtype)[:, None]
+    if delta_softplus:
+        delta = F.softplus(delta)
+    channels, groups = u.shape[1], B.shape[1]
+    B, C = (t.repeat_interleave(channels // groups, dim=1) for t in (B, C))  # (B, D, N, L)
+    state = u.new_zeros(*u.shape[:2], A.shape[1])
+    outputs = []
+    for t in range(u.shape[2]):
+        decay = torch.exp(delta[..., t, None] * A)
+        state = decay * state + (delta[..., t] * u[..., t])[..., None] * B[..., t]
+        outputs.append((state * C[..., t]).sum(-1))
+    y = torch.stack(outputs, dim=-1)
+    if D is not None:
+        y = y + D.to(dtype)[:, None] * u
+    if z is not None:
+        y = y * F.silu(z.to(dtype))
+    return y, state

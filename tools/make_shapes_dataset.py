@@ -1,0 +1,143 @@
+"""Draw a small data set of overlapping shapes on textured backgrounds, in COCO's and ADE20K's layouts.
+
+Every image is a function of the seed, its split and its index alone.
+"""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+from tqdm import tqdm
+
+CLASSES = ('circle', 'triangle', 'rectangle', 'star')
+SPLITS = {'train': ('train2017', 'training'), 'val': ('val2017', 'validation')}  # COCO's and ADE20K's folder names
+MAX_HIDDEN = 0.5  # a shape is not placed where it would hide more than this of one that is there
+
+
+def texture(rng, size, contrast):
+    """Smooth random pattern (size, size, 3) around a random colour, values 0 to 255."""
+    pattern = np.zeros((size, size, 3), np.float32)
+    for cells in (2, 5, 12, 30):
+        noise = rng.standard_normal((cells, cells, 3)).astype(np.float32)
+        pattern += cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC) / np.sqrt(cells)
+    angle, period = rng.uniform(0, np.pi), rng.uniform(4, 24)
+    y, x = np.mgrid[:size, :size]
+    stripes = np.sin(2 * np.pi / period * (np.cos(angle) * x + np.sin(angle) * y))
+    pattern += rng.uniform(0, .5) * stripes[..., None]
+    return np.clip(rng.uniform(40, 215, 3) + contrast * pattern, 0, 255)
+
+
+def outline(rng, kind, size):
+    """Corners (n, 2) in pixels of a shape of class index `kind` that lies inside the image."""
+    radius = rng.uniform(.09, .26) * size
+    centre = rng.uniform(radius, size - radius, 2)
+    turn = rng.uniform(0, 2 * np.pi)
+    name = CLASSES[kind]
+    if name == 'circle':
+        angles, radii = np.linspace(0, 2 * np.pi, 48, endpoint=False), 1.
+    elif name == 'triangle':
+        angles, radii = np.arange(3) * 2 * np.pi / 3, 1.
+    elif name == 'rectangle':
+        half = rng.uniform(.35, .8)
+        angles, radii = np.array([half, np.pi - half, np.pi + half, -half]), 1.
+    else:
+        angles, radii = np.arange(10) * np.pi / 5, np.where(np.arange(10) % 2, .45, 1.)
+    angles = angles + turn
+    return centre + radius * np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
+
+
+def draw(rng, size):
+    """An image (size, size, 3) uint8 and its shapes as a list of (class index, visible mask (size, size) bool)."""
+    image = texture(rng, size, contrast=45)
+    shapes = []
+    for _ in range(rng.integers(2, 7)):
+        kind = int(rng.integers(len(CLASSES)))
+        mask = np.zeros((size, size), np.uint8)
+        cv2.fillPoly(mask, [np.round(outline(rng, kind, size) * 16).astype(np.int32)], 1, shift=4)
+        mask = mask.astype(bool)
+        fill = texture(rng, size, contrast=18)
+        if any((visible & mask).sum() > MAX_HIDDEN * visible.sum() for _, visible in shapes):
+            continue
+        image[mask] = fill[mask]
+        shapes = [(other, visible & ~mask) for other, visible in shapes] + [(kind, mask)]
+    image += rng.normal(0, 4, image.shape)
+    return np.clip(image, 0, 255).astype(np.uint8), shapes
+
+
+def polygons(mask):
+    """COCO polygons around the parts of a mask."""
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return [contour.flatten().tolist() for contour in contours if len(contour) >= 3]
+
+
+def run_lengths(mask):
+    """COCO's compressed run lengths of a mask."""
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return dict(size=encoded['size'], counts=encoded['counts'].decode())
+
+
+def coco_annotation(mask, kind, image_id, annotation_id, segmentation):
+    y, x = np.nonzero(mask)
+    box = [int(x.min()), int(y.min()), int(np.ptp(x)) + 1, int(np.ptp(y)) + 1]
+    return dict(id=annotation_id, image_id=image_id, category_id=kind + 1, iscrowd=0, bbox=box, area=int(mask.sum()),
+                segmentation=polygons(mask) if segmentation == 'polygon' else run_lengths(mask))
+
+
+def label_map(shapes, size):
+    """ADE20K's label map (size, size): 0 is never used, 1 is the background, the classes follow."""
+    labels = np.ones((size, size), np.uint8)
+    for kind, mask in shapes:
+        labels[mask] = kind + 2
+    return labels
+
+
+def make_split(out, split, count, args):
+    coco_name, ade_name = SPLITS[split]
+    folders = [out / 'coco' / coco_name, out / 'coco' / 'annotations', out / 'ade' / 'images' / ade_name,
+               out / 'ade' / 'annotations' / ade_name]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    coco = dict(info=dict(description='overlapping shapes', seed=args.seed, split=split), images=[], annotations=[],
+                categories=[dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)])
+    for index in tqdm(range(count), desc=f'drawing {split}', unit='image'):
+        rng = np.random.default_rng([args.seed, list(SPLITS).index(split), index])
+        image, shapes = draw(rng, args.size)
+        name = f'{index:06d}'
+        for folder in (folders[0], folders[2]):
+            cv2.imwrite(str(folder / f'{name}.jpg'), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+        cv2.imwrite(str(folders[3] / f'{name}.png'), label_map(shapes, args.size))
+        coco['images'].append(dict(id=index, file_name=f'{name}.jpg', height=args.size, width=args.size))
+        for kind, mask in shapes:
+            coco['annotations'].append(
+                coco_annotation(mask, kind, index, len(coco['annotations']) + 1, args.segmentation))
+    (folders[1] / f'instances_{coco_name}.json').write_text(json.dumps(coco))
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('out', type=Path, help='new folder for the data set: OUT/coco and OUT/ade')
+    parser.add_argument('--train', type=int, default=400, help='images to train on')
+    parser.add_argument('--val', type=int, default=100, help='images held out')
+    parser.add_argument('--size', type=int, default=160, help='sides of the images in pixels, at least 32')
+    parser.add_argument('--seed', type=int, default=0, help='what all images derive from')
+    parser.add_argument('--segmentation', choices=('polygon', 'rle'), default='polygon', help="form of COCO's masks")
+    args = parser.parse_args(argv)
+    if args.size < 32 or min(args.train, args.val) < 1 or args.seed < 0:
+        parser.error('--size must be at least 32, --train and --val at least 1, --seed at least 0')
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        sys.exit(f'{args.out} exists already and is left as it is: name a new folder, or remove it yourself')
+    for split in SPLITS:
+        make_split(args.out, split, getattr(args, split), args)
+    print(f'{args.train} images to train on and {args.val} held out in {args.out}')
+
+
+if __name__ == '__main__':
+    main()
