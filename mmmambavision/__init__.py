@@ -5,7 +5,10 @@ except ImportError:
     raise ImportError('mmmambavision needs mmengine: pip install mmengine (or its maintained fork: pip install '
                       'onedl-mmengine)') from None
 
+from . import safe_loading
 from .models import MambaVision
 from .version import __version__
 
 __all__ = ['MambaVision', '__version__']
+
+safe_loading.install()

@@ -1,2 +1,6 @@
 class UserError(ValueError):
     """A mistake in a config, a command or a file; its message says what to do, so the tools print that alone."""
+
+
+class UnreachableError(UserError):
+    """A file that has to be downloaded and could not be."""

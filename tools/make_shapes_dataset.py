@@ -83,7 +83,7 @@ def coco_annotation(mask, kind, image_id, annotation_id, segmentation):
     y, x = np.nonzero(mask)
     box = [int(x.min()), int(y.min()), int(np.ptp(x)) + 1, int(np.ptp(y)) + 1]
     return dict(id=annotation_id, image_id=image_id, category_id=kind + 1, iscrowd=0, bbox=box, area=int(mask.sum()),
-                segmentation=polygons(mask) if segmentation == 'polygon' else run_lengths(mask))
+                segmentation=segmentation == 'polygon' and polygons(mask) or run_lengths(mask))
 
 
 def label_map(shapes, size):

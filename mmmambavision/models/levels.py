@@ -2,6 +2,7 @@
 from contextlib import contextmanager, nullcontext
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from .blocks import ConvBlock, Downsample, HybridBlock
@@ -73,11 +74,13 @@ class HybridLevel(Level):
 @contextmanager
 def _once(block):
     """Keep batch norms from counting a batch twice when checkpointing computes it again."""
-    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm)]
+    before = [(m.momentum, m.num_batches_tracked.clone()) for m in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(norms, before):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)

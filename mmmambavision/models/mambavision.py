@@ -1,4 +1,5 @@
 """The MambaVision backbone (Hatamizadeh and Kautz, arXiv 2407.08083)."""
+import numpy as np
 import torch
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
@@ -55,11 +56,12 @@ class MambaVision(BaseModule):
 
         dim, depths = spec['dim'], spec['depths']
         self.patch_embed = Stem(spec['in_dim'], dim)
-        drop_paths = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
+        rates = iter(np.linspace(0, drop_path_rate, sum(depths)).tolist())
+        drop_paths = [[next(rates) for _ in range(depth)] for depth in depths]
         self.levels = nn.ModuleList()
         last = max(self.out_indices)
         for i in range(last + 1):
-            shared = dict(dim=dim * 2 ** i, drop_paths=drop_paths[i].tolist(), downsample=i < last, with_cp=with_cp)
+            shared = dict(dim=dim * 2 ** i, drop_paths=drop_paths[i], downsample=i < last, with_cp=with_cp)
             self.levels.append(ConvLevel(**shared) if i < 2 else HybridLevel(
                 **shared, num_heads=spec['num_heads'][i], window=windows[i - 2], mlp_ratio=spec.get('mlp_ratio', 4.),
                 layer_scale=spec.get('layer_scale'), scan_backend=scan_backend))
@@ -128,7 +130,8 @@ def parse_arch(arch):
 
 def parse_windows(window_size):
     """Windows of levels 2 and 3, each a positive integer or None, from any form that `window_size` takes."""
-    windows = (None, None) if window_size is None else tuple(window_size)
+    windows = (None, None) if window_size is None else window_size
+    windows = tuple(windows) if isinstance(windows, (tuple, list)) else (windows,)
     if len(windows) == NUM_LEVELS:
         windows = windows[2:]
     if len(windows) != 2 or not all(w is None or (isinstance(w, int) and w > 0) for w in windows):

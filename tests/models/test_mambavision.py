@@ -1,0 +1,200 @@
+"""Every option of the backbone, and its errors."""
+import copy
+import pickle
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmmambavision import MambaVision
+from mmmambavision.models.presets import PRESETS, SHORT_NAMES
+
+NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4))
+
+
+def nano(**options):
+    return MambaVision(**{'arch': NANO, 'window_size': (7, 4), 'drop_path_rate': 0., **options})
+
+
+def image(height=64, width=96, batch=2):
+    return torch.randn(batch, 3, height, width)
+
+
+# Parameters in millions without the head, with the four norms on the outputs, as published .
+@pytest.mark.parametrize('arch, millions', [('tiny', 31.15), ('tiny2', 34.46), ('small', 49.37), ('base', 96.66),
+                                            ('large', 226.39), ('large2', 239.99), ('large3', 737.53)])
+def test_presets_have_the_published_size(arch, millions):
+    with torch.device('meta'):
+        model = MambaVision(arch)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=.005)
+
+
+def test_short_names():
+    assert set(SHORT_NAMES.values()) == set(PRESETS)
+    with torch.device('meta'):
+        short, full = MambaVision('l2'), MambaVision('large2')
+    assert {k: v.shape for k, v in short.state_dict().items()} == {k: v.shape for k, v in full.state_dict().items()}
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg', None])
+def test_found_by_name_in_any_scope(scope):
+    model = MODELS.build(dict(type='MambaVision', arch=NANO, **({'_scope_': scope} if scope else {})))
+    assert isinstance(model, MambaVision)
+
+
+@pytest.mark.parametrize('out_indices', [(0,), (3,), (1, 2), (0, 3), (0, 1, 2, 3)])
+def test_out_indices_select_the_same_maps(out_indices):
+    torch.manual_seed(0)
+    model = nano().eval()
+    part = nano(out_indices=out_indices).eval()
+    part.load_state_dict({k: v for k, v in model.state_dict().items() if k in part.state_dict()})
+    x = image()
+    for output, i in zip(part(x), out_indices, strict=True):
+        torch.testing.assert_close(output, model(x)[i])
+
+
+def test_every_parameter_gets_a_gradient_whatever_is_asked_for():
+    """Distributed training stops at parameters without one."""
+    for out_indices in [(1,), (0, 2), (0, 1, 2, 3)]:
+        model = nano(out_indices=out_indices)
+        sum(output.sum() for output in model(image())).backward()
+        assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize('window', [None, (None, 4), (7, 4), (8, 8, 7, 4)])
+@pytest.mark.parametrize('size', [(32, 32), (33, 47), (64, 250)])
+def test_any_image_size(size, window):
+    outputs = nano(window_size=window).eval()(image(*size))
+    for i, output in enumerate(outputs):
+        stride = 4 * 2 ** i
+        assert output.shape == (2, 16 * 2 ** i, -(-size[0] // stride), -(-size[1] // stride))
+        assert output.isfinite().all()
+
+
+def test_whole_map_window_is_the_window_of_that_size():
+    x = image(128, 128)  # 8 x 8 and 4 x 4 maps
+    torch.manual_seed(0)
+    whole, sized = nano(window_size=None).eval(), nano(window_size=(8, 4)).eval()
+    sized.load_state_dict(whole.state_dict())
+    for a, b in zip(whole(x), sized(x)):
+        torch.testing.assert_close(a, b)
+
+
+def test_images_of_a_batch_do_not_mix():
+    model, x = nano().eval(), image(batch=3)
+    for whole, parts in zip(model(x), zip(*(model(x[i:i + 1]) for i in range(3)))):
+        torch.testing.assert_close(whole, torch.cat(parts), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('frozen', [-1, 0, 1, 2, 3, 4])
+def test_frozen_stages(frozen):
+    model = nano(frozen_stages=frozen)
+    assert model.train() is model
+    parts = [model.patch_embed, *model.levels]
+    for i, part in enumerate(parts):
+        is_frozen = i <= frozen
+        assert all(p.requires_grad != is_frozen for p in part.parameters())
+        assert all(m.training != is_frozen for m in part.modules())
+    assert all(p.requires_grad for name, p in model.named_parameters() if name.startswith('outnorm'))
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=.1)
+    sum(output.square().sum() for output in model(image())).backward()
+    optimizer.step()
+    for i, name in enumerate(['patch_embed.', *(f'levels.{i}.' for i in range(4))]):
+        changed = any(not torch.equal(v, before[k]) for k, v in model.state_dict().items() if k.startswith(name))
+        assert changed != (i <= frozen)
+
+
+def test_norm_eval():
+    batch_norms = [m for m in nano(norm_eval=True).train().modules() if isinstance(m, nn.BatchNorm2d)]
+    assert batch_norms and not any(m.training for m in batch_norms)
+    assert all(m.training for m in nano().train().modules())
+
+
+def test_checkpointing_changes_nothing_but_memory():
+    torch.manual_seed(0)
+    plain, checkpointed = nano(), nano(with_cp=True)
+    checkpointed.load_state_dict(plain.state_dict())
+    x = image()
+    for model in (plain, checkpointed):
+        sum(output.square().sum() for output in model.train()(x)).backward()
+    for (name, a), b in zip(plain.named_parameters(), checkpointed.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
+    for (name, a), b in zip(plain.named_buffers(), checkpointed.buffers()):
+        torch.testing.assert_close(a, b, msg=name)  # batch statistics counted once
+
+
+def test_drop_path_grows_linearly_over_all_blocks():
+    model = nano(drop_path_rate=.5)
+    rates = [block.drop_path.drop_prob for level in model.levels for block in level.blocks]
+    assert rates == pytest.approx([0., .1, .2, .3, .4, .5])
+
+
+def test_initialisation():
+    model = MambaVision('tiny', init_cfg=None)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            assert module.weight.std().item() == pytest.approx(.02, rel=.1), name
+            assert module.bias is None or not module.bias.any(), name
+        if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)):
+            assert (module.weight == 1).all() and not module.bias.any(), name
+    mixer = model.levels[2].blocks[0].mixer
+    torch.testing.assert_close(mixer.A_log.exp(), torch.arange(1., 9.).repeat(160, 1))
+    assert (mixer.D == 1).all()
+
+
+def test_layer_scale_sits_on_hybrid_blocks_only():
+    names = [name for name, _ in nano(arch=dict(NANO, layer_scale=1e-5)).named_parameters() if 'gamma' in name]
+    assert len(names) == 2 * 4 and all(name.startswith(('levels.2', 'levels.3')) for name in names)
+
+
+def test_copies_and_pickles():
+    model, x = nano().eval(), image()
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        for a, b in zip(model(x), other(x)):
+            assert torch.equal(a, b)
+
+
+def test_mixed_precision_keeps_the_scan_in_float32(monkeypatch):
+    from mmmambavision.models import mixers
+    seen = {}
+
+    def spy(u, delta, A, B, C, D, delta_bias, **options):
+        seen.update(A=A.dtype, D=D.dtype, delta_bias=delta_bias.dtype)
+        return original(u, delta, A, B, C, D, delta_bias=delta_bias, **options)
+
+    original = mixers.selective_scan
+    monkeypatch.setattr(mixers, 'selective_scan', spy)
+    model, x = nano(), image()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        outputs = model.eval()(x)
+    assert set(seen.values()) == {torch.float32}
+    for low, full in zip(outputs, model(x)):
+        assert (low.float() - full).norm() < .05 * full.norm()
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(arch='huge'), r"unknown arch 'huge': choose one of tiny, tiny2, small, base, large, large2, large3"),
+    (dict(arch=dict(dim=16)), 'arch lacks depths, in_dim, num_heads'),
+    (dict(arch=dict(NANO, width=3)), 'arch has unknown width'),
+    (dict(arch=dict(NANO, depths=(1, 2))), r'arch.depths must be 4 positive integers'),
+    (dict(arch=dict(NANO, num_heads=(1, 2, 3, 4))), r'num_heads\[2\] = 3 does not divide the 64 channels of level 2'),
+    (dict(window_size=(0, 7)), r'window_size must be .*positive integer .*got \(0, 7\)'),
+    (dict(window_size=(14, -7)), 'window_size must be'),
+    (dict(window_size=(14, 7, 7)), 'window_size must be'),
+    (dict(window_size=14), 'window_size must be'),
+    (dict(out_indices=(0, 4)), r'out_indices must be some of 0, 1, 2, 3 \(the levels\), got \(0, 4\)'),
+    (dict(out_indices=(-1,)), 'out_indices must be'),
+    (dict(out_indices=()), 'out_indices must be'),
+    (dict(frozen_stages=5), 'frozen_stages must be from -1'),
+])
+def test_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        nano(**options)
+
+
+@pytest.mark.parametrize('channels', [1, 2, 4])
+def test_images_have_three_channels(channels):
+    with pytest.raises(ValueError, match=r'images \(B, 3, H, W\) with 3 channels, got \(1, %d, 64, 64\)' % channels):
+        nano()(torch.zeros(1, channels, 64, 64))

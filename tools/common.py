@@ -1,0 +1,103 @@
+"""What train.py and test.py share: a config from the command line, checked and fitted to the machine."""
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.logging import print_log
+
+from mmmambavision.errors import UserError
+
+
+def make_parser(description):
+    """Parser with the arguments of mmdet's own train.py and test.py."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints; default work_dirs/CONFIG')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='settings that replace those of the config, e.g. train_dataloader.batch_size=4')
+    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none',
+                        help='how several processes were started; torchrun is pytorch')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def load_config(args):
+    """The config file with the command line's settings in it.
+
+    Raises:
+        UserError: the file cannot be found or read.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if not Path(args.config).is_file():
+        raise UserError(f'config not found: {args.config}')
+    try:
+        cfg = Config.fromfile(args.config)
+    except (SyntaxError, NameError, TypeError, KeyError, OSError) as error:
+        raise UserError(f'{args.config} cannot be read as a config: {error}') from None
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+    return cfg
+
+
+def check_data(cfg, *loaders):
+    """See that the files of the data loaders named, such as train_dataloader, are there.
+
+    Raises:
+        UserError: naming the path, the keys that set it and where to read about the data.
+    """
+    for loader in loaders:
+        key, dataset = f'{loader}.dataset', cfg.get(loader, {}).get('dataset')
+        while dataset is not None and 'dataset' in dataset:  # RepeatDataset and its like
+            key, dataset = f'{key}.dataset', dataset['dataset']
+        if dataset is None or 'datasets' in dataset:
+            continue
+        files = {'ann_file': dataset.get('ann_file'),
+                 **{f'data_prefix.{name}': prefix for name, prefix in dataset.get('data_prefix', {}).items()}}
+        for name, file in files.items():
+            path = Path(dataset.get('data_root') or '', file or '')
+            if file and '://' not in str(path) and not path.exists():
+                raise UserError(f'data set not found: {path} does not exist; it is set by {key}.data_root and '
+                                f'{key}.{name}. docs/reproduce.md says how to get the data and where it goes')
+
+
+def fit_to_machine(cfg):
+    """Replace what needs a GPU where there is none: mixed precision by float32, SyncBN by BN, NCCL by gloo."""
+    if torch.cuda.is_available():
+        return
+    if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
+        cfg.optim_wrapper.type = 'OptimWrapper'
+        for key in ('loss_scale', 'dtype', 'use_fp16'):
+            cfg.optim_wrapper.pop(key, None)
+        print_log('no GPU: training in float32 instead of mixed precision')
+    if replace_type(cfg.get('model', {}), 'SyncBN', 'BN'):
+        print_log('no GPU: BN instead of SyncBN')
+    if cfg.launcher == 'pytorch' and not torch.distributed.is_initialized():
+        # mmengine would ask for a GPU here; a process group that is there already is used as it is.
+        torch.distributed.init_process_group('gloo')
+
+
+def replace_type(node, old, new):
+    """Replace `type=old` by `type=new` everywhere in a nested config; returns how often."""
+    if isinstance(node, (dict, ConfigDict)):
+        count = sum(replace_type(value, old, new) for value in node.values())
+        if node.get('type') == old:
+            node['type'] = new
+            count += 1
+        return count
+    return sum(replace_type(value, old, new) for value in node) if isinstance(node, (list, tuple)) else 0
+
+
+def run(main):
+    """Run a tool's `main`; a mistake of the user ends it with its message alone and exit status 1."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f'error: {error}')

@@ -1,0 +1,56 @@
+"""From nothing to a trained and evaluated model on drawn shapes: `python tools/demo.py [CONFIG]`.
+
+Every run has a folder of its own; the data set is drawn once.
+"""
+import argparse
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+TOOLS = Path(__file__).parent
+DATA = Path('data/shapes')
+CONFIG = Path('configs/cascade_mask_rcnn_mambavision_demo.py')
+
+
+def call(script, *arguments):
+    command = [sys.executable, '-W', 'ignore', str(TOOLS / script), *map(str, arguments)]
+    print('$ python', *command[3:], flush=True)
+    subprocess.run(command, check=True)
+
+
+def sheet(pictures, columns=2, scale=2):
+    """Pictures of one size in rows of `columns`, enlarged."""
+    images = [cv2.imread(str(path)) for path in pictures]
+    images = [cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) for image in images]
+    images = [cv2.copyMakeBorder(image, 4, 4, 4, 4, cv2.BORDER_CONSTANT, value=(255, 255, 255)) for image in images]
+    rows = [np.concatenate(images[i:i + columns], axis=1) for i in range(0, len(images), columns)]
+    return np.concatenate(rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', type=Path, nargs='?', default=CONFIG, help='config on the shapes data set')
+    config = parser.parse_args().config
+    work_dir = Path('work_dirs', config.stem, datetime.now().strftime('%Y%m%d_%H%M%S'))
+    try:
+        if not DATA.exists():
+            call('make_shapes_dataset.py', DATA)
+        call('train.py', config, '--work-dir', work_dir)
+        checkpoint = Path((work_dir / 'last_checkpoint').read_text().strip())
+        pictures = (work_dir / 'pictures').resolve()
+        call('test.py', config, checkpoint, '--work-dir', work_dir / 'test', '--show-dir', pictures)
+        call('plot_curves.py', work_dir)
+    except subprocess.CalledProcessError as error:
+        sys.exit(error.returncode)
+    drawn = sorted(pictures.rglob('*.jpg')) + sorted(pictures.rglob('*.png'))
+    cv2.imwrite(str(work_dir / 'predictions.png'), sheet(drawn[:8]))
+    print(f'\nGround truth (left) and predictions (right): {work_dir}/predictions.png, all of them in '
+          f'{pictures.relative_to(Path.cwd())}; curves: {work_dir}/curves.png; model: {checkpoint}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,58 @@
+"""Evaluate a checkpoint of a detector or a segmentor: `python tools/test.py CONFIG CHECKPOINT`."""
+from pathlib import Path
+
+from common import check_data, fit_to_machine, load_config, make_parser, run
+from mmengine.config import ConfigDict
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmmambavision.errors import UserError
+from mmmambavision.safe_loading import fetch, read_checkpoint
+
+
+def parse_args(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument('checkpoint', help='checkpoint file, URL or hf://owner/repository')
+    parser.add_argument('--out', type=Path, help='new file for the predictions, .pkl')
+    parser.add_argument('--show-dir', help='folder for pictures of predictions, in the run\'s folder unless absolute')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation, by the tta_* keys of the config')
+    return parser.parse_args(argv)
+
+
+def apply_options(cfg, args):
+    cfg.load_from = args.checkpoint
+    segments = cfg.get('default_scope') == 'mmseg'
+    if args.out:
+        if args.out.suffix not in ('.pkl', '.pickle') or args.out.exists():
+            raise UserError(f'--out {args.out} must name a new file that ends in .pkl')
+        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
+        dump = dict(type='DumpResults' if segments else 'DumpDetResults', out_file_path=str(args.out))
+        cfg.test_evaluator = [*evaluators, dump]
+    if args.show_dir:
+        if 'visualization' not in cfg.get('default_hooks', {}):
+            raise UserError('--show-dir needs a visualization hook in default_hooks of the config')
+        cfg.default_hooks.visualization.draw = True
+        if segments:
+            cfg.visualizer.save_dir = args.show_dir
+        else:
+            cfg.default_hooks.visualization.test_out_dir = args.show_dir
+    if args.tta:
+        if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+            raise UserError(f'--tta needs tta_model and tta_pipeline in {args.config}')
+        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    cfg = load_config(args)
+    fit_to_machine(cfg)
+    apply_options(cfg, args)
+    check_data(cfg, 'test_dataloader')
+    read_checkpoint(fetch(args.checkpoint))
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.test()
+
+
+if __name__ == '__main__':
+    run(main)

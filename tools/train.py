@@ -1,0 +1,85 @@
+"""Train a detector or a segmentor: `python tools/train.py CONFIG`; several GPUs: torchrun ... --launcher pytorch."""
+from pathlib import Path
+
+from common import check_data, fit_to_machine, load_config, make_parser, run
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmmambavision.errors import UnreachableError, UserError
+from mmmambavision.safe_loading import fetch, read_checkpoint
+
+
+def parse_args(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument('--amp', action='store_true', help='train in automatic mixed precision')
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
+                        help='go on from a checkpoint; without a path, from the last whole one in the work dir')
+    parser.add_argument('--auto-scale-lr', action='store_true',
+                        help='scale the learning rate with the batch size over all processes')
+    return parser.parse_args(argv)
+
+
+def apply_options(cfg, args):
+    if args.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise UserError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config: the batch size '
+                            'over all processes that its learning rate is for')
+        cfg.auto_scale_lr.enable = True
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
+    elif checkpoints(cfg.work_dir):
+        raise UserError(f'{cfg.work_dir} holds the checkpoints of an earlier run: --resume goes on with it, --work-dir '
+                        'NEW_FOLDER leaves it alone')
+
+
+def checkpoints(work_dir):
+    """Paths of the checkpoints in a work dir, the last one first."""
+    files = [f for pattern in ('epoch_*.pth', 'iter_*.pth') for f in Path(work_dir).glob(pattern)]
+    return sorted(files, key=lambda f: f.stat().st_mtime, reverse=True)
+
+
+def latest_checkpoint(work_dir):
+    """The last checkpoint in a work dir that can be read; one half written when its process was killed is passed over."""
+    for path in checkpoints(work_dir):
+        try:
+            read_checkpoint(path)
+            return str(path)
+        except UserError as error:
+            print_log(f'passed over: {error}')
+    print_log(f'nothing to resume from in {work_dir}: training starts at the beginning')
+    return None
+
+
+def check_weights(cfg):
+    """See that the weights to start from can be had; only a released file that cannot be downloaded is done without."""
+    if cfg.get('load_from'):
+        read_checkpoint(fetch(cfg.load_from))
+    backbone = cfg.get('model', {}).get('backbone', {})
+    init_cfg = backbone.get('init_cfg') or {}
+    if init_cfg.get('type') == 'Pretrained' and not cfg.get('load_from'):
+        try:
+            fetch(init_cfg['checkpoint'])
+        except UnreachableError as error:
+            backbone['init_cfg'] = None
+            print_log(f'no network: THE BACKBONE STARTS FROM RANDOM WEIGHTS, published results need pretrained ones '
+                      f'({error}; model.backbone.init_cfg.checkpoint takes the path of a file, too)', level=30)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    cfg = load_config(args)
+    fit_to_machine(cfg)
+    apply_options(cfg, args)
+    check_data(cfg, 'train_dataloader', 'val_dataloader')
+    check_weights(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.train()
+
+
+if __name__ == '__main__':
+    run(main)
