@@ -19,10 +19,11 @@ import torch
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from mmengine.dist import barrier, get_rank
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, print_log
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from .checkpoints import backbone_weights, group_names, is_classifier
 from .errors import UnreachableError, UserError
 
 SUFFIXES = ('.safetensors', '.pth.tar', '.pth', '.pt')
@@ -142,8 +143,18 @@ def fetch(name):
 
 
 def load_from_disk_or_url(filename, map_location='cpu', **_):
-    """mmengine's loader for paths, URLs and hf:// names."""
-    return read_checkpoint(fetch(filename), map_location)
+    """mmengine's loader for paths, URLs and hf:// names.
+
+    A released classifier comes as the state dict of a model whose `backbone` it is: OpenMMLab's models call it so, and
+    `MambaVision` by itself takes it too.
+    """
+    checkpoint = read_checkpoint(fetch(filename), map_location)
+    if not is_classifier(checkpoint):
+        return checkpoint
+    weights, rest = backbone_weights(checkpoint)
+    print_log(f'{filename}: a classifier; took the {len(weights)} tensors of its backbone, left out {group_names(rest)}',
+              logger='current')
+    return dict(state_dict={f'backbone.{name}': value for name, value in weights.items()}, meta={})
 
 
 def install():

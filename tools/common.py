@@ -2,13 +2,16 @@
 import argparse
 import os
 import sys
+import warnings
 from pathlib import Path
 
-import torch
-from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.logging import print_log
+warnings.filterwarnings('ignore', 'pkg_resources is deprecated')  # mmengine's import of it, nothing a user can change
 
-from mmmambavision.errors import UserError
+import torch  # noqa: E402
+from mmengine.config import Config, ConfigDict, DictAction  # noqa: E402
+from mmengine.logging import print_log  # noqa: E402
+
+from mmmambavision.errors import UserError  # noqa: E402
 
 
 def make_parser(description):

@@ -1,8 +1,5 @@
-# COCO with masks, 36 epochs, multi-scale training; 8 GPUs x 2 images.
-_base_ = [
-    'mmdet::_base_/datasets/coco_instance.py', 'mmdet::_base_/schedules/schedule_1x.py',
-    'mmdet::_base_/default_runtime.py'
-]
+# COCO with masks, 36 epochs, multi-scale training as Swin's and DETR's; 8 GPUs x 2 images.
+_base_ = 'coco_instance_1x.py'
 
 scales = [(side, 1333) for side in range(480, 801, 32)]
 train_pipeline = [
@@ -28,7 +25,3 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=1000),
     dict(type='MultiStepLR', by_epoch=True, begin=0, end=36, milestones=[27, 33], gamma=0.1),
 ]
-optim_wrapper = dict(
-    type='AmpOptimWrapper',
-    optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
-    paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.)}))

@@ -19,7 +19,7 @@ test_pipeline = [
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 train_dataloader = dict(
-    batch_size=8, num_workers=1, dataset=dict(**dataset, pipeline=train_pipeline))
+    batch_size=4, num_workers=1, dataset=dict(**dataset, pipeline=train_pipeline))
 val_dataloader = dict(batch_size=10, num_workers=1, dataset=dict(**dataset, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=dataset['data_root'] + 'annotations/instances_val2017.json')

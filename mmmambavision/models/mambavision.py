@@ -1,16 +1,19 @@
 """The MambaVision backbone (Hatamizadeh and Kautz, arXiv 2407.08083)."""
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from timm.layers import trunc_normal_
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..checkpoints import STEM, backbone_weights, check_fit, group_names
 from ..errors import UserError
+from ..safe_loading import fetch, read_checkpoint
 from .blocks import Stem
 from .levels import ConvLevel, HybridLevel
-from .presets import PRESETS, SHORT_NAMES
+from ..presets import PRESETS, SHORT_NAMES
 
 NUM_LEVELS = 4
 
@@ -79,7 +82,9 @@ class MambaVision(BaseModule):
         for i, level in enumerate(self.levels):
             x = level(x)
             if i in self.out_indices:
-                outputs.append(getattr(self, f'outnorm{i}')(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+                output = getattr(self, f'outnorm{i}')(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+                # Not channels-last: mmcv's RoIAlign reads its input as if it were contiguous, without looking.
+                outputs.append(output.contiguous())
             if level.downsample is not None:
                 x = level.downsample(x)
         return tuple(outputs)
@@ -92,6 +97,30 @@ class MambaVision(BaseModule):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+    def init_weights(self):
+        """Load the weights that `init_cfg` names, if any, in whichever released form they are; see `checkpoints`."""
+        if not isinstance(self.init_cfg, dict) or self.init_cfg.get('type') != 'Pretrained':
+            return super().init_weights()
+        source = self.init_cfg['checkpoint']
+        weights, rest = backbone_weights(read_checkpoint(fetch(source)))
+        try:
+            fresh = self.load_state_dict(weights, strict=False).missing_keys
+        except UserError as error:
+            raise UserError(f'{source}: {error}') from None
+        print_log(f'backbone: loaded {len(weights)} tensors from {source}; left out {group_names(rest)}; new '
+                  f'{group_names(fresh)}', logger='current')
+        self.is_init = True
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        # By itself the backbone takes its weights from behind any prefix; inside a model, names are as they should be.
+        if not prefix and STEM not in state_dict and any(key.endswith(STEM) for key in state_dict):
+            weights, _ = backbone_weights(state_dict)
+            state_dict.clear()
+            state_dict.update(weights)
+        check_fit({key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)},
+                  self.state_dict(), len(self.levels))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _freeze_stages(self):
         if self.frozen_stages < 0:

@@ -8,7 +8,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmmambavision import MambaVision
-from mmmambavision.models.presets import PRESETS, SHORT_NAMES
+from mmmambavision.presets import PRESETS, SHORT_NAMES
 
 NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4))
 
@@ -79,6 +79,14 @@ def test_whole_map_window_is_the_window_of_that_size():
     sized.load_state_dict(whole.state_dict())
     for a, b in zip(whole(x), sized(x)):
         torch.testing.assert_close(a, b)
+
+
+def test_outputs_are_contiguous():
+    """mmcv's RoIAlign computes nonsense from anything else, silently."""
+    for window in (None, (7, 4)):
+        for channels_last in (False, True):
+            x = image().contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+            assert all(output.is_contiguous() for output in nano(window_size=window)(x))
 
 
 def test_images_of_a_batch_do_not_mix():

@@ -1,0 +1,1 @@
+_base_ = ['_base_/mask_rcnn.py', '_base_/coco_instance_1x.py']

@@ -1,0 +1,125 @@
+"""Training and evaluation through the commands that a user types, on a few drawn images."""
+import pickle
+import re
+
+import pytest
+import torch
+
+from .conftest import ROOT, run_tool
+
+DEMO = 'configs/cascade_mask_rcnn_mambavision_demo.py'
+
+
+def data_options(shapes):
+    root = f'{shapes}/coco/'
+    return [f'{loader}_dataloader.dataset.data_root={root}' for loader in ('train', 'val', 'test')] + [
+        f'{split}_evaluator.ann_file={root}annotations/instances_val2017.json' for split in ('val', 'test')
+    ] + ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1',
+         'default_hooks.logger.interval=1']
+
+
+@pytest.fixture(scope='module')
+def trained(shapes, tmp_path_factory):
+    """Work dir and output of one epoch, with mixed precision and SyncBN asked for on a machine that may lack them."""
+    work_dir = tmp_path_factory.mktemp('detector')
+    output = run_tool('train.py', DEMO, '--work-dir', work_dir, '--amp', '--auto-scale-lr', '--cfg-options',
+                      *data_options(shapes), 'train_dataloader.batch_size=4',
+                      "model.neck.norm_cfg={'type': 'SyncBN'}")
+    return work_dir, output
+
+
+def test_train(trained):
+    work_dir, output = trained
+    losses = [float(x) for x in re.findall(r' loss: ([\d.]+)', output)]
+    assert len(losses) == 4 and all(0 < loss < 100 for loss in losses)
+    assert 'coco/bbox_mAP' in output and 'coco/segm_mAP' in output
+    assert (work_dir / 'epoch_1.pth').is_file()
+    assert 'LR is set based on batch size of 16 and the current batch size is 4' in output
+    if not torch.cuda.is_available():
+        assert 'no GPU: training in float32 instead of mixed precision' in output
+        assert 'no GPU: BN instead of SyncBN' in output
+
+
+def test_evaluate(trained, shapes, tmp_path):
+    work_dir, training = trained
+    output = run_tool('test.py', DEMO, work_dir / 'epoch_1.pth', '--work-dir', tmp_path / 'test', '--out',
+                      tmp_path / 'predictions.pkl', '--show-dir', tmp_path / 'pictures', '--cfg-options',
+                      *data_options(shapes), "model.neck.norm_cfg={'type': 'BN'}")
+    table = r'coco/bbox_mAP: ([-\d.]+) .*coco/segm_mAP: ([-\d.]+)'
+    assert re.search(table, output).groups() == re.search(table, training).groups()
+    assert 'Average Precision  (AP) @[ IoU=0.50:0.95' in output
+    assert len(list((tmp_path / 'pictures').glob('*.jpg'))) == 6
+    assert len(pickle.loads((tmp_path / 'predictions.pkl').read_bytes())) == 6
+    refused = run_tool('test.py', DEMO, work_dir / 'epoch_1.pth', '--out', tmp_path / 'predictions.pkl', status=1)
+    assert 'must name a new file that ends in .pkl' in refused
+
+
+def test_resume(trained, shapes, tmp_path):
+    work_dir, _ = trained
+    options = [*data_options(shapes), 'train_dataloader.batch_size=4', "model.neck.norm_cfg={'type': 'BN'}"]
+    refused = run_tool('train.py', DEMO, '--work-dir', work_dir, '--cfg-options', *options, status=1)
+    assert '--resume goes on with it' in refused and 'Traceback' not in refused
+    output = run_tool('train.py', DEMO, '--work-dir', work_dir, '--resume', '--cfg-options', *options,
+                      'train_cfg.max_epochs=2')
+    assert 'resumed epoch: 1, iter: 4' in output
+    assert (work_dir / 'epoch_2.pth').is_file()
+
+
+def test_curves(trained):
+    work_dir, _ = trained
+    assert run_tool('plot_curves.py', work_dir).strip().endswith(str(work_dir / 'curves.png'))
+    assert (work_dir / 'curves.png').read_bytes()[:4] == b'\x89PNG'
+    assert 'no training log' in run_tool('plot_curves.py', work_dir / 'nothing', status=1)
+
+
+def error_of(capsys, module, *arguments):
+    """Message of a tool that ends with an error, run in this process for speed."""
+    common, tool = load(module)
+    with pytest.raises(SystemExit) as stop:
+        common.run(lambda: tool.main([*map(str, arguments)]))
+    assert stop.value.code not in (0, None)
+    return str(stop.value.code)
+
+
+def load(module):
+    import importlib
+    import sys
+    if str(ROOT / 'tools') not in sys.path:
+        sys.path.insert(0, str(ROOT / 'tools'))
+    return importlib.import_module('common'), importlib.import_module(module)
+
+
+def test_dataset_not_found(capsys, tmp_path):
+    message = error_of(capsys, 'train', ROOT / DEMO, '--work-dir', tmp_path, '--cfg-options',
+                       f'train_dataloader.dataset.data_root={tmp_path}/nowhere/')
+    assert f'{tmp_path}/nowhere/annotations/instances_train2017.json does not exist' in message
+    assert 'train_dataloader.dataset.data_root' in message and 'train_dataloader.dataset.ann_file' in message
+    assert 'docs/reproduce.md' in message
+
+
+def test_config_not_found_or_broken(capsys, tmp_path):
+    assert error_of(capsys, 'train', tmp_path / 'no.py') == f"error: config not found: {tmp_path / 'no.py'}"
+    (tmp_path / 'broken.py').write_text('model = dict(')
+    assert 'cannot be read as a config' in error_of(capsys, 'train', tmp_path / 'broken.py')
+
+
+def test_checkpoint_not_found_or_not_one(capsys, shapes, tmp_path):
+    options = ['--work-dir', tmp_path / 'w', '--cfg-options', *data_options(shapes)]
+    assert 'checkpoint not found: no.pth' in error_of(capsys, 'test', ROOT / DEMO, 'no.pth', *options)
+    (tmp_path / 'text.pth').write_text('not a checkpoint')
+    assert 'is not a checkpoint' in error_of(capsys, 'test', ROOT / DEMO, tmp_path / 'text.pth', *options)
+    torch.save(dict(state_dict={}), tmp_path / 'half.pth')
+    (tmp_path / 'half.pth').write_bytes((tmp_path / 'half.pth').read_bytes()[:300])
+    assert 'half written' in error_of(capsys, 'test', ROOT / DEMO, tmp_path / 'half.pth', *options)
+
+
+@pytest.mark.parametrize('option, message', [
+    ('model.backbone.window_size=(0,7)', 'window_size must be'),
+    ('model.backbone.arch=huge', "unknown arch 'huge': choose one of tiny"),
+    ('model.backbone.out_indices=(0,5)', 'out_indices must be some of 0, 1, 2, 3'),
+])
+def test_wrong_backbone_options(capsys, shapes, tmp_path, option, message):
+    if 'arch' in option:
+        option = 'model.backbone._delete_=True model.backbone.type=MambaVision ' + option
+    assert message in error_of(capsys, 'train', ROOT / DEMO, '--work-dir', tmp_path, '--cfg-options',
+                               *data_options(shapes), *option.split())
