@@ -6,9 +6,10 @@ except ImportError:
                       'onedl-mmengine)') from None
 
 from . import safe_loading
+from .layer_decay import LayerDecayOptimWrapperConstructor
 from .models import MambaVision
 from .version import __version__
 
-__all__ = ['MambaVision', '__version__']
+__all__ = ['LayerDecayOptimWrapperConstructor', 'MambaVision', '__version__']
 
 safe_loading.install()

@@ -1,3 +1,4 @@
 from .mambavision import MambaVision
+from .released import MMMambaVision
 
-__all__ = ['MambaVision']
+__all__ = ['MMMambaVision', 'MambaVision']

@@ -112,6 +112,28 @@ class MambaVision(BaseModule):
                   f'{group_names(fresh)}', logger='current')
         self.is_init = True
 
+    def get_layer_depth(self, param_name, prefix=''):
+        """Depth of a parameter, as mmpretrain's backbones give it to layer-wise learning rate decay.
+
+        Args:
+            param_name: the parameter's name.
+            prefix: what stands before the backbone's own names in it.
+
+        Returns:
+            The depth, from 0 (the stem) over one for each block to the number of blocks + 1 (norms on the outputs, and
+            names that are not the backbone's), and the number of depths.
+        """
+        blocks = [len(level.blocks) for level in self.levels]
+        depths = sum(blocks) + 2
+        name = param_name[len(prefix):].split('.') if param_name.startswith(prefix) else ['']
+        if name[0] == 'patch_embed':
+            return 0, depths
+        if name[0] == 'levels':
+            level = int(name[1])
+            # A downsampling layer belongs to the block before it.
+            return sum(blocks[:level]) + (int(name[3]) + 1 if name[2] == 'blocks' else blocks[level]), depths
+        return depths - 1, depths
+
     def _load_from_state_dict(self, state_dict, prefix, *args):
         # By itself the backbone takes its weights from behind any prefix; inside a model, names are as they should be.
         if not prefix and STEM not in state_dict and any(key.endswith(STEM) for key in state_dict):

@@ -1,11 +1,57 @@
+import os
+from typing import Callable, NamedTuple, Optional
+
+import torch
+
+from . import chunked, cpu
+from .operators import register
 from .reference import selective_scan_reference
 
-BACKENDS = {'reference': selective_scan_reference}
+ENVIRONMENT_VARIABLE = 'MMMAMBAVISION_SCAN'
+
+
+class Backend(NamedTuple):
+    """An implementation: the operator, why it is absent (None if it is not) and why it refuses an input."""
+    run: Callable
+    absent: Optional[str] = None
+    refuses: Callable = lambda u: None
+
+
+def _refuses_all_but_cpu(u):
+    if u.device.type != 'cpu':
+        return f'it runs on the CPU, the input is on {u.device}'
+    return 'it computes in float32, the input is float64' if u.dtype == torch.float64 else None
+
+
+BACKENDS = {
+    # No custom operator: its gradients are autograd's own, so that the others have an independent measure.
+    'reference': Backend(selective_scan_reference),
+    'chunked': Backend(register('chunked', chunked.forward, chunked.backward, lambda u, A, B: (0,))),
+    'cpu': Backend(register('cpu', cpu.forward, cpu.backward, cpu.kept_shape), cpu.unavailable(), _refuses_all_but_cpu),
+}
+PREFERENCE = ('cpu', 'chunked')  # of 'auto', among those that take the input
 
 
 def available_backends():
     """Implementations of `selective_scan` by name: None where one can run here, else the reason why it cannot."""
-    return {name: None for name in BACKENDS}
+    return {name: backend.absent for name, backend in BACKENDS.items()}
+
+
+def choose_backend(name, u):
+    """The implementation by that name, or the best for the input for 'auto'.
+
+    Raises:
+        ValueError: there is none by that name, or it cannot run here or on this input; says why.
+    """
+    name = os.environ.get(ENVIRONMENT_VARIABLE, 'auto') if name == 'auto' else name
+    if name == 'auto':
+        name = next(n for n in PREFERENCE if not (BACKENDS[n].absent or BACKENDS[n].refuses(u)))
+    if name not in BACKENDS:
+        raise ValueError(f"selective_scan has no backend '{name}': choose 'auto' or one of {', '.join(BACKENDS)}")
+    backend = BACKENDS[name]
+    if reason := backend.absent or backend.refuses(u):
+        raise ValueError(f"selective_scan cannot use its backend '{name}' here: {reason}")
+    return backend.run
 
 
 def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False,
@@ -30,20 +76,19 @@ def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_sof
         delta_bias: added to the steps [D].
         delta_softplus: whether steps go through softplus.
         return_last_state: whether to return h_{L-1} too.
-        backend: 'auto' or a name from `available_backends()`.
+        backend: a name from `available_backends()`, or 'auto': what the environment variable MMMAMBAVISION_SCAN names,
+            else the fastest that takes the input.
 
     Returns:
         y [B, D, L] in the type of u; with `return_last_state` also the state [B, D, N] after the last step.
 
     Raises:
-        ValueError: for shapes that do not fit, complex A, B or C that do not depend on the input, or an unknown backend.
+        ValueError: for shapes that do not fit, complex A, B or C that do not depend on the input, or a backend that is
+            not there or cannot run on this input.
     """
-    if backend != 'auto' and backend not in BACKENDS:
-        raise ValueError(f"selective_scan has no backend '{backend}': choose 'auto' or one of {', '.join(BACKENDS)}")
     _check(u, delta, A, B, C, D, z, delta_bias)
     B, C = (t.unsqueeze(1) if t.dim() == 3 else t for t in (B, C))
-    run = BACKENDS['reference' if backend == 'auto' else backend]
-    y, last_state = run(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    y, last_state = choose_backend(backend, u)(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     y = y.to(u.dtype)
     return (y, last_state) if return_last_state else y
 

@@ -1,0 +1,39 @@
+"""Learning rates that shrink with depth (Clark et al. 2020, ELECTRA, section 3; Bao et al. 2022, BEiT)."""
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+from .errors import UserError
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """mmengine's constructor with a learning rate factor `layer_decay_rate ** (layers above)` on the backbone.
+
+    For detectors, segmentors and classifiers alike: any model with a `backbone` that answers `get_layer_depth(name)`
+    with (depth from the input, number of depths), as mmpretrain's backbones do. Heads and necks keep the full rate.
+
+        optim_wrapper = dict(constructor='LayerDecayOptimWrapperConstructor', paramwise_cfg=dict(layer_decay_rate=0.9))
+
+    Everything else in paramwise_cfg keeps its meaning, and factors multiply.
+    """
+
+    def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
+        self.rate = (paramwise_cfg or {}).get('layer_decay_rate')
+        if not isinstance(self.rate, (int, float)) or not 0 < self.rate <= 1:
+            raise UserError('LayerDecayOptimWrapperConstructor needs paramwise_cfg.layer_decay_rate, more than 0 and at most '
+                            f'1, got {self.rate!r}')
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+
+    def add_params(self, params, module, prefix='', **kwargs):
+        super().add_params(params, module, prefix=prefix, **kwargs)
+        if prefix:
+            return  # inside the base class's recursion
+        backbone = getattr(module, 'backbone', None)
+        if not hasattr(backbone, 'get_layer_depth'):
+            raise UserError(f'{type(backbone or module).__name__} does not answer get_layer_depth, which layer decay needs')
+        scales = {}
+        for name, parameter in backbone.named_parameters():
+            depth, depths = backbone.get_layer_depth(name)
+            scales[parameter] = self.rate ** (depths - 1 - depth)
+        for group in params:
+            group['lr'] = group.get('lr', self.base_lr) * scales.get(group['params'][0], 1.)

@@ -1,0 +1,121 @@
+"""The scan on a CPU: kernels compiled by numba at first use, run by as many threads as torch uses.
+
+Threads come from a pool of our own and not from numba's: those cannot be used after a fork, which data loaders do.
+"""
+import importlib.util
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from threading import Timer
+
+import torch
+
+from .operators import like
+
+TASKS_PER_THREAD = 4  # so that a thread that was held up does not keep the others waiting
+
+
+def unavailable():
+    """Why this implementation cannot run here, or None."""
+    return None if importlib.util.find_spec('numba') else 'numba is not installed: pip install numba'
+
+
+@lru_cache(maxsize=None)
+def _kernels():
+    notice = Timer(1., lambda: logging.getLogger(__name__).warning(
+        'compiling the selective scan for this CPU; it takes some seconds and is kept on disk for the next time'))
+    notice.start()
+    try:
+        from . import cpu_kernels
+        length = cpu_kernels.CHUNK + 1
+        u = torch.randn(1, length, 2).transpose(1, 2)
+        rates, weights = torch.randn(2, 2), torch.randn(1, 1, length, 2).transpose(2, 3)
+        inputs = (u, u, rates, weights, weights, rates[0], u, rates[0], True)
+        y, last_state, kept = _run_forward(cpu_kernels, *inputs)
+        _run_backward(cpu_kernels, y, last_state, kept, *inputs)
+    finally:
+        notice.cancel()
+    return cpu_kernels
+
+
+@lru_cache(maxsize=1)
+def _pool(process, threads):
+    return ThreadPoolExecutor(threads)
+
+
+def _in_parallel(kernel, tasks, *arguments):
+    threads = min(torch.get_num_threads(), tasks)
+    if threads == 1:
+        return kernel(0, tasks, *arguments)
+    parts = min(tasks, threads * TASKS_PER_THREAD)
+    bounds = [tasks * i // parts for i in range(parts + 1)]
+    pool = _pool(os.getpid(), threads)
+    for future in [pool.submit(kernel, *pair, *arguments) for pair in zip(bounds, bounds[1:])]:
+        future.result()
+
+
+def _flat(tensor, unit):
+    """A float32 tensor's memory as a flat array, and its strides; dimension `unit` lies close, copied so if need be."""
+    tensor = tensor.float()
+    if tensor.stride(unit) != 1 or 0 in tensor.stride():
+        order = [i for i in range(tensor.dim()) if i != unit] + [unit]
+        back = sorted(range(tensor.dim()), key=order.__getitem__)
+        tensor = tensor.permute(order).contiguous().permute(back)
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+    return tensor.as_strided((extent,), (1,)).numpy(), tensor.stride()
+
+
+def _arguments(kernels, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
+    """What both kernels take after the range of tasks, and the number of tasks."""
+    batch, channels, length = u.shape
+    groups = B.shape[1]
+    blocks = groups * -(-channels // groups // kernels.WIDTH)
+    flat = []
+    for tensor in (u, delta, B, C, u if z is None else z):
+        values, strides = _flat(tensor, unit=1 if tensor.dim() == 3 else 2)
+        flat += [values, (strides[0], strides[-1]) if tensor.dim() == 3 else (strides[0], strides[3], strides[1], groups)]
+    u_flat, us, delta_flat, ds, b_flat, bs, c_flat, cs, z_flat, zs = flat
+    zeros = torch.zeros(channels)
+    vector = [(zeros if value is None else value.float().contiguous()).numpy() for value in (D, delta_bias)]
+    return batch * blocks, (blocks, u_flat, us, delta_flat, ds, A.float().contiguous().numpy(), b_flat, bs, c_flat, cs,
+                            vector[0], z_flat, zs, vector[1], z is not None, delta_softplus, length)
+
+
+def kept_shape(u, A, B):
+    """Shape of the states kept for the backward pass: (B, blocks, chunks, N, WIDTH)."""
+    from .cpu_kernels import CHUNK, WIDTH
+    groups = B.shape[1]
+    return (u.shape[0], groups * -(-(u.shape[1] // groups) // WIDTH), -(-u.shape[2] // CHUNK), A.shape[1], WIDTH)
+
+
+def _run_forward(kernels, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
+    tasks, arguments = _arguments(kernels, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    y = torch.empty(u.shape[0], u.shape[2], u.shape[1])
+    last_state = torch.empty(*u.shape[:2], A.shape[1])
+    kept = torch.empty(kept_shape(u, A, B))
+    _in_parallel(kernels.forward, tasks, *arguments, y.view(-1).numpy(), kept.numpy(), last_state.numpy())
+    return y.transpose(1, 2).to(u.dtype), last_state, kept
+
+
+def _run_backward(kernels, dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
+    tasks, arguments = _arguments(kernels, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    batch, channels, length = u.shape
+    groups, states = B.shape[1:3]
+    blocks = kept.shape[1]
+    du, ddelta, dz = (like(u.float()) for _ in range(3))
+    dA, dD, dbias = torch.empty(batch, channels, states), torch.empty(batch, channels), torch.empty(batch, channels)
+    dB, dC = torch.empty(batch, blocks, length, states), torch.empty(batch, blocks, length, states)
+    flat = [t.transpose(1, 2).reshape(-1).numpy() for t in (dy.float(), du, ddelta, dz)]
+    _in_parallel(kernels.backward, tasks, *arguments, kept.numpy(), flat[0], dlast.float().contiguous().numpy(), *flat[1:],
+                 *(t.numpy() for t in (dA, dB, dC, dD, dbias)))
+    dB, dC = (t.view(batch, groups, -1, length, states).sum(2).transpose(2, 3).contiguous() for t in (dB, dC))
+    return du, ddelta, dA.sum(0), dB, dC, dD.sum(0), dz, dbias.sum(0)
+
+
+def forward(*arguments):
+    return _run_forward(_kernels(), *arguments)
+
+
+def backward(*arguments):
+    return _run_backward(_kernels(), *arguments)

@@ -1,0 +1,80 @@
+"""Implementations as custom operators of torch, so that compilation, export and FLOP counters see one operation.
+
+An operator takes (u, delta, A, B, C, D, z, delta_bias, delta_softplus) with B and C as (B, G, N, L), and returns
+y (B, D, L) in the type of u, the last state (B, D, N) and what its backward pass needs besides the inputs.
+"""
+from typing import Optional, Sequence
+
+import torch
+from torch import Tensor
+
+NAMESPACE = 'mmmambavision'
+SEQUENCES = (0, 1, 6)  # positions of u, delta and z among the inputs, all (B, D, L)
+
+
+def like(tensor):
+    """New tensor shaped and typed as (B, D, L) `tensor`, channels next to each other in memory."""
+    return tensor.new_empty(tensor.shape[0], tensor.shape[2], tensor.shape[1]).transpose(1, 2)
+
+
+def register(name, forward, backward, kept_shape):
+    """Make a custom operator of a forward and a backward function.
+
+    Args:
+        name: the implementation's name; the operators are `selective_scan_<name>` and `..._backward`.
+        forward: (inputs..., delta_softplus) to (y, last_state, kept), in any memory layout.
+        backward: (dy, dlast_state, kept, inputs..., delta_softplus) to gradients of the eight inputs; anything for
+            those that are None.
+        kept_shape: (u, A, B) to the shape of `kept`.
+
+    Returns:
+        The operator, called as (inputs..., delta_softplus), returning (y, last_state).
+    """
+
+    @torch.library.custom_op(f'{NAMESPACE}::selective_scan_{name}', mutates_args=())
+    def operator(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Optional[Tensor], z: Optional[Tensor],
+                 delta_bias: Optional[Tensor], delta_softplus: bool) -> tuple[Tensor, Tensor, Tensor]:
+        y, last_state, kept = forward(*_detached(u, delta, A, B, C, D, z, delta_bias), delta_softplus)
+        return laid_out(y), last_state.contiguous(), kept
+
+    @operator.register_fake
+    def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
+        state_type = torch.promote_types(u.dtype, torch.float32)
+        return (like(u), u.new_empty(*u.shape[:2], A.shape[1], dtype=state_type),
+                u.new_empty(kept_shape(u, A, B), dtype=state_type))
+
+    @torch.library.custom_op(f'{NAMESPACE}::selective_scan_{name}_backward', mutates_args=())
+    def operator_backward(dy: Tensor, dlast: Tensor, kept: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor,
+                          C: Tensor, D: Optional[Tensor], z: Optional[Tensor], delta_bias: Optional[Tensor],
+                          delta_softplus: bool) -> list[Tensor]:
+        inputs = _detached(u, delta, A, B, C, D, z, delta_bias)
+        gradients = backward(dy.detach(), dlast.detach(), kept.detach(), *inputs, delta_softplus)
+        return [dy.new_empty(0) if value is None else
+                (laid_out(gradient) if i in SEQUENCES else gradient.contiguous()).to(value.dtype)
+                for i, (gradient, value) in enumerate(zip(gradients, inputs, strict=True))]
+
+    @operator_backward.register_fake
+    def _(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
+        return [dy.new_empty(0) if value is None else like(value) if i in SEQUENCES else value.new_empty(value.shape)
+                for i, value in enumerate((u, delta, A, B, C, D, z, delta_bias))]
+
+    def setup_context(ctx, inputs, output):
+        *tensors, ctx.delta_softplus = inputs
+        ctx.save_for_backward(output[2], *tensors)
+
+    def differentiate(ctx, dy, dlast, _):
+        kept, *inputs = ctx.saved_tensors
+        gradients = operator_backward(dy, dlast, kept, *inputs, ctx.delta_softplus)
+        return *(None if value is None else gradient for gradient, value in zip(gradients, inputs)), None
+
+    operator.register_autograd(differentiate, setup_context=setup_context)
+    return lambda *arguments: operator(*arguments)[:2]
+
+
+def laid_out(tensor):
+    """Copy of a (B, D, L) tensor with channels next to each other in memory; itself where they are."""
+    return tensor if tensor.transpose(1, 2).is_contiguous() else like(tensor).copy_(tensor)
+
+
+def _detached(*values: Sequence[Optional[Tensor]]):
+    return [None if value is None else value.detach() for value in values]
