@@ -5,7 +5,7 @@ loop is over WIDTH numbers and becomes vector instructions. Inputs are flat arra
 """
 import numpy as np
 from llvmlite import ir
-from numba import int64, njit, types
+from numba import njit, types
 from numba.extending import intrinsic
 
 WIDTH = 16   # channels in a block: one vector of AVX-512, two of AVX2
@@ -16,10 +16,12 @@ JIT = dict(nogil=True, cache=True, fastmath=FASTMATH, error_model='numpy', bound
 
 
 @intrinsic
-def bits_to_float(typing_context, bits):
-    """The float32 with the bit pattern of an int32."""
-    return types.float32(types.int32), lambda context, builder, signature, args: builder.bitcast(
-        args[0], ir.FloatType())
+def power_of_two(typing_context, k):
+    """2^k for a float32 k that is an integer from -126 to 127, put together from its bits."""
+    def generate(context, builder, signature, args):
+        bits = builder.add(builder.fptosi(args[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 127))
+        return builder.bitcast(builder.shl(bits, ir.Constant(ir.IntType(32), 23)), ir.FloatType())
+    return types.float32(types.float32), generate
 
 
 @njit(inline='always', **JIT)
@@ -36,7 +38,7 @@ def exp(x):
     p = p * r + np.float32(1 / 2)
     p = p * r + np.float32(1.)
     p = p * r + np.float32(1.)
-    return p * bits_to_float((np.int32(k) + np.int32(127)) << np.int32(23))
+    return p * power_of_two(k)
 
 
 @njit(inline='always', **JIT)
@@ -62,36 +64,52 @@ def sigmoid(x):
 
 
 @njit(**JIT)
-def load_block(rows, width, A, D, delta_bias, d0, a, skip, bias):
-    """Constants of a block of channels into (N, WIDTH) and (WIDTH,) buffers, zero beyond `width`."""
+def load_block(width, d0, A, D, delta_bias, a, skip, bias):
+    """Constants of a block of channels into a (N, WIDTH), skip and bias (WIDTH,), zero beyond `width`."""
     a[:], skip[:], bias[:] = 0., 0., 0.
     for j in range(width):
         skip[j], bias[j] = D[d0 + j], delta_bias[d0 + j]
-        for n in range(rows):
+        for n in range(a.shape[0]):
             a[n, j] = A[d0 + j, n]
 
 
 @njit(**JIT)
-def load_step(u, u_at, delta, delta_at, width, bias, with_softplus, raw, step, x):
-    """Inputs and steps of one time into (WIDTH,) buffers, which hold zeros beyond `width`."""
-    for j in range(width):
-        x[j] = u[u_at + j]
-        raw[j] = delta[delta_at + j] + bias[j]
-    if with_softplus:
-        for j in range(WIDTH):
-            step[j] = softplus(raw[j])
-    else:
-        for j in range(WIDTH):
-            step[j] = raw[j]
+def load_chunk(count, width, u, u_at, u_stride, delta, delta_at, delta_stride, bias, with_softplus, x, raw, step):
+    """Inputs and steps of a chunk of times into (CHUNK, WIDTH) buffers, which hold zeros beyond `width`."""
+    for i in range(count):
+        for j in range(width):
+            x[i, j] = u[u_at + i * u_stride + j]
+        for j in range(width):
+            raw[i, j] = delta[delta_at + i * delta_stride + j] + bias[j]
+        if with_softplus:
+            for j in range(WIDTH):
+                step[i, j] = softplus(raw[i, j])
+        else:
+            for j in range(WIDTH):
+                step[i, j] = raw[i, j]
 
 
 @njit(**JIT)
-def advance(states, a, step, x, B, b_at, h_from, h_to):
-    """One step of the recurrence from state (N, WIDTH) to state."""
-    for n in range(states):
-        weight = B[b_at + n]
+def run_chunk(count, a, skip, x, step, B, b_at, b_stride, C, c_at, c_stride, out, h, keep):
+    """<C, h> + D x of a chunk into out (CHUNK, WIDTH), from the state before it, h[:, 0] of (N, CHUNK + 1, WIDTH).
+
+    Writes the states after each step to h[:, 1:] if `keep`, else the last one to h[:, 0].
+    """
+    for i in range(count):
         for j in range(WIDTH):
-            h_to[n, j] = exp(step[j] * a[n, j]) * h_from[n, j] + step[j] * x[j] * weight
+            out[i, j] = skip[j] * x[i, j]
+    state = np.empty(WIDTH, np.float32)  # of its own: the compiler cannot see that rows of h do not overlap
+    for n in range(a.shape[0]):
+        state[:] = h[n, 0]
+        for i in range(count):
+            b_weight, c_weight = B[b_at + i * b_stride + n], C[c_at + i * c_stride + n]
+            for j in range(WIDTH):
+                state[j] = exp(step[i, j] * a[n, j]) * state[j] + step[i, j] * x[i, j] * b_weight
+                out[i, j] += c_weight * state[j]
+            if keep:
+                h[n, i + 1] = state
+        if not keep:
+            h[n, 0] = state
 
 
 @njit(**JIT)
@@ -99,45 +117,77 @@ def forward(first, last, blocks, u, us, delta, ds, A, B, bs, C, cs, D, z, zs, de
             length, y, kept, last_state):
     """Scan blocks `first` to `last` of all (batch x blocks); strides are (batch, time, group) in elements.
 
-    Writes y (B, L, D), the states before every CHUNK steps into kept (B, blocks, chunks, N, WIDTH) unless that is
-    empty, and last_state (B, D, N).
+    Writes y (B, L, D) flat, the states before every CHUNK steps into kept (B, blocks, chunks, N, WIDTH) and last_state
+    (B, D, N).
     """
     channels, states = A.shape
-    channels_per_group = channels // bs[3]
-    a, h = np.empty((states, WIDTH), np.float32), np.empty((states, WIDTH), np.float32)
+    groups = bs[3]
+    per_group = channels // groups
+    a, h = np.empty((states, WIDTH), np.float32), np.empty((states, 1, WIDTH), np.float32)
     skip, bias = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
-    x, raw, step, out = (np.zeros(WIDTH, np.float32), np.zeros(WIDTH, np.float32), np.zeros(WIDTH, np.float32),
-                         np.zeros(WIDTH, np.float32))
+    x, raw = np.zeros((CHUNK, WIDTH), np.float32), np.zeros((CHUNK, WIDTH), np.float32)
+    step, out = np.zeros((CHUNK, WIDTH), np.float32), np.zeros((CHUNK, WIDTH), np.float32)
     for task in range(first, last):
         b, block = task // blocks, task % blocks
-        group, within = block // (blocks // bs[3]), block % (blocks // bs[3])
-        d0 = group * channels_per_group + within * WIDTH
-        width = min(WIDTH, channels_per_group - within * WIDTH)
-        load_block(states, width, A, D, delta_bias, d0, a, skip, bias)
-        h[:], x[:], raw[:] = 0., 0., 0.
-        for t in range(length):
-            if kept.shape[2] and t % CHUNK == 0:
-                kept[b, block, t // CHUNK] = h
-            load_step(u, b * us[0] + t * us[1] + d0, delta, b * ds[0] + t * ds[1] + d0, width, bias, with_softplus,
-                      raw, step, x)
-            advance(states, a, step, x, B, b * bs[0] + t * bs[1] + group * bs[2], h, h)
-            c_at = b * cs[0] + t * cs[1] + group * cs[2]
-            for j in range(WIDTH):
-                out[j] = skip[j] * x[j]
-            for n in range(states):
-                weight = C[c_at + n]
-                for j in range(WIDTH):
-                    out[j] += weight * h[n, j]
-            if with_z:
-                z_at = b * zs[0] + t * zs[1] + d0
+        group, within = block // (blocks // groups), block % (blocks // groups)
+        d0 = group * per_group + within * WIDTH
+        width = min(WIDTH, per_group - within * WIDTH)
+        load_block(width, d0, A, D, delta_bias, a, skip, bias)
+        h[:, 0], x[:], raw[:] = 0., 0., 0.
+        for start in range(0, length, CHUNK):
+            count = min(CHUNK, length - start)
+            kept[b, block, start // CHUNK] = h[:, 0]
+            load_chunk(count, width, u, b * us[0] + start * us[1] + d0, us[1], delta,
+                       b * ds[0] + start * ds[1] + d0, ds[1], bias, with_softplus, x, raw, step)
+            run_chunk(count, a, skip, x, step, B, b * bs[0] + start * bs[1] + group * bs[2], bs[1], C,
+                      b * cs[0] + start * cs[1] + group * cs[2], cs[1], out, h, False)
+            for i in range(count):
+                if with_z:
+                    z_at = b * zs[0] + (start + i) * zs[1] + d0
+                    for j in range(width):
+                        out[i, j] *= z[z_at + j] * sigmoid(z[z_at + j])
+                y_at = (b * length + start + i) * channels + d0
                 for j in range(width):
-                    out[j] *= z[z_at + j] * sigmoid(z[z_at + j])
-            y_at = (b * length + t) * channels + d0
-            for j in range(width):
-                y[y_at + j] = out[j]
+                    y[y_at + j] = out[i, j]
         for j in range(width):
             for n in range(states):
-                last_state[b, d0 + j, n] = h[n, j]
+                last_state[b, d0 + j, n] = h[n, 0, j]
+
+
+@njit(**JIT)
+def gate_chunk(count, width, z, z_at, z_stride, out, y_at, y_stride, grad, dz):
+    """Through y = out SiLU(z): dz from grad and out, and grad (CHUNK, WIDTH) becomes that of out."""
+    for i in range(count):
+        for j in range(width):
+            value = z[z_at + i * z_stride + j]
+            gate = sigmoid(value)
+            silu = value * gate
+            dz[y_at + i * y_stride + j] = grad[i, j] * out[i, j] * (gate + silu * (np.float32(1.) - gate))
+            grad[i, j] *= silu
+
+
+@njit(**JIT)
+def run_chunk_back(count, a, x, step, grad, B, b_at, b_stride, C, c_at, c_stride, h, g, da, dx, dstep, dB, dC):
+    """Walk one chunk back: g (N, WIDTH) is the gradient of the state after it, then that of the state before it.
+
+    Adds to da (N, WIDTH), dx and dstep (CHUNK, WIDTH), writes dB and dC (>= count, N).
+    """
+    for n in range(a.shape[0]):
+        for i in range(count - 1, -1, -1):
+            b_weight, c_weight = B[b_at + i * b_stride + n], C[c_at + i * c_stride + n]
+            db, dc = np.float32(0.), np.float32(0.)
+            for j in range(WIDTH):
+                total = g[n, j] + c_weight * grad[i, j]
+                before = h[n, i, j]
+                through = total * exp(step[i, j] * a[n, j])
+                dc += grad[i, j] * h[n, i + 1, j]
+                db += total * step[i, j] * x[i, j]
+                dstep[i, j] += through * before * a[n, j] + total * b_weight * x[i, j]
+                dx[i, j] += total * b_weight * step[i, j]
+                da[n, j] += through * before * step[i, j]
+                g[n, j] = through
+            dB[i, n] = db
+            dC[i, n] = dc
 
 
 @njit(**JIT)
@@ -145,87 +195,59 @@ def backward(first, last, blocks, u, us, delta, ds, A, B, bs, C, cs, D, z, zs, d
              length, kept, dy, dlast, du, ddelta, dz, dA, dB, dC, dD, dbias):
     """Gradients of `forward`, walking back through chunks whose states are computed again from the kept ones.
 
-    dy is (B, L, D) flat; dA (B, D, N), dD and dbias (B, D) are per batch entry, dB and dC (B, blocks, L, N) per block.
+    dy, du, ddelta and dz are (B, L, D) flat; dA (B, D, N), dD and dbias (B, D) are per batch entry, dB and dC
+    (B, blocks, L, N) per block.
     """
     channels, states = A.shape
-    channels_per_group = channels // bs[3]
-    a, g, da = (np.empty((states, WIDTH), np.float32), np.empty((states, WIDTH), np.float32),
-                np.empty((states, WIDTH), np.float32))
-    skip, bias, dskip, dstep_bias = (np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32),
-                                     np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32))
-    xs, raws, steps = (np.zeros((CHUNK, WIDTH), np.float32), np.zeros((CHUNK, WIDTH), np.float32),
-                       np.zeros((CHUNK, WIDTH), np.float32))
-    h = np.empty((CHUNK + 1, states, WIDTH), np.float32)
-    grad, out, dstep, dx, products = (np.zeros(WIDTH, np.float32), np.zeros(WIDTH, np.float32),
-                                      np.zeros(WIDTH, np.float32), np.zeros(WIDTH, np.float32),
-                                      np.zeros(WIDTH, np.float32))
+    groups = bs[3]
+    per_group = channels // groups
+    a, h = np.empty((states, WIDTH), np.float32), np.empty((states, CHUNK + 1, WIDTH), np.float32)
+    g, da = np.empty((states, WIDTH), np.float32), np.empty((states, WIDTH), np.float32)
+    skip, bias = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+    dskip, dbias_sum = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+    x, raw = np.zeros((CHUNK, WIDTH), np.float32), np.zeros((CHUNK, WIDTH), np.float32)
+    step, out = np.zeros((CHUNK, WIDTH), np.float32), np.zeros((CHUNK, WIDTH), np.float32)
+    grad, dx = np.zeros((CHUNK, WIDTH), np.float32), np.zeros((CHUNK, WIDTH), np.float32)
+    dstep = np.zeros((CHUNK, WIDTH), np.float32)
     for task in range(first, last):
         b, block = task // blocks, task % blocks
-        group, within = block // (blocks // bs[3]), block % (blocks // bs[3])
-        d0 = group * channels_per_group + within * WIDTH
-        width = min(WIDTH, channels_per_group - within * WIDTH)
-        load_block(states, width, A, D, delta_bias, d0, a, skip, bias)
-        g[:], da[:], dskip[:], dstep_bias[:], xs[:], raws[:], grad[:] = 0., 0., 0., 0., 0., 0., 0.
+        group, within = block // (blocks // groups), block % (blocks // groups)
+        d0 = group * per_group + within * WIDTH
+        width = min(WIDTH, per_group - within * WIDTH)
+        load_block(width, d0, A, D, delta_bias, a, skip, bias)
+        g[:], da[:], dskip[:], dbias_sum[:], x[:], raw[:], grad[:] = 0., 0., 0., 0., 0., 0., 0.
         for j in range(width):
             for n in range(states):
                 g[n, j] = dlast[b, d0 + j, n]
-        for chunk in range((length - 1) // CHUNK, -1, -1):
-            start = chunk * CHUNK
+        for start in range((length - 1) // CHUNK * CHUNK, -1, -CHUNK):
             count = min(CHUNK, length - start)
-            h[0] = kept[b, block, chunk]
+            b_at, c_at = b * bs[0] + start * bs[1] + group * bs[2], b * cs[0] + start * cs[1] + group * cs[2]
+            y_at = (b * length + start) * channels + d0
+            h[:, 0] = kept[b, block, start // CHUNK]
+            load_chunk(count, width, u, b * us[0] + start * us[1] + d0, us[1], delta,
+                       b * ds[0] + start * ds[1] + d0, ds[1], bias, with_softplus, x, raw, step)
+            run_chunk(count, a, skip, x, step, B, b_at, bs[1], C, c_at, cs[1], out, h, True)
             for i in range(count):
-                t = start + i
-                load_step(u, b * us[0] + t * us[1] + d0, delta, b * ds[0] + t * ds[1] + d0, width, bias, with_softplus,
-                          raws[i], steps[i], xs[i])
-                advance(states, a, steps[i], xs[i], B, b * bs[0] + t * bs[1] + group * bs[2], h[i], h[i + 1])
-            for i in range(count - 1, -1, -1):
-                t = start + i
-                b_at, c_at = b * bs[0] + t * bs[1] + group * bs[2], b * cs[0] + t * cs[1] + group * cs[2]
-                x, step = xs[i], steps[i]
-                y_at = (b * length + t) * channels + d0
                 for j in range(width):
-                    grad[j] = dy[y_at + j]
-                if with_z:
-                    for j in range(WIDTH):
-                        out[j] = skip[j] * x[j]
-                    for n in range(states):
-                        weight = C[c_at + n]
-                        for j in range(WIDTH):
-                            out[j] += weight * h[i + 1, n, j]
-                    z_at = b * zs[0] + t * zs[1] + d0
-                    for j in range(width):
-                        gate = sigmoid(z[z_at + j])
-                        silu = z[z_at + j] * gate
-                        dz[y_at + j] = grad[j] * out[j] * (gate + silu * (np.float32(1.) - gate))
-                        grad[j] *= silu
+                    grad[i, j] = dy[y_at + i * channels + j]
+            if with_z:
+                gate_chunk(count, width, z, b * zs[0] + start * zs[1] + d0, zs[1], out, y_at, channels, grad, dz)
+            for i in range(count):
                 for j in range(WIDTH):
-                    dstep[j] = np.float32(0.)
-                    dx[j] = grad[j] * skip[j]
-                    dskip[j] += grad[j] * x[j]
-                for n in range(states):
-                    b_weight, c_weight = B[b_at + n], C[c_at + n]
-                    db, dc = np.float32(0.), np.float32(0.)
-                    for j in range(WIDTH):
-                        total = g[n, j] + c_weight * grad[j]
-                        decay = exp(step[j] * a[n, j])
-                        through = total * decay
-                        dc += grad[j] * h[i + 1, n, j]
-                        db += total * step[j] * x[j]
-                        dstep[j] += through * h[i, n, j] * a[n, j] + total * b_weight * x[j]
-                        dx[j] += total * b_weight * step[j]
-                        da[n, j] += through * h[i, n, j] * step[j]
-                        g[n, j] = through
-                    dB[b, block, t, n] = db
-                    dC[b, block, t, n] = dc
-                if with_softplus:
-                    for j in range(WIDTH):
-                        dstep[j] *= sigmoid(raws[i, j])
+                    dx[i, j] = grad[i, j] * skip[j]
+                    dstep[i, j] = np.float32(0.)
+                    dskip[j] += grad[i, j] * x[i, j]
+            run_chunk_back(count, a, x, step, grad, B, b_at, bs[1], C, c_at, cs[1], h, g, da, dx, dstep,
+                           dB[b, block, start:], dC[b, block, start:])
+            for i in range(count):
                 for j in range(WIDTH):
-                    dstep_bias[j] += dstep[j]
+                    if with_softplus:
+                        dstep[i, j] *= sigmoid(raw[i, j])
+                    dbias_sum[j] += dstep[i, j]
                 for j in range(width):
-                    du[y_at + j] = dx[j]
-                    ddelta[y_at + j] = dstep[j]
+                    du[y_at + i * channels + j] = dx[i, j]
+                    ddelta[y_at + i * channels + j] = dstep[i, j]
         for j in range(width):
-            dD[b, d0 + j], dbias[b, d0 + j] = dskip[j], dstep_bias[j]
+            dD[b, d0 + j], dbias[b, d0 + j] = dskip[j], dbias_sum[j]
             for n in range(states):
                 dA[b, d0 + j, n] = da[n, j]

@@ -21,10 +21,10 @@ def selective_scan_reference(u, delta, A, B, C, D=None, z=None, delta_bias=None,
     B, C = (t.repeat_interleave(channels // groups, dim=1) for t in (B, C))  # (B, D, N, L)
     state = u.new_zeros(*u.shape[:2], A.shape[1])
     outputs = []
-    for t in range(u.shape[2]):
-        decay = torch.exp(delta[..., t, None] * A)
-        state = decay * state + (delta[..., t] * u[..., t])[..., None] * B[..., t]
-        outputs.append((state * C[..., t]).sum(-1))
+    # unbind and not an index for each step: its gradient is one stack, an index's is a whole tensor of zeros each.
+    for u_t, step, b_t, c_t in zip(*(t.unbind(-1) for t in (u, delta, B, C))):
+        state = torch.exp(step[..., None] * A) * state + (step * u_t)[..., None] * b_t
+        outputs.append((state * c_t).sum(-1))
     y = torch.stack(outputs, dim=-1)
     if D is not None:
         y = y + D.to(dtype)[:, None] * u
