@@ -3,6 +3,7 @@
 Every run has a folder of its own; the data set is drawn once.
 """
 import argparse
+import os
 import subprocess
 import sys
 from datetime import datetime
@@ -11,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-TOOLS = Path(__file__).parent
+TOOLS = Path(os.path.relpath(Path(__file__).parent))
 DATA = Path('data/shapes')
 CONFIG = Path('configs/cascade_mask_rcnn_mambavision_demo.py')
 

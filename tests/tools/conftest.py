@@ -1,11 +1,11 @@
 import os
+import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from ..conftest import ROOT
 
 
 @pytest.fixture(scope='session')
@@ -23,3 +23,9 @@ def run_tool(script, *arguments, status=0, cwd=None, **environment):
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **environment})
     assert done.returncode == status, done.stdout
     return done.stdout
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]

@@ -5,7 +5,8 @@ import re
 import pytest
 import torch
 
-from .conftest import ROOT, run_tool
+from ..conftest import ROOT, load_tool
+from .conftest import run_tool
 
 DEMO = 'configs/cascade_mask_rcnn_mambavision_demo.py'
 
@@ -72,45 +73,37 @@ def test_curves(trained):
     assert 'no training log' in run_tool('plot_curves.py', work_dir / 'nothing', status=1)
 
 
-def error_of(capsys, module, *arguments):
+def error_of(tool, *arguments):
     """Message of a tool that ends with an error, run in this process for speed."""
-    common, tool = load(module)
+    common, module = load_tool(tool)
     with pytest.raises(SystemExit) as stop:
-        common.run(lambda: tool.main([*map(str, arguments)]))
+        common.run(lambda: module.main([*map(str, arguments)]))
     assert stop.value.code not in (0, None)
     return str(stop.value.code)
 
 
-def load(module):
-    import importlib
-    import sys
-    if str(ROOT / 'tools') not in sys.path:
-        sys.path.insert(0, str(ROOT / 'tools'))
-    return importlib.import_module('common'), importlib.import_module(module)
-
-
-def test_dataset_not_found(capsys, tmp_path):
-    message = error_of(capsys, 'train', ROOT / DEMO, '--work-dir', tmp_path, '--cfg-options',
+def test_dataset_not_found(tmp_path):
+    message = error_of('train', ROOT / DEMO, '--work-dir', tmp_path, '--cfg-options',
                        f'train_dataloader.dataset.data_root={tmp_path}/nowhere/')
     assert f'{tmp_path}/nowhere/annotations/instances_train2017.json does not exist' in message
     assert 'train_dataloader.dataset.data_root' in message and 'train_dataloader.dataset.ann_file' in message
     assert 'docs/reproduce.md' in message
 
 
-def test_config_not_found_or_broken(capsys, tmp_path):
-    assert error_of(capsys, 'train', tmp_path / 'no.py') == f"error: config not found: {tmp_path / 'no.py'}"
+def test_config_not_found_or_broken(tmp_path):
+    assert error_of('train', tmp_path / 'no.py') == f"error: config not found: {tmp_path / 'no.py'}"
     (tmp_path / 'broken.py').write_text('model = dict(')
-    assert 'cannot be read as a config' in error_of(capsys, 'train', tmp_path / 'broken.py')
+    assert 'cannot be read as a config' in error_of('train', tmp_path / 'broken.py')
 
 
-def test_checkpoint_not_found_or_not_one(capsys, shapes, tmp_path):
+def test_checkpoint_not_found_or_not_one(shapes, tmp_path):
     options = ['--work-dir', tmp_path / 'w', '--cfg-options', *data_options(shapes)]
-    assert 'checkpoint not found: no.pth' in error_of(capsys, 'test', ROOT / DEMO, 'no.pth', *options)
+    assert 'checkpoint not found: no.pth' in error_of('test', ROOT / DEMO, 'no.pth', *options)
     (tmp_path / 'text.pth').write_text('not a checkpoint')
-    assert 'is not a checkpoint' in error_of(capsys, 'test', ROOT / DEMO, tmp_path / 'text.pth', *options)
+    assert 'is not a checkpoint' in error_of('test', ROOT / DEMO, tmp_path / 'text.pth', *options)
     torch.save(dict(state_dict={}), tmp_path / 'half.pth')
     (tmp_path / 'half.pth').write_bytes((tmp_path / 'half.pth').read_bytes()[:300])
-    assert 'half written' in error_of(capsys, 'test', ROOT / DEMO, tmp_path / 'half.pth', *options)
+    assert 'half written' in error_of('test', ROOT / DEMO, tmp_path / 'half.pth', *options)
 
 
 @pytest.mark.parametrize('option, message', [
@@ -118,8 +111,8 @@ def test_checkpoint_not_found_or_not_one(capsys, shapes, tmp_path):
     ('model.backbone.arch=huge', "unknown arch 'huge': choose one of tiny"),
     ('model.backbone.out_indices=(0,5)', 'out_indices must be some of 0, 1, 2, 3'),
 ])
-def test_wrong_backbone_options(capsys, shapes, tmp_path, option, message):
+def test_wrong_backbone_options(shapes, tmp_path, option, message):
     if 'arch' in option:
         option = 'model.backbone._delete_=True model.backbone.type=MambaVision ' + option
-    assert message in error_of(capsys, 'train', ROOT / DEMO, '--work-dir', tmp_path, '--cfg-options',
+    assert message in error_of('train', ROOT / DEMO, '--work-dir', tmp_path, '--cfg-options',
                                *data_options(shapes), *option.split())

@@ -7,6 +7,7 @@ from typing import Optional, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 NAMESPACE = 'mmmambavision'
 SEQUENCES = (0, 1, 6)  # positions of u, delta and z among the inputs, all (B, D, L)
@@ -42,6 +43,12 @@ def register(name, forward, backward, kept_shape):
         state_type = torch.promote_types(u.dtype, torch.float32)
         return (like(u), u.new_empty(*u.shape[:2], A.shape[1], dtype=state_type),
                 u.new_empty(kept_shape(u, A, B), dtype=state_type))
+
+    @register_flop_formula(getattr(getattr(torch.ops, NAMESPACE), f'selective_scan_{name}'))
+    def _(u, delta, A, *rest, out_shape=None, **options):
+        # A multiply-add is two: decay and input of each state, its part of the output; step x input and D.
+        batch, channels, length = u
+        return 2 * batch * channels * length * (3 * A[1] + 2)
 
     @torch.library.custom_op(f'{NAMESPACE}::selective_scan_{name}_backward', mutates_args=())
     def operator_backward(dy: Tensor, dlast: Tensor, kept: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor,

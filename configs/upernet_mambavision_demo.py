@@ -1,0 +1,66 @@
+# A UperNet small enough for two CPU cores, on the data that tools/make_shapes_dataset.py draws.
+_base_ = ['_base_/upernet.py', '_base_/ade20k_160k.py']
+
+classes = ('background', 'circle', 'triangle', 'rectangle', 'star')
+metainfo = dict(
+    classes=classes, palette=[[60, 60, 60], [220, 20, 60], [0, 130, 200], [60, 180, 75], [255, 160, 0]])
+# Four fifths of the pixels are background and the rest are shapes that differ only in their outlines.
+loss = [
+    dict(type='CrossEntropyLoss', class_weight=[0.4, 1., 1., 1., 1.], loss_name='loss_ce'),
+    dict(type='DiceLoss', loss_name='loss_dice'),
+]
+channels = 64
+norm_cfg = dict(type='BN')
+model = dict(
+    data_preprocessor=dict(size=None, size_divisor=32),
+    backbone=dict(
+        _delete_=True,
+        type='MambaVision',
+        arch=dict(dim=32, in_dim=16, depths=(1, 2, 3, 2), num_heads=(2, 2, 4, 8)),
+        window_size=None,
+        drop_path_rate=0.),
+    decode_head=dict(
+        in_channels=[32, 64, 128, 256], channels=channels, num_classes=5, norm_cfg=norm_cfg, dropout_ratio=0.,
+        loss_decode=dict(_delete_=True, type='CrossEntropyLoss')),
+    auxiliary_head=dict(in_channels=128, channels=channels, num_classes=5, norm_cfg=norm_cfg))
+
+dataset = dict(
+    _delete_=True, type='BaseSegDataset', data_root='data/shapes/ade', metainfo=metainfo, reduce_zero_label=True,
+    img_suffix='.jpg', seg_map_suffix='.png')
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='PackSegInputs'),
+]
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    dataset=dict(
+        **dataset,
+        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
+        pipeline=train_pipeline))
+val_dataloader = dict(
+    batch_size=10,
+    num_workers=1,
+    dataset=dict(
+        **dataset,
+        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
+        pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+max_iters = 1200
+train_cfg = dict(max_iters=max_iters, val_interval=200)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters, T_max=max_iters - 50),
+]
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(lr=1e-3, weight_decay=0.05), clip_grad=dict(max_norm=10.))
+default_hooks = dict(
+    logger=dict(interval=20), checkpoint=dict(interval=200, max_keep_ckpts=1), visualization=dict(interval=1))
+randomness = dict(seed=0)

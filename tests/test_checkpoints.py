@@ -1,0 +1,258 @@
+"""Weights out of every released form of file, by every way that reads one, and nothing run by unpickling."""
+import argparse
+import http.server
+import os
+import pickle
+import threading
+from collections import OrderedDict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import load_checkpoint
+from safetensors.torch import save_file
+from torch import nn
+
+from mmmambavision import MambaVision
+from mmmambavision.checkpoints import backbone_weights, describe
+from mmmambavision.errors import UnreachableError
+from mmmambavision.presets import PRESETS
+from mmmambavision.safe_loading import read_checkpoint
+
+NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4))
+
+
+class Detector(nn.Module):
+    """What a detector is to a checkpoint: a backbone and something else."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+        self.neck = nn.Linear(2, 3)
+
+
+@pytest.fixture
+def source():
+    torch.manual_seed(0)
+    return MambaVision(NANO)
+
+
+def classifier(model):
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith('outnorm')}
+    return {**state, 'norm.weight': torch.ones(128), 'norm.bias': torch.zeros(128), 'head.weight': torch.ones(10, 128),
+            'head.bias': torch.zeros(10)}
+
+
+def behind(prefix, state):
+    return {prefix + key: value for key, value in state.items()}
+
+
+def save(form, model, folder):
+    """Write `model` as a released file of the form named; returns its path."""
+    path = folder / f'{form}.pth'
+    if form == 'pth.tar':
+        path = folder / 'mambavision_nano_1k.pth.tar'
+        torch.save(dict(state_dict=classifier(model), epoch=299, arch='mamba_vision', args=argparse.Namespace(lr=.005),
+                        optimizer=dict(state={}, param_groups=[]), metric=np.float64(82.3)), path)
+    elif form == 'module pth.tar':
+        torch.save(dict(state_dict=behind('module.', classifier(model)), epoch=1), path)
+    elif form == 'safetensors':
+        path = folder / 'model.safetensors'
+        save_file(behind('model.', classifier(model)), path)
+    elif form == 'bare state dict':
+        torch.save(classifier(model), path)
+    elif form == 'mmengine detector':
+        history = HistoryBuffer([1., 2.], [1, 1])
+        torch.save(dict(state_dict=OrderedDict(Detector(model).state_dict()),
+                        meta=dict(epoch=36, seed=1, dataset_meta=dict(palette=[(1, 2, 3)]), mean=np.zeros(3)),
+                        message_hub=dict(log_scalars=OrderedDict(loss=history), runtime_info={})), path)
+    return path
+
+
+FORMS = ('pth.tar', 'module pth.tar', 'safetensors', 'bare state dict', 'mmengine detector')
+
+
+def assert_same(model, source, but=('outnorm',)):
+    for name, value in source.state_dict().items():
+        if not name.startswith(but):
+            assert torch.equal(model.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_init_cfg_takes_every_form(form, source, tmp_path, capfd):
+    path = save(form, source, tmp_path)
+    model = MambaVision(NANO, init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+    model.init_weights()
+    assert_same(model, source)
+    line, = [line for line in capfd.readouterr().err.splitlines() + [''] if 'backbone: loaded' in line] or ['']
+    if form != 'mmengine detector' and line:
+        assert 'left out head (2), norm (2)' in line
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_load_from_takes_every_form(form, source, tmp_path):
+    """By mmengine's own function, as Runner's load_from does, into a detector and into a backbone by itself."""
+    path = str(save(form, source, tmp_path))
+    detector, backbone = Detector(MambaVision(NANO)), MambaVision(NANO)
+    load_checkpoint(detector, path)
+    load_checkpoint(backbone, path)
+    assert_same(detector.backbone, source)
+    assert_same(backbone, source)
+
+
+def test_mapping_is_pure(source):
+    checkpoint = dict(state_dict=behind('module.', classifier(source)), epoch=3)
+    before = list(checkpoint['state_dict'])
+    weights, rest = backbone_weights(checkpoint)
+    assert list(checkpoint['state_dict']) == before
+    assert weights.keys() == {k for k in source.state_dict() if not k.startswith('outnorm')}
+    assert rest == ['module.head.bias', 'module.head.weight', 'module.norm.bias', 'module.norm.weight']
+
+
+def test_nothing_to_map():
+    with pytest.raises(ValueError, match='holds no MambaVision: .* it has layer1.weight'):
+        backbone_weights({'layer1.weight': torch.zeros(1)})
+
+
+@pytest.mark.parametrize('arch', PRESETS)
+def test_presets_are_told_from_weights(arch):
+    with torch.device('meta'):
+        weights = MambaVision(arch).state_dict()
+    sizes = describe(weights)
+    assert all(sizes[key] == PRESETS[arch][key] for key in ('dim', 'in_dim', 'depths'))
+    assert sizes['layer_scale'] == (PRESETS[arch]['layer_scale'] is not None)
+
+
+@pytest.mark.parametrize('load', ['init_cfg', 'load_from'])
+def test_another_preset_is_an_error_that_names_it(load, tmp_path):
+    torch.save(dict(state_dict=classifier(MambaVision('tiny2'))), tmp_path / 'x.pth')
+    model = MambaVision('tiny', init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth')))
+    with pytest.raises(ValueError, match="it looks like 'tiny2', the model is 'tiny'"):
+        model.init_weights() if load == 'init_cfg' else load_checkpoint(Detector(model), str(tmp_path / 'x.pth'))
+
+
+def test_fewer_levels_take_their_part(source, tmp_path):
+    path = save('pth.tar', source, tmp_path)
+    model = MambaVision(NANO, out_indices=(0, 1), init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+    model.init_weights()
+    for name, value in model.state_dict().items():
+        if not name.startswith('outnorm'):
+            assert torch.equal(value, source.state_dict()[name])
+
+
+class Bomb:
+    """Pickles to a call of os.mkdir."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+@pytest.mark.parametrize('by', ['init_cfg', 'load_from', 'url'])
+def test_pickled_code_does_not_run(by, legacy, source, tmp_path, server):
+    torch.save(dict(state_dict=classifier(source), extra=Bomb(tmp_path / 'boom')), tmp_path / 'bomb.pth',
+               _use_new_zipfile_serialization=not legacy)
+    model = MambaVision(NANO, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'bomb.pth')))
+    with pytest.raises(ValueError, match=r'asks for (posix|nt).mkdir, which is not on the list'):
+        if by == 'init_cfg':
+            model.init_weights()
+        else:
+            load_checkpoint(model, server + '/bomb.pth' if by == 'url' else str(tmp_path / 'bomb.pth'))
+    assert not (tmp_path / 'boom').exists()
+    os.mkdir(tmp_path / 'boom')  # what it would have done works
+
+
+class OpensEverything:
+    """Pickles to getattr(object, '__subclasses__'), the first step out of a sandbox."""
+
+    def __reduce__(self):
+        return getattr, (object, '__subclasses__')
+
+
+def test_getattr_opens_history_buffers_only(tmp_path):
+    torch.save(dict(x=OpensEverything()), tmp_path / 'x.pth')
+    with pytest.raises(ValueError, match="builtins.getattr.*__subclasses__"):
+        read_checkpoint(tmp_path / 'x.pth')
+    torch.save(dict(x=HistoryBuffer([1., 3.], [1, 1])), tmp_path / 'y.pth')
+    assert read_checkpoint(tmp_path / 'y.pth')['x'].mean() == 2.
+
+
+@pytest.mark.parametrize('core', ['core', '_core'])
+def test_numpy_of_either_version(core, tmp_path):
+    """Arrays and scalars as numpy 1 and numpy 2 name them in pickles."""
+    torch.save(dict(a=np.arange(3.), s=np.float32(2.), i=np.int64(5), b=np.bool_(True)), tmp_path / 'a.pth')
+    data = read_checkpoint(tmp_path / 'a.pth')
+    np.testing.assert_array_equal(data['a'], np.arange(3.))
+    raw = pickle.dumps(np.float64(1.5), protocol=2).replace(b'numpy._core', f'numpy.{core}'.encode())
+    unpickler = torch.serialization._get_user_allowed_globals() if hasattr(
+        torch.serialization, '_get_user_allowed_globals') else torch._weights_only_unpickler._get_user_allowed_globals()
+    assert f'numpy.{core}.multiarray.scalar' in unpickler and raw
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A web server on this machine over tmp_path."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{httpd.server_port}'
+        httpd.shutdown()
+
+
+@pytest.mark.parametrize('form', ['safetensors', 'pth.tar'])
+def test_by_url(form, source, tmp_path, server):
+    path = save(form, source, tmp_path)
+    model = MambaVision(NANO, init_cfg=dict(type='Pretrained', checkpoint=f'{server}/{path.name}'))
+    model.init_weights()
+    assert_same(model, source)
+
+
+def test_url_that_is_not_there(server):
+    model = MambaVision(NANO, init_cfg=dict(type='Pretrained', checkpoint=f'{server}/nothing.pth'))
+    with pytest.raises(UnreachableError, match='could not download http://127.0.0.1'):
+        model.init_weights()
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch, source):
+    """A Hugging Face cache that has one file, and no network."""
+    import huggingface_hub.constants
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+    repository = tmp_path / 'models--nvidia--MambaVision-T-1K'
+    (repository / 'snapshots' / 'abc').mkdir(parents=True)
+    (repository / 'refs').mkdir()
+    (repository / 'refs' / 'main').write_text('abc')
+    save('safetensors', source, repository / 'snapshots' / 'abc')
+    (repository / 'snapshots' / 'abc' / 'model.safetensors').replace(
+        repository / 'snapshots' / 'abc' / 'model.safetensors')
+
+
+@pytest.mark.parametrize('name', ['hf://nvidia/MambaVision-T-1K', 'hf://nvidia/MambaVision-T-1K/model.safetensors'])
+def test_by_hugging_face(name, hub, source):
+    model = MambaVision(NANO, init_cfg=dict(type='Pretrained', checkpoint=name))
+    model.init_weights()
+    assert_same(model, source)
+
+
+def test_hugging_face_names_and_absence(hub):
+    for name, error, message in [('hf://nvidia', ValueError, 'is not of the form hf://owner/repository'),
+                                 ('hf://nvidia/other', UnreachableError, 'could not download nvidia/other')]:
+        with pytest.raises(error, match=message):
+            MambaVision(NANO, init_cfg=dict(type='Pretrained', checkpoint=name)).init_weights()
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(ValueError, match='checkpoint not found: .*no.pth'):
+        read_checkpoint(tmp_path / 'no.pth')
+    for name in ('text.pth', 'text.safetensors'):
+        Path(tmp_path / name).write_text('hello')
+        with pytest.raises(ValueError, match=f'{name} is not a checkpoint'):
+            read_checkpoint(tmp_path / name)

@@ -1,0 +1,117 @@
+"""Parameters and multiply-adds of configs, without running them: `python tools/complexity.py configs/*.py`.
+
+Detectors are counted as in the published tables, 1000 proposals through every box head and 100 regions through every
+mask head; segmentors without their auxiliary head. Attention products (q k^T and weights v) and scans (3 N + 2
+multiply-adds a channel and step) have columns of their own, since published figures leave them out.
+"""
+import argparse
+from pathlib import Path
+
+import torch
+from common import run
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmmambavision.errors import UserError
+
+PROPOSALS, REGIONS = 1000, 100
+ATTENTION = ('bmm', 'baddbmm', 'scaled_dot_product')
+
+
+def build(path):
+    """A config's model in eval mode, its parameters without memory, and the config."""
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    with torch.device('meta'):
+        return MODELS.build(cfg.model).eval(), cfg
+
+
+def run_heads(model, features):
+    """Everything after the backbone that inference needs, on features or regions without memory."""
+    if hasattr(model, 'decode_head'):
+        return model.decode_head(features)
+    features = model.neck(features) if model.with_neck else features
+    if not hasattr(model, 'roi_head'):
+        return model.bbox_head(features)
+    model.rpn_head(features)
+
+    def regions(head, extractor, count):
+        for one, source in zip(as_list(head), as_list(extractor)):
+            size = source.roi_layers[0].output_size
+            one(torch.empty(count, source.out_channels, *size, device='meta'))
+
+    regions(model.roi_head.bbox_head, model.roi_head.bbox_roi_extractor, PROPOSALS)
+    if model.roi_head.with_mask:
+        regions(model.roi_head.mask_head, model.roi_head.mask_roi_extractor, REGIONS)
+
+
+def as_list(module):
+    return list(module) if isinstance(module, torch.nn.ModuleList) else [module]
+
+
+def count(function, *arguments):
+    """Multiply-adds of a call in G: (linear and convolution layers, attention products, scans), and its result."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        result = function(*arguments)
+    kinds = [0., 0., 0.]
+    for operator, flops in counter.get_flop_counts()['Global'].items():
+        name = str(operator)
+        kind = 2 if 'selective_scan' in name else 1 if any(word in name for word in ATTENTION) else 0
+        kinds[kind] += flops / 2e9
+    return kinds, result
+
+
+def input_size(cfg, size):
+    """(H, W) to count at: as asked, else the crop of a segmentor or the published 800x1280 of a detector."""
+    crop = cfg.model.get('data_preprocessor', {}).get('size')
+    return tuple(size) if size else tuple(crop) if crop else (800, 1280)
+
+
+def measure(path, size=None):
+    """Parameters (backbone, all) and multiply-adds in G as a dict of the table's columns."""
+    model, cfg = build(path)
+    height, width = input_size(cfg, size)
+    backbone, features = count(model.backbone, torch.empty(1, 3, height, width, device='meta'))
+    heads, _ = count(run_heads, model, features)
+    parameters = [sum(p.numel() for p in module.parameters()) / 1e6 for module in (model.backbone, model)]
+    return dict(config=Path(path).stem, size=f'{width}x{height}', backbone_params=parameters[0], params=parameters[1],
+                backbone=backbone[0], backbone_attention=backbone[1], total=backbone[0] + heads[0],
+                attention=backbone[1] + heads[1], scan=backbone[2] + heads[2])
+
+
+COLUMNS = dict(config='config', size='W x H', backbone_params='backbone M', params='all M', backbone='backbone G',
+               backbone_attention='its attention G', total='all G', attention='attention G', scan='scan G')
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('configs', nargs='+', type=Path, help='config files')
+    parser.add_argument('--size', nargs=2, type=int, metavar=('HEIGHT', 'WIDTH'), help='input size for all of them')
+    parser.add_argument('--markdown', action='store_true', help='print a table for a document')
+    args = parser.parse_args(argv)
+    for path in args.configs:
+        if not path.is_file():
+            raise UserError(f'config not found: {path}')
+    rows = [measure(path, args.size) for path in track(args.configs, 'counting', console=Console(stderr=True))]
+    cells = [[f'{v:.2f}' if 'params' in k else f'{v:.1f}' if isinstance(v, float) else v for k, v in row.items()]
+             for row in rows]
+    if args.markdown:
+        print('| ' + ' | '.join(COLUMNS.values()) + ' |\n' + '|---' * len(COLUMNS) + '|')
+        for row in cells:
+            print('| ' + ' | '.join(row) + ' |')
+        return
+    table = Table(*COLUMNS.values())
+    table.columns[0].no_wrap = True
+    for column in table.columns[2:]:
+        column.justify = 'right'
+    for row in cells:
+        table.add_row(*row)
+    Console(width=max(140, Console().width)).print(table)
+
+
+if __name__ == '__main__':
+    run(main)
