@@ -4,11 +4,6 @@ _base_ = ['_base_/upernet.py', '_base_/ade20k_160k.py']
 classes = ('background', 'circle', 'triangle', 'rectangle', 'star')
 metainfo = dict(
     classes=classes, palette=[[60, 60, 60], [220, 20, 60], [0, 130, 200], [60, 180, 75], [255, 160, 0]])
-# Four fifths of the pixels are background and the rest are shapes that differ only in their outlines.
-loss = [
-    dict(type='CrossEntropyLoss', class_weight=[0.4, 1., 1., 1., 1.], loss_name='loss_ce'),
-    dict(type='DiceLoss', loss_name='loss_dice'),
-]
 channels = 64
 norm_cfg = dict(type='BN')
 model = dict(

@@ -63,7 +63,7 @@ def read_checkpoint(path, map_location='cpu'):
             return load_file(path, device=str(map_location or 'cpu'))
         return torch.load(path, map_location=map_location, weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, UnicodeDecodeError, ValueError, KeyError) as error:
-        found = re.search(r'(?:Unsupported global: |Trying to load unsupported )?GLOBAL (\S+(?:\(.*?\))?) was not an allowed', str(error))
+        found = re.search(r'GLOBAL (\S+(?:\(.*?\))?) (?:was not an allowed|whose module)', str(error))
         if found:
             raise UserError(
                 f'{path} was not loaded: it asks for {found[1]}, which is not on the list of harmless classes, and '

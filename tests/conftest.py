@@ -1,6 +1,9 @@
 import importlib
+import logging
 import sys
 from pathlib import Path
+
+import pytest
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -13,3 +16,14 @@ def load_tool(name):
     if str(ROOT / 'tools') not in sys.path:
         sys.path.insert(0, str(ROOT / 'tools'))
     return importlib.import_module('common'), importlib.import_module(name)
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    """Messages that mmengine's logger was given, as a list that grows."""
+    from mmengine.logging import MMLogger
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'handlers', [handler])
+    return messages

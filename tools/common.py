@@ -83,8 +83,11 @@ def fit_to_machine(cfg):
     if replace_type(cfg.get('model', {}), 'SyncBN', 'BN'):
         print_log('no GPU: BN instead of SyncBN')
     if cfg.launcher == 'pytorch' and not torch.distributed.is_initialized():
-        # mmengine would ask for a GPU here; a process group that is there already is used as it is.
+        # mmengine would ask for a GPU, here and when it wraps the model; it uses what it finds made already.
         torch.distributed.init_process_group('gloo')
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False))
 
 
 def replace_type(node, old, new):

@@ -19,18 +19,19 @@ def read_scalars(work_dir):
 
 def plot(training, validation):
     """A figure with the losses beside the metrics."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout='constrained')
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout='constrained')
     iterations = [r.get('iter', r['step']) for r in training]
     for key in sorted({key for r in training for key in r if 'loss' in key}, key=lambda key: (key != 'loss', key)):
         left.plot(iterations, [r.get(key) for r in training], label=key, lw=2 if key == 'loss' else 1)
     left.set(xlabel='iteration', ylabel='loss', yscale='log', title='training loss')
-    left.legend(fontsize=7, ncols=2)
+    left.legend(fontsize=6, ncols=4, loc='upper center', bbox_to_anchor=(.5, -.14))
     for key, name in METRICS.items():
         points = [(r['step'], r[key]) for r in validation if key in r]
         if points:
             right.plot(*zip(*points), marker='o', label=name)
             right.annotate(f'{points[-1][1]:.3g}', points[-1], textcoords='offset points', xytext=(0, 6), ha='center')
     right.set(xlabel='epoch (or iteration)', title='held-out metrics')
+    right.margins(y=0.12)
     right.set_ylim(bottom=0)
     if right.has_data():
         right.legend()

@@ -73,8 +73,8 @@ def check_weights(cfg):
 def main(argv=None):
     args = parse_args(argv)
     cfg = load_config(args)
-    fit_to_machine(cfg)
     apply_options(cfg, args)
+    fit_to_machine(cfg)
     check_data(cfg, 'train_dataloader', 'val_dataloader')
     check_weights(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

@@ -9,6 +9,8 @@ import time
 import pytest
 import torch
 
+from mmmambavision.safe_loading import read_checkpoint
+
 from ..conftest import ROOT
 from .conftest import free_port, run_tool
 from .test_train_and_test import DEMO, data_options
@@ -54,5 +56,5 @@ def test_killed_in_an_epoch_and_resumed(shapes, tmp_path):
     output = run_tool('train.py', DEMO, '--resume', *options)
     assert re.search(r'passed over: .*epoch_2.pth is not a checkpoint, or it is damaged or half written', output)
     assert 'resumed epoch: 1, iter: 4' in output
-    meta = torch.load(work_dir / 'epoch_3.pth', weights_only=True)['meta']
+    meta = read_checkpoint(work_dir / 'epoch_3.pth')['meta']
     assert (meta['epoch'], meta['iter']) == (3, 12)

@@ -25,7 +25,7 @@ def trained(shapes, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp('detector')
     output = run_tool('train.py', DEMO, '--work-dir', work_dir, '--amp', '--auto-scale-lr', '--cfg-options',
                       *data_options(shapes), 'train_dataloader.batch_size=4',
-                      "model.neck.norm_cfg={'type': 'SyncBN'}")
+                      'model.neck.norm_cfg.type=SyncBN')
     return work_dir, output
 
 
@@ -45,7 +45,7 @@ def test_evaluate(trained, shapes, tmp_path):
     work_dir, training = trained
     output = run_tool('test.py', DEMO, work_dir / 'epoch_1.pth', '--work-dir', tmp_path / 'test', '--out',
                       tmp_path / 'predictions.pkl', '--show-dir', tmp_path / 'pictures', '--cfg-options',
-                      *data_options(shapes), "model.neck.norm_cfg={'type': 'BN'}")
+                      *data_options(shapes))
     table = r'coco/bbox_mAP: ([-\d.]+) .*coco/segm_mAP: ([-\d.]+)'
     assert re.search(table, output).groups() == re.search(table, training).groups()
     assert 'Average Precision  (AP) @[ IoU=0.50:0.95' in output
@@ -57,7 +57,7 @@ def test_evaluate(trained, shapes, tmp_path):
 
 def test_resume(trained, shapes, tmp_path):
     work_dir, _ = trained
-    options = [*data_options(shapes), 'train_dataloader.batch_size=4', "model.neck.norm_cfg={'type': 'BN'}"]
+    options = [*data_options(shapes), 'train_dataloader.batch_size=4']
     refused = run_tool('train.py', DEMO, '--work-dir', work_dir, '--cfg-options', *options, status=1)
     assert '--resume goes on with it' in refused and 'Traceback' not in refused
     output = run_tool('train.py', DEMO, '--work-dir', work_dir, '--resume', '--cfg-options', *options,
