@@ -1,4 +1,4 @@
-# make demo | make test      set up what is missing, then run; STACK=onedl for the maintained onedl packages
+# make demo | make demo-seg | make test      set up what is missing, then run; STACK=onedl for the maintained onedl packages
 STACK  ?= openmmlab
 PYTHON ?= python3
 
@@ -21,7 +21,7 @@ PY    := $(VENV)/bin/python
 PIP   := $(PY) -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.done
 
-.PHONY: help setup test demo
+.PHONY: help setup test demo demo-seg
 .DELETE_ON_ERROR:
 
 help:
@@ -30,10 +30,13 @@ help:
 setup: $(STAMP)-package
 
 test: setup
-	$(PY) -m pytest tests
+	@$(PY) -m pytest tests
 
 demo: setup
-	$(PY) tools/demo.py
+	@$(PY) tools/demo.py
+
+demo-seg: setup
+	@$(PY) tools/demo.py configs/upernet_mambavision_demo.py
 
 $(STAMP)-venv:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || { \

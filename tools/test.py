@@ -15,7 +15,7 @@ def parse_args(argv=None):
     parser.add_argument('checkpoint', help='checkpoint file, URL or hf://owner/repository')
     parser.add_argument('--out', type=Path, help='new file for the predictions, .pkl')
     parser.add_argument('--show-dir', help='folder for pictures of predictions, in the run\'s folder unless absolute')
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation, by the tta_* keys of the config')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation, by tta_model and tta_pipeline of the config')
     return parser.parse_args(argv)
 
 
@@ -37,10 +37,26 @@ def apply_options(cfg, args):
         else:
             cfg.default_hooks.visualization.test_out_dir = args.show_dir
     if args.tta:
-        if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-            raise UserError(f'--tta needs tta_model and tta_pipeline in {args.config}')
-        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
-        cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+        augment(cfg)
+
+
+def augment(cfg):
+    """Test-time augmentation by the config's tta_model and tta_pipeline; flips, as in mmdet's own tool, by default."""
+    if cfg.get('default_scope') != 'mmseg':
+        if cfg.model.get('roi_head', {}).get('mask_head') or cfg.model.get('mask_head'):
+            raise UserError("mmdet's test-time augmentation merges boxes and no masks: for the boxes alone, add --cfg-options "
+                            'model.roi_head.mask_head=None test_evaluator.metric=bbox')
+        cfg.setdefault('tta_model', dict(
+            type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)))
+        if 'tta_pipeline' not in cfg:
+            *steps, pack = cfg.test_dataloader.dataset.pipeline
+            keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+            flips = [dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)]
+            cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, [dict(pack, meta_keys=keys)]])]
+    elif 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        raise UserError('--tta needs tta_model and tta_pipeline in the config')
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
 
 def main(argv=None):

@@ -25,7 +25,7 @@ def apply_options(cfg, args):
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise UserError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config: the batch size '
                             'over all processes that its learning rate is for')
         cfg.auto_scale_lr.enable = True
@@ -63,7 +63,7 @@ def check_weights(cfg):
     init_cfg = backbone.get('init_cfg') or {}
     if init_cfg.get('type') == 'Pretrained' and not cfg.get('load_from'):
         try:
-            fetch(init_cfg['checkpoint'])
+            read_checkpoint(fetch(init_cfg['checkpoint']))
         except UnreachableError as error:
             backbone['init_cfg'] = None
             print_log(f'no network: THE BACKBONE STARTS FROM RANDOM WEIGHTS, published results need pretrained ones '

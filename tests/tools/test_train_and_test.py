@@ -1,9 +1,11 @@
 """Training and evaluation through the commands that a user types, on a few drawn images."""
+import os
 import pickle
 import re
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from ..conftest import ROOT, load_tool
 from .conftest import run_tool
@@ -104,6 +106,42 @@ def test_checkpoint_not_found_or_not_one(shapes, tmp_path):
     torch.save(dict(state_dict={}), tmp_path / 'half.pth')
     (tmp_path / 'half.pth').write_bytes((tmp_path / 'half.pth').read_bytes()[:300])
     assert 'half written' in error_of('test', ROOT / DEMO, tmp_path / 'half.pth', *options)
+
+
+class Bomb:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_resume_and_test_do_not_run_pickled_code(shapes, tmp_path):
+    torch.save(dict(state_dict={}, meta=Bomb(tmp_path / 'boom')), tmp_path / 'bomb.pth')
+    options = ['--work-dir', tmp_path / 'w', '--cfg-options', *data_options(shapes)]
+    for message in (error_of('train', ROOT / DEMO, '--resume', tmp_path / 'bomb.pth', *options),
+                    error_of('train', ROOT / DEMO, *options, f"load_from={tmp_path / 'bomb.pth'}"),
+                    error_of('test', ROOT / DEMO, tmp_path / 'bomb.pth', *options)):
+        assert 'asks for posix.mkdir, which is not on the list of harmless classes' in message
+    assert not (tmp_path / 'boom').exists()
+
+
+def test_auto_scale_needs_a_base(shapes, tmp_path):
+    message = error_of('train', ROOT / DEMO, '--work-dir', tmp_path, '--auto-scale-lr', '--cfg-options',
+                       *data_options(shapes), 'auto_scale_lr=None')
+    assert '--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...)' in message
+
+
+def test_random_weights_are_announced_in_capitals(shapes, tmp_path, capsys):
+    """Where the released weights cannot be downloaded, training goes on without them, and says so."""
+    common, tool = load_tool('train')
+    cfg = Config(dict(model=dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='http://127.0.0.1:9/x.pth')))))
+    tool.check_weights(cfg)
+    assert cfg.model.backbone.init_cfg is None
+    assert 'THE BACKBONE STARTS FROM RANDOM WEIGHTS' in capsys.readouterr().out
+    cfg = Config(dict(model=dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'no.pth'))))))
+    with pytest.raises(ValueError, match='checkpoint not found'):
+        tool.check_weights(cfg)
 
 
 @pytest.mark.parametrize('option, message', [

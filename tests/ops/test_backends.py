@@ -1,0 +1,210 @@
+"""Every implementation against the reference in float64: outputs and all gradients, fresh random inputs each time."""
+import itertools
+import sys
+
+import pytest
+import torch
+
+from mmmambavision import MambaVision
+from mmmambavision.ops import available_backends, selective_scan
+from mmmambavision.ops.selective_scan.interface import BACKENDS, ENVIRONMENT_VARIABLE
+
+NAMES = [name for name in BACKENDS if name != 'reference']
+PRESENT = [name for name, reason in available_backends().items() if name != 'reference' and reason is None]
+ARGUMENTS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias')
+
+
+def make_inputs(batch=2, channels=37, length=65, states=8, groups=None, without=(), dtype=torch.float64):
+    """Random inputs [B, L, D] seen as (B, D, L), as a channels-last network gives them, and steps that decay visibly."""
+    bc = (batch, length, states) if groups is None else (batch, groups, length, states)
+    inputs = dict(u=torch.randn(batch, length, channels).transpose(1, 2),
+                  delta=torch.randn(batch, length, channels).transpose(1, 2),
+                  A=-torch.rand(channels, states) * states, B=torch.randn(bc).transpose(-1, -2),
+                  C=torch.randn(bc).transpose(-1, -2), D=torch.randn(channels),
+                  z=torch.randn(batch, length, channels).transpose(1, 2), delta_bias=torch.randn(channels))
+    return {k: None if k in without else v.to(dtype) for k, v in inputs.items()}
+
+
+def run(inputs, backend, softplus=True, cotangents=None):
+    """Output, last state and the gradient of every input, by name."""
+    leaves = {k: None if v is None else v.detach().requires_grad_() for k, v in inputs.items()}
+    y, last = selective_scan(**leaves, delta_softplus=softplus, return_last_state=True, backend=backend)
+    cotangents = cotangents or (torch.randn(y.shape, dtype=torch.float64), torch.randn(last.shape, dtype=torch.float64))
+    wanted = {k: v for k, v in leaves.items() if v is not None}
+    grads = torch.autograd.grad((y, last), list(wanted.values()), [c.to(o) for c, o in zip(cotangents, (y, last))])
+    return {'y': y, 'last': last, **{f'd{k}': g for k, g in zip(wanted, grads)}}, cotangents
+
+
+def assert_as_reference(backend, inputs, softplus=True, dtype=torch.float32, tolerance=1e-5):
+    rounded = {k: None if v is None else v.to(dtype if k in ('u', 'delta', 'B', 'C', 'z') else torch.float32)
+               for k, v in inputs.items()}
+    exact = {k: None if v is None else v.double() for k, v in rounded.items()}
+    expected, cotangents = run(exact, 'reference', softplus)
+    cotangents = tuple(c.to(dtype).double() if i == 0 else c.float().double() for i, c in enumerate(cotangents))
+    expected, _ = run(exact, 'reference', softplus, cotangents)
+    actual, _ = run(rounded, backend, softplus, cotangents)
+    for name, value in expected.items():
+        scale = value.norm()
+        if scale == 0:
+            assert not actual[name].any(), name
+        else:
+            assert (actual[name].double() - value).norm() / scale < tolerance, name
+        assert actual[name].shape == value.shape
+
+
+@pytest.mark.parametrize('backend', PRESENT)
+@pytest.mark.parametrize('length', [1, 2, 3, 63, 64, 65, 1000])
+def test_lengths(backend, length):
+    assert_as_reference(backend, make_inputs(length=length))
+
+
+@pytest.mark.parametrize('backend', PRESENT)
+@pytest.mark.parametrize('length', [4200, 12544])
+def test_lengths_of_detection(backend, length):
+    assert_as_reference(backend, make_inputs(batch=1, channels=5, length=length))
+
+
+@pytest.mark.parametrize('backend', PRESENT)
+@pytest.mark.parametrize('batch, channels, states, groups', [
+    (1, 1, 1, None), (1, 16, 8, None), (3, 5, 16, None), (2, 24, 8, 1), (2, 24, 8, 2), (1, 18, 3, 3), (1, 160, 8, None)])
+def test_shapes(backend, batch, channels, states, groups):
+    assert_as_reference(backend, make_inputs(batch, channels, 70, states, groups))
+
+
+@pytest.mark.parametrize('backend', PRESENT)
+@pytest.mark.parametrize('softplus', [True, False])
+@pytest.mark.parametrize('without', [c for n in range(4) for c in itertools.combinations(('D', 'z', 'delta_bias'), n)])
+def test_options(backend, softplus, without):
+    inputs = make_inputs(without=without)
+    if not softplus:
+        inputs['delta'] = inputs['delta'].abs()
+        inputs['delta_bias'] = None if inputs['delta_bias'] is None else inputs['delta_bias'].abs()
+    assert_as_reference(backend, inputs, softplus)
+
+
+@pytest.mark.parametrize('backend', PRESENT)
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_low_precision(backend, dtype):
+    assert_as_reference(backend, make_inputs(length=200), dtype=dtype, tolerance=1e-2)
+
+
+@pytest.mark.parametrize('backend', PRESENT)
+def test_strides_do_not_matter(backend):
+    inputs = make_inputs(groups=1, dtype=torch.float32)
+    wide = torch.randn(2, 65, 80)
+    inputs['u'], inputs['z'] = wide[..., 3:40].transpose(1, 2), wide[..., 43:].transpose(1, 2)  # halves of one tensor
+    layouts = {
+        'as they are': inputs,
+        'contiguous': {k: v.contiguous() for k, v in inputs.items()},
+        'every second': {k: v.repeat_interleave(2, -1)[..., ::2] for k, v in inputs.items()},
+        'expanded': {**inputs, 'delta': inputs['delta'][:1].expand(2, -1, -1)},
+    }
+    for name, layout in layouts.items():
+        reference = selective_scan(**layout, delta_softplus=True, backend='reference')
+        torch.testing.assert_close(selective_scan(**layout, delta_softplus=True, backend=backend), reference,
+                                   rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize('backend', PRESENT)
+def test_same_bits_on_every_run(backend):
+    inputs = make_inputs(length=300, dtype=torch.float32)
+    first, cotangents = run(inputs, backend)
+    for _ in range(3):
+        again, _ = run(inputs, backend, cotangents=cotangents)
+        assert all(torch.equal(first[k], again[k]) for k in first)
+
+
+def test_gradcheck_of_chunked():
+    inputs = make_inputs(1, 4, 7, 2, groups=2)
+    assert torch.autograd.gradcheck(
+        lambda *values: selective_scan(*values, delta_softplus=True, return_last_state=True, backend='chunked'),
+        tuple(v.requires_grad_() for v in inputs.values()))
+
+
+@pytest.mark.parametrize('backend', PRESENT)
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
+def test_edge_of_range_stays_finite(backend, dtype):
+    """Steps, inputs and states as large and small as the type holds, where the float32 reference is finite."""
+    inputs = {k: v if v is None else v.float() for k, v in make_inputs(length=130).items()}
+    edge = 6e4 if dtype == torch.float16 else 1e6
+    inputs['delta'] = torch.tensor([-edge, -30., 0., 30., 1e3])[torch.randint(0, 5, inputs['delta'].shape)]
+    inputs['u'] = torch.tensor([-1e3, 0., 1e-7, 1e3])[torch.randint(0, 4, inputs['u'].shape)]
+    inputs['A'] = -torch.tensor([0., 1e-6, 1., 8., 1e3])[torch.randint(0, 5, inputs['A'].shape)]
+    inputs = {k: v.to(dtype) if k in ('u', 'delta', 'B', 'C', 'z') else v for k, v in inputs.items()}
+    scale = 1e-6  # of the cotangents, so that gradients of the inputs fit their type
+    cotangents = tuple(scale * torch.randn(s, dtype=torch.float64) for s in ((2, 37, 130), (2, 37, 8)))
+    expected, _ = run({k: v.float() for k, v in inputs.items()}, 'reference', cotangents=cotangents)
+    actual, _ = run(inputs, backend, cotangents=cotangents)
+    for name, value in actual.items():
+        fits = expected[name].isfinite() & (expected[name].abs() < torch.finfo(value.dtype).max / 2)
+        assert value[fits].isfinite().all(), name
+
+
+def test_table_of_backends_and_choice(monkeypatch):
+    assert set(available_backends()) >= {'reference', 'chunked', 'cpu'}
+    inputs = make_inputs(dtype=torch.float32)
+    expected = selective_scan(**inputs, backend='cpu')
+    assert torch.equal(selective_scan(**inputs), expected)
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, 'chunked')
+    assert torch.equal(selective_scan(**inputs), selective_scan(**inputs, backend='chunked'))
+    assert torch.equal(selective_scan(**inputs, backend='cpu'), expected)  # the argument wins
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, 'quick')
+    with pytest.raises(ValueError, match="no backend 'quick'"):
+        selective_scan(**inputs)
+
+
+def test_forced_backend_says_why_it_cannot():
+    with pytest.raises(ValueError, match="cannot use its backend 'cpu' here: it computes in float32, the input is float64"):
+        selective_scan(**make_inputs(), backend='cpu')
+    with pytest.raises(ValueError, match="backend 'cpu' here: it runs on the CPU, the input is on meta"):
+        selective_scan(**{k: v.to('meta') for k, v in make_inputs().items()}, backend='cpu')
+
+
+def test_without_numba(monkeypatch):
+    from mmmambavision.ops.selective_scan import cpu
+    monkeypatch.setitem(sys.modules, 'numba', None)
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    assert cpu.unavailable() == 'numba is not installed: pip install numba'
+
+
+NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4))
+
+
+@pytest.mark.parametrize('backend', PRESENT)
+def test_backbone_compiles_without_a_break(backend):
+    torch.manual_seed(0)
+    model = MambaVision(NANO, window_size=None, drop_path_rate=0., scan_backend=backend)
+    x = torch.randn(2, 3, 64, 64)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
+    for a, b in zip(model.eval()(x), compiled(x)):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    gradients = []
+    for run_model in (model, compiled):
+        model.zero_grad()
+        sum(output.square().sum() for output in run_model(x)).backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    for a, b in zip(*gradients):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('backend', PRESENT)
+def test_backbone_exports(backend):
+    model = MambaVision(NANO, window_size=None, scan_backend=backend).eval()
+    x = torch.randn(1, 3, 64, 64)
+    exported = torch.export.export(model, (x,))
+    assert any('selective_scan' in str(node.target) for node in exported.graph.nodes)
+    for a, b in zip(model(x), exported.module()(x)):
+        torch.testing.assert_close(a, b)
+
+
+def test_memory_of_a_training_step_on_the_cpu():
+    """What is kept for the backward pass beside the inputs is at most a quarter of them: states are computed again."""
+    inputs = {k: v.requires_grad_() for k, v in make_inputs(1, 160, 4200, 8, groups=1, dtype=torch.float32).items()}
+    saved = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: saved.setdefault(t.untyped_storage().data_ptr(), t) is None or t, lambda t: t):
+        y = selective_scan(**inputs, delta_softplus=True, backend='cpu')
+    given = {v.untyped_storage().data_ptr() for v in inputs.values()}
+    own = sum(t.untyped_storage().nbytes() for pointer, t in saved.items() if pointer not in given)
+    assert y.grad_fn is not None and own < .25 * sum(v.numel() * 4 for v in inputs.values())

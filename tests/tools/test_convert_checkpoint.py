@@ -1,0 +1,38 @@
+import pytest
+import torch
+
+from mmmambavision import MambaVision
+from mmmambavision.safe_loading import read_checkpoint
+
+from ..conftest import load_tool
+from ..test_checkpoints import FORMS, NANO, Detector, save
+
+
+@pytest.mark.parametrize('suffix', ['.safetensors', '.pth'])
+@pytest.mark.parametrize('form', FORMS)
+def test_every_form_becomes_its_weights(form, suffix, tmp_path, capsys):
+    source = MambaVision(NANO)
+    out = tmp_path / f'slim{suffix}'
+    load_tool('convert_checkpoint')[1].main([str(save(form, source, tmp_path)), str(out)])
+    assert f'tensors in {out}' in capsys.readouterr().out
+    slim = read_checkpoint(out)
+    state = slim['state_dict'] if suffix == '.pth' else slim
+    expected = Detector(source).state_dict() if form == 'mmengine detector' else {
+        k: v for k, v in source.state_dict().items() if not k.startswith('outnorm')}
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[k], v) for k, v in expected.items() if not k.startswith('neck'))
+    model = MambaVision(NANO, init_cfg=dict(type='Pretrained', checkpoint=str(out)))
+    model.init_weights()
+    assert torch.equal(model.levels[3].blocks[1].mlp.fc1.weight, source.levels[3].blocks[1].mlp.fc1.weight)
+
+
+def test_errors(tmp_path):
+    common, tool = load_tool('convert_checkpoint')
+    (tmp_path / 'mine.pth').write_text('keep')
+    for out in ('mine.pth', 'x.bin'):
+        with pytest.raises(SystemExit, match='must be a new file that ends in'):
+            common.run(lambda: tool.main(['x.pth', str(tmp_path / out)]))
+    assert (tmp_path / 'mine.pth').read_text() == 'keep'
+    torch.save(dict(state_dict=dict(a=torch.zeros(1))), tmp_path / 'other.pth')
+    with pytest.raises(SystemExit, match='holds no MambaVision'):
+        common.run(lambda: tool.main([str(tmp_path / 'other.pth'), str(tmp_path / 'x.pth')]))

@@ -1,0 +1,65 @@
+"""A segmentor through the commands that a user types: a few iterations, evaluation, augmentation, pictures."""
+import pickle
+import re
+
+import pytest
+
+from ..conftest import ROOT, load_tool
+from .conftest import run_tool
+from .test_train_and_test import DEMO as DETECTOR
+from .test_train_and_test import data_options as detection_options
+
+DEMO = 'configs/upernet_mambavision_demo.py'
+
+
+def data_options(shapes):
+    return [f'{loader}_dataloader.dataset.data_root={shapes}/ade' for loader in ('train', 'val', 'test')] + [
+        'train_cfg.max_iters=6', 'train_cfg.val_interval=3', 'default_hooks.checkpoint.interval=3',
+        'default_hooks.logger.interval=1', 'train_dataloader.batch_size=4']
+
+
+@pytest.fixture(scope='module')
+def trained(shapes, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp('segmentor')
+    return work_dir, run_tool('train.py', DEMO, '--work-dir', work_dir, '--amp', '--cfg-options', *data_options(shapes))
+
+
+def test_train(trained):
+    work_dir, output = trained
+    losses = [float(x) for x in re.findall(r' loss: ([\d.]+)', output)]
+    assert len(losses) == 6 and all(0 < loss < 20 for loss in losses)
+    assert len(re.findall(r'mIoU: [\d.]+', output)) == 2
+    assert (work_dir / 'iter_6.pth').is_file() and not (work_dir / 'iter_3.pth').exists()
+
+
+def test_evaluate_with_and_without_augmentation(trained, shapes, tmp_path):
+    work_dir, training = trained
+    output = run_tool('test.py', DEMO, work_dir / 'iter_6.pth', '--work-dir', tmp_path / 'a', '--out', tmp_path / 'p.pkl',
+                      '--show-dir', tmp_path / 'pictures', '--cfg-options', *data_options(shapes))
+    table = r'mIoU: ([\d.]+)  mAcc: ([\d.]+)'
+    assert re.search(table, output).groups() == re.findall(table, training)[-1]
+    assert len(pickle.loads((tmp_path / 'p.pkl').read_bytes())) == 6
+    assert len([*(tmp_path / 'pictures').rglob('*.png')]) == 6
+    augmented = run_tool('test.py', DEMO, work_dir / 'iter_6.pth', '--work-dir', tmp_path / 'b', '--tta', '--cfg-options',
+                         *data_options(shapes), 'test_dataloader.batch_size=1')
+    assert re.search(table, augmented)
+
+
+def test_resume(trained, shapes):
+    work_dir, _ = trained
+    output = run_tool('train.py', DEMO, '--work-dir', work_dir, '--resume', '--cfg-options', *data_options(shapes),
+                      'train_cfg.max_iters=8')
+    assert 'resumed epoch: 0, iter: 6' in output
+
+
+def test_boxes_can_be_augmented_and_masks_cannot(shapes, tmp_path):
+    checkpoint = tmp_path / 'd' / 'epoch_1.pth'
+    run_tool('train.py', DETECTOR, '--work-dir', tmp_path / 'd', '--cfg-options', *detection_options(shapes),
+             'train_dataloader.batch_size=16', 'train_cfg.val_interval=2')
+    options = ['--tta', '--work-dir', tmp_path / 'e', '--cfg-options', *detection_options(shapes)]
+    common, tool = load_tool('test')
+    with pytest.raises(SystemExit, match='merges boxes and no masks: .*model.roi_head.mask_head=None'):
+        common.run(lambda: tool.main([str(ROOT / DETECTOR), str(checkpoint), *map(str, options)]))
+    output = run_tool('test.py', DETECTOR, checkpoint, *options, 'model.roi_head.mask_head=None',
+                      'test_evaluator.metric=bbox')
+    assert 'coco/bbox_mAP' in output and 'segm' not in output

@@ -1,0 +1,136 @@
+"""Time, memory and achieved bandwidth of every implementation of the selective scan: `python tools/benchmark_scan.py`.
+
+Shapes are those that the recipes produce. Bytes are what any implementation has to move: each input read and each output
+written once (forward), twice that and the gradients (forward and backward); a share of the bandwidth of a plain copy on
+the same device in the same run. Kept memory is what the forward pass leaves for the backward pass beside the inputs.
+"""
+import argparse
+import csv
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from mmmambavision.ops import available_backends, selective_scan
+
+STATES = 8
+SHAPES = {  # sequences an image, channels, length: levels 2 and 3 of tiny
+    'COCO padded, level 2': (1, 160, 112 * 112), 'COCO padded, level 3': (1, 320, 56 * 56),
+    'COCO whole map, level 2': (1, 160, 50 * 84), 'COCO whole map, level 3': (1, 320, 25 * 42),
+    'ADE20K padded, level 2': (1, 160, 64 * 64), 'ADE20K whole map, level 2': (1, 160, 32 * 32),
+    'ADE20K whole map, level 3': (1, 320, 16 * 16), 'ImageNet, level 2': (1, 160, 14 * 14),
+    'ImageNet, level 3': (1, 320, 7 * 7),
+}
+COLUMNS = ('shape', 'batch', 'type', 'backend', 'forward ms', 'of copy', 'both ms', 'of copy both', 'kept MiB')
+
+
+def make_inputs(batch, channels, length, dtype, device):
+    """Inputs as the mixer gives them: channels next to each other, z apart, steps before softplus."""
+    def tokens(width):
+        return torch.randn(batch, length, width, device=device, dtype=dtype).transpose(1, 2)
+    return dict(u=tokens(channels), delta=tokens(channels), A=-torch.rand(channels, STATES, device=device) * STATES,
+                B=tokens(STATES), C=tokens(STATES), D=torch.ones(channels, device=device),
+                delta_bias=torch.zeros(channels, device=device), delta_softplus=True)
+
+
+def median_seconds(function, device, seconds):
+    """Median time of calls after one for warming up, over about so many seconds, at least three calls."""
+    times, start = [], time.perf_counter()
+    while len(times) < 4 or time.perf_counter() - start < seconds:
+        if device == 'cuda':
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        function()
+        if device == 'cuda':
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[1:])
+
+
+def copy_bandwidth(device, seconds):
+    """Bytes a second of a plain copy, read and written bytes both counted."""
+    source = torch.empty(64 * 2 ** 20, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() * 4 / median_seconds(lambda: target.copy_(source), device, seconds)
+
+
+def kept_bytes(inputs, backend):
+    """Bytes of the tensors, other than inputs, that the forward pass keeps."""
+    given = {v.untyped_storage().data_ptr() for v in inputs.values() if torch.is_tensor(v)}
+    kept = {}
+
+    def pack(tensor):
+        if tensor.untyped_storage().data_ptr() not in given:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        output = selective_scan(**inputs, backend=backend)
+    del output
+    return sum(kept.values())
+
+
+def measure(shape, batch, dtype, backend, device, bandwidth, seconds):
+    images, channels, length = shape
+    inputs = make_inputs(batch * images, channels, length, dtype, device)
+    tensors = [v for v in inputs.values() if torch.is_tensor(v)]
+    size = sum(v.numel() * v.element_size() for v in tensors) + inputs['u'].numel() * inputs['u'].element_size()
+    with torch.no_grad():
+        forward = median_seconds(lambda: selective_scan(**inputs, backend=backend), device, seconds)
+    for tensor in tensors:
+        tensor.requires_grad_()
+
+    def both():
+        y = selective_scan(**inputs, backend=backend)
+        torch.autograd.grad(y, tensors, torch.ones_like(y))
+
+    both_seconds = median_seconds(both, device, seconds)
+    return [f'{forward * 1e3:.2f}', f'{size / forward / bandwidth:.1%}', f'{both_seconds * 1e3:.2f}',
+            f'{3 * size / both_seconds / bandwidth:.1%}', f'{kept_bytes(inputs, backend) / 2 ** 20:.1f}']
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--backends', nargs='+', choices=list(available_backends()), help='default: all present')
+    parser.add_argument('--batch', nargs='+', type=int, default=[1, 2, 16], help='images a batch; default 1 2 16')
+    parser.add_argument('--dtype', nargs='+', default=['float32', 'bfloat16'], choices=('float32', 'bfloat16', 'float16'))
+    parser.add_argument('--shapes', nargs='+', default=list(SHAPES), choices=SHAPES, metavar='SHAPE', help='some of: %(choices)s')
+    parser.add_argument('--seconds', type=float, default=1., help='time for each figure')
+    parser.add_argument('--csv', type=Path, help='new file for the table')
+    args = parser.parse_args(argv)
+    if args.csv and args.csv.exists():
+        sys.exit(f'error: {args.csv} exists already; name a new file')
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    for name, reason in available_backends().items():
+        if reason:
+            print(f'{name} is left out: {reason}')
+    backends = args.backends or [name for name, reason in available_backends().items() if reason is None
+                                 and not (name == 'cpu' and device == 'cuda')]
+    bandwidth = copy_bandwidth(device, args.seconds)
+    name = torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
+    print(f'{name}; torch {torch.__version__}; a copy moves {bandwidth / 1e9:.1f} GB/s')
+    combinations = [(shape, batch, dtype, backend) for shape in args.shapes for batch in args.batch for dtype in args.dtype
+                    for backend in backends]
+    rows = []
+    with Progress(console=Console(stderr=True)) as progress:
+        for shape, batch, dtype, backend in progress.track(combinations, description='measuring'):
+            rows.append([shape, str(batch), dtype, backend, *measure(
+                SHAPES[shape], batch, getattr(torch, dtype), backend, device, bandwidth, args.seconds)])
+    table = Table(*COLUMNS)
+    for column in (*table.columns[1:2], *table.columns[4:]):
+        column.justify = 'right'
+    for row in rows:
+        table.add_row(*row)
+    Console(width=max(120, Console().width)).print(table)
+    if args.csv:
+        with args.csv.open('w', newline='') as file:
+            csv.writer(file).writerows([COLUMNS, *rows])
+
+
+if __name__ == '__main__':
+    main()
