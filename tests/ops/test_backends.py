@@ -142,7 +142,7 @@ def test_edge_of_range_stays_finite(backend, dtype):
 
 def test_table_of_backends_and_choice(monkeypatch):
     assert set(available_backends()) >= {'reference', 'chunked', 'cpu'}
-    inputs = make_inputs(dtype=torch.float32)
+    inputs = dict(make_inputs(dtype=torch.float32), delta_softplus=True)
     expected = selective_scan(**inputs, backend='cpu')
     assert torch.equal(selective_scan(**inputs), expected)
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, 'chunked')

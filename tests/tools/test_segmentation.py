@@ -62,4 +62,4 @@ def test_boxes_can_be_augmented_and_masks_cannot(shapes, tmp_path):
         common.run(lambda: tool.main([str(ROOT / DETECTOR), str(checkpoint), *map(str, options)]))
     output = run_tool('test.py', DETECTOR, checkpoint, *options, 'model.roi_head.mask_head=None',
                       'test_evaluator.metric=bbox')
-    assert 'coco/bbox_mAP' in output and 'segm' not in output
+    assert 'coco/bbox_mAP' in output and 'segm_mAP' not in output

@@ -204,7 +204,9 @@ def backward(first, last, blocks, u, us, delta, ds, A, B, bs, C, cs, D, z, zs, d
     a, h = np.empty((states, WIDTH), np.float32), np.empty((states, CHUNK + 1, WIDTH), np.float32)
     g, da = np.empty((states, WIDTH), np.float32), np.empty((states, WIDTH), np.float32)
     skip, bias = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
-    dskip, dbias_sum = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+    dskip, dbias_part = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+    # Sums over time: in float32 within a chunk, in float64 over chunks, of which there can be hundreds.
+    da_sum, dskip_sum, dbias_sum = np.empty((states, WIDTH)), np.empty(WIDTH), np.empty(WIDTH)
     x, raw = np.zeros((CHUNK, WIDTH), np.float32), np.zeros((CHUNK, WIDTH), np.float32)
     step, out = np.zeros((CHUNK, WIDTH), np.float32), np.zeros((CHUNK, WIDTH), np.float32)
     grad, dx = np.zeros((CHUNK, WIDTH), np.float32), np.zeros((CHUNK, WIDTH), np.float32)
@@ -215,7 +217,7 @@ def backward(first, last, blocks, u, us, delta, ds, A, B, bs, C, cs, D, z, zs, d
         d0 = group * per_group + within * WIDTH
         width = min(WIDTH, per_group - within * WIDTH)
         load_block(width, d0, A, D, delta_bias, a, skip, bias)
-        g[:], da[:], dskip[:], dbias_sum[:], x[:], raw[:], grad[:] = 0., 0., 0., 0., 0., 0., 0.
+        g[:], da_sum[:], dskip_sum[:], dbias_sum[:], x[:], raw[:], grad[:] = 0., 0., 0., 0., 0., 0., 0.
         for j in range(width):
             for n in range(states):
                 g[n, j] = dlast[b, d0 + j, n]
@@ -232,6 +234,7 @@ def backward(first, last, blocks, u, us, delta, ds, A, B, bs, C, cs, D, z, zs, d
                     grad[i, j] = dy[y_at + i * channels + j]
             if with_z:
                 gate_chunk(count, width, z, b * zs[0] + start * zs[1] + d0, zs[1], out, y_at, channels, grad, dz)
+            da[:], dskip[:], dbias_part[:] = 0., 0., 0.
             for i in range(count):
                 for j in range(WIDTH):
                     dx[i, j] = grad[i, j] * skip[j]
@@ -243,11 +246,14 @@ def backward(first, last, blocks, u, us, delta, ds, A, B, bs, C, cs, D, z, zs, d
                 for j in range(WIDTH):
                     if with_softplus:
                         dstep[i, j] *= sigmoid(raw[i, j])
-                    dbias_sum[j] += dstep[i, j]
+                    dbias_part[j] += dstep[i, j]
                 for j in range(width):
                     du[y_at + i * channels + j] = dx[i, j]
                     ddelta[y_at + i * channels + j] = dstep[i, j]
+            da_sum += da
+            dskip_sum += dskip
+            dbias_sum += dbias_part
         for j in range(width):
-            dD[b, d0 + j], dbias[b, d0 + j] = dskip[j], dbias_sum[j]
+            dD[b, d0 + j], dbias[b, d0 + j] = dskip_sum[j], dbias_sum[j]
             for n in range(states):
-                dA[b, d0 + j, n] = da[n, j]
+                dA[b, d0 + j, n] = da_sum[n, j]
