@@ -82,6 +82,13 @@ class HybridBlock(nn.Module):
         self.gamma_1 = _layer_scale(dim, layer_scale)
         self.gamma_2 = _layer_scale(dim, layer_scale)
 
-    def forward(self, tokens):
-        tokens = tokens + self.drop_path(_scaled(self.mixer(self.norm1(tokens)), self.gamma_1))
+    def forward(self, tokens, keep=None):
+        """All tokens, or those at the indices `keep` alone, where the others are not needed any more."""
+        normed = self.norm1(tokens)
+        if keep is None:
+            mixed = self.mixer(normed)
+        else:
+            tokens = tokens[:, keep]
+            mixed = self.mixer(normed, normed[:, keep]) if isinstance(self.mixer, Attention) else self.mixer(normed)[:, keep]
+        tokens = tokens + self.drop_path(_scaled(mixed, self.gamma_1))
         return tokens + self.drop_path(_scaled(self.mlp(self.norm2(tokens)), self.gamma_2))

@@ -1,6 +1,7 @@
 """The two kinds of level, each a stack of blocks on one resolution, with its downsampling."""
 from contextlib import contextmanager, nullcontext
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -25,12 +26,14 @@ class Level(nn.Module):
         self.downsample = Downsample(dim) if downsample else None
         self.with_cp = with_cp
 
-    def run_blocks(self, x):
+    def run_blocks(self, x, *last):
+        """All blocks in a row; `last` are further arguments of the last one."""
         for block in self.blocks:
+            arguments = (x, *last) if block is self.blocks[-1] else (x,)
             if self.with_cp and x.requires_grad:
-                x = checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _once(block)))
+                x = checkpoint(block, *arguments, use_reentrant=False, context_fn=lambda: (nullcontext(), _once(block)))
             else:
-                x = block(x)
+                x = block(*arguments)
         return x
 
 
@@ -64,11 +67,16 @@ class HybridLevel(Level):
         self.window = window
 
     def forward(self, x):
-        height, width = x.shape[2:]
+        batch, channels, height, width = x.shape
         x = pad_to_windows(x.permute(0, 2, 3, 1), self.window)
         padded = x.shape[1:3]
-        x = from_windows(self.run_blocks(to_windows(x, self.window)), self.window, padded)
-        return x[:, :height, :width].permute(0, 3, 1, 2)
+        if padded == (self.window, self.window) != (height, width):
+            # One window with padding in it: what the last block makes of the padding reaches no output.
+            places = torch.arange(padded[0] * padded[1], device=x.device).view(padded)[:height, :width].flatten()
+            x = self.run_blocks(x.flatten(1, 2), places).reshape(batch, height, width, channels)
+        else:
+            x = from_windows(self.run_blocks(to_windows(x, self.window)), self.window, padded)[:, :height, :width]
+        return x.permute(0, 3, 1, 2)
 
 
 @contextmanager

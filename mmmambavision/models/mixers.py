@@ -64,9 +64,18 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, tokens):
-        batch, length, dim = tokens.shape
-        qkv = self.qkv(tokens).reshape(batch, length, 3, self.num_heads, dim // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    def forward(self, tokens, queries=None):
+        """Attend from `queries` (B, Q, C), by default all of `tokens` (B, L, C), to `tokens`."""
+        if queries is None:
+            q, k, v = self._heads(self.qkv(tokens), 3)
+        else:
+            weights, biases = (t.split([self.qkv.in_features, 2 * self.qkv.in_features]) for t in
+                               (self.qkv.weight, self.qkv.bias))
+            q, = self._heads(F.linear(queries, weights[0], biases[0]), 1)
+            k, v = self._heads(F.linear(tokens, weights[1], biases[1]), 2)
         out = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(out.transpose(1, 2).reshape(batch, length, dim))
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+    def _heads(self, x, parts):
+        """(B, L, parts * C) to `parts` tensors of (B, heads, L, C / heads)."""
+        return x.unflatten(2, (parts, self.num_heads, -1)).permute(2, 0, 3, 1, 4)

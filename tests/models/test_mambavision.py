@@ -8,6 +8,8 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmmambavision import MambaVision
+from mmmambavision.models.levels import HybridLevel
+from mmmambavision.models.windows import from_windows, pad_to_windows, to_windows
 from mmmambavision.presets import PRESETS, SHORT_NAMES
 
 NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4))
@@ -78,6 +80,26 @@ def test_whole_map_window_is_the_window_of_that_size():
     whole, sized = nano(window_size=None).eval(), nano(window_size=(8, 4)).eval()
     sized.load_state_dict(whole.state_dict())
     for a, b in zip(whole(x), sized(x)):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize('depth', [1, 2, 3])
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_leaving_out_what_is_cropped_changes_nothing(depth, with_cp):
+    """One padded window, as released for COCO: the last block computes only what survives the crop."""
+    torch.manual_seed(0)
+    level = HybridLevel(16, [0.] * depth, False, num_heads=2, window=9, mlp_ratio=4., layer_scale=.5, scan_backend='auto',
+                        with_cp=with_cp).double()
+    x, cotangent = torch.randn(2, 16, 8, 6).double().requires_grad_(), torch.randn(2, 16, 8, 6).double()
+
+    def everything(x):
+        tokens = to_windows(pad_to_windows(x.permute(0, 2, 3, 1), 9), 9)
+        return from_windows(level.run_blocks(tokens), 9, (9, 9))[:, :8, :6].permute(0, 3, 1, 2)
+
+    inputs = [x, *level.parameters()]
+    outputs = level(x), everything(x)
+    torch.testing.assert_close(*outputs)
+    for a, b in zip(*(torch.autograd.grad((output * cotangent).sum(), inputs) for output in outputs)):
         torch.testing.assert_close(a, b)
 
 
