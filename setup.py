@@ -16,8 +16,8 @@ setup(
     license='Apache-2.0',
     packages=find_packages(include=['mmmambavision', 'mmmambavision.*']),
     python_requires='>=3.10',
-    # 2.6: torch.serialization.add_safe_globals takes (function, name) pairs from here on.
-    install_requires=['torch>=2.6', 'timm>=1.0', 'numpy', 'safetensors', 'huggingface_hub'],
+    # The oldest that the tests of models, operators and checkpoints were run with.
+    install_requires=['torch>=2.6', 'timm>=1.0.3', 'numpy', 'safetensors', 'huggingface_hub'],
     # mmengine comes as mmengine or as onedl-mmengine, so it is in an extra; mmcv is installed before (see Makefile).
     extras_require={**STACKS, 'cpu': ['numba'], 'tools': ['matplotlib', 'tqdm', 'pycocotools'], 'test': ['pytest']},
 )

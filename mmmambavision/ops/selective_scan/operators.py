@@ -3,7 +3,7 @@
 An operator takes (u, delta, A, B, C, D, z, delta_bias, delta_softplus) with B and C as (B, G, N, L), and returns
 y (B, D, L) in the type of u, the last state (B, D, N) and what its backward pass needs besides the inputs.
 """
-from typing import Optional, Sequence
+from typing import List, Optional, Sequence, Tuple  # torch before 2.7 reads no others
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def register(name, forward, backward, kept_shape):
 
     @torch.library.custom_op(f'{NAMESPACE}::selective_scan_{name}', mutates_args=())
     def operator(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Optional[Tensor], z: Optional[Tensor],
-                 delta_bias: Optional[Tensor], delta_softplus: bool) -> tuple[Tensor, Tensor, Tensor]:
+                 delta_bias: Optional[Tensor], delta_softplus: bool) -> Tuple[Tensor, Tensor, Tensor]:
         y, last_state, kept = forward(*_detached(u, delta, A, B, C, D, z, delta_bias), delta_softplus)
         return laid_out(y), last_state.contiguous(), kept
 
@@ -53,7 +53,7 @@ def register(name, forward, backward, kept_shape):
     @torch.library.custom_op(f'{NAMESPACE}::selective_scan_{name}_backward', mutates_args=())
     def operator_backward(dy: Tensor, dlast: Tensor, kept: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor,
                           C: Tensor, D: Optional[Tensor], z: Optional[Tensor], delta_bias: Optional[Tensor],
-                          delta_softplus: bool) -> list[Tensor]:
+                          delta_softplus: bool) -> List[Tensor]:
         inputs = _detached(u, delta, A, B, C, D, z, delta_bias)
         gradients = backward(dy.detach(), dlast.detach(), kept.detach(), *inputs, delta_softplus)
         return [dy.new_empty(0) if value is None else
