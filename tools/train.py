@@ -29,10 +29,13 @@ def apply_options(cfg, args):
             raise UserError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config: the batch size '
                             'over all processes that its learning rate is for')
         cfg.auto_scale_lr.enable = True
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
-    elif checkpoints(cfg.work_dir):
+    resume = args.resume or cfg.get('resume') and (cfg.get('load_from') or 'auto')
+    if resume == 'auto':
+        resume = latest_checkpoint(cfg.work_dir)
+        cfg.resume = False  # mmengine would look for itself, and take a checkpoint that is half written
+    if resume:
+        cfg.resume, cfg.load_from = True, resume
+    elif not args.resume and checkpoints(cfg.work_dir):
         raise UserError(f'{cfg.work_dir} holds the checkpoints of an earlier run: --resume goes on with it, --work-dir '
                         'NEW_FOLDER leaves it alone')
 

@@ -126,6 +126,25 @@ def test_resume_and_test_do_not_run_pickled_code(shapes, tmp_path):
     assert not (tmp_path / 'boom').exists()
 
 
+@pytest.mark.parametrize('options, config, resume, load_from', [
+    (['--resume'], {}, False, None), (['--resume'], dict(load_from='a.pth'), False, 'a.pth'),
+    (['--resume', 'b.pth'], {}, True, 'b.pth'), ([], dict(resume=True), False, None),
+    ([], dict(resume=True, load_from='c.pth'), True, 'c.pth')])
+def test_what_resume_means_where_there_is_nothing_whole(options, config, resume, load_from, tmp_path):
+    (tmp_path / 'epoch_3.pth').write_bytes(b'half')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_3.pth'))
+    tool = load_tool('train')[1]
+    cfg = Config(dict(work_dir=str(tmp_path), load_from=None, resume=False))
+    cfg.merge_from_dict(config)
+    args = tool.parse_args(['x.py', *options])
+    if not options and not resume:
+        with pytest.raises(ValueError, match='--resume goes on with it'):
+            tool.apply_options(cfg, args)
+        return
+    tool.apply_options(cfg, args)
+    assert (cfg.resume, cfg.load_from) == (resume, load_from)
+
+
 def test_auto_scale_needs_a_base(shapes, tmp_path):
     message = error_of('train', ROOT / DEMO, '--work-dir', tmp_path, '--auto-scale-lr', '--cfg-options',
                        *data_options(shapes), 'auto_scale_lr=None')
