@@ -51,7 +51,7 @@ def load_config(args):
 
 
 def check_data(cfg, *loaders):
-    """See that the files of the data loaders named, such as train_dataloader, are there.
+    """See that the files of the data loaders named, such as train_dataloader, are there, and read with three channels.
 
     Raises:
         UserError: naming the path, the keys that set it and where to read about the data.
@@ -62,6 +62,9 @@ def check_data(cfg, *loaders):
             key, dataset = f'{key}.dataset', dataset['dataset']
         if dataset is None or 'datasets' in dataset:
             continue
+        if any(str(step.get('color_type', '')).startswith('gray') for step in dataset.get('pipeline', [])):
+            raise UserError(f"{key}.pipeline reads images with one channel (color_type='grayscale'), the backbone takes "
+                            'three: leave color_type out, and grey images are read with theirs three times')
         files = {'ann_file': dataset.get('ann_file'),
                  **{f'data_prefix.{name}': prefix for name, prefix in dataset.get('data_prefix', {}).items()}}
         for name, file in files.items():

@@ -6,6 +6,8 @@ import re
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
 
 from ..conftest import ROOT, load_tool
 from .conftest import run_tool
@@ -90,6 +92,26 @@ def test_dataset_not_found(tmp_path):
     assert f'{tmp_path}/nowhere/annotations/instances_train2017.json does not exist' in message
     assert 'train_dataloader.dataset.data_root' in message and 'train_dataloader.dataset.ann_file' in message
     assert 'docs/reproduce.md' in message
+
+
+def test_fewer_than_three_channels(shapes, tmp_path):
+    options = ['--work-dir', tmp_path, '--cfg-options', *data_options(shapes)]
+    message = error_of('train', ROOT / DEMO, *options, 'train_dataloader.dataset.pipeline.0.color_type=grayscale')
+    assert 'train_dataloader.dataset.pipeline reads images with one channel' in message
+    message = error_of('train', ROOT / DEMO, *options, 'model.type=OneChannel')
+    assert 'takes images (B, 3, H, W) with 3 channels, got (4, 1, 96, 96)' in message
+
+
+@MODELS.register_module()
+class OneChannel(BaseModel):
+    """A detector, as far as training knows, that gives its backbone one channel."""
+
+    def __init__(self, backbone, data_preprocessor, **others):
+        super().__init__(MODELS.build(data_preprocessor))
+        self.backbone = MODELS.build(backbone)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return self.backbone(inputs[:, :1])
 
 
 def test_config_not_found_or_broken(tmp_path):

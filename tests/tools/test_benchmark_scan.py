@@ -1,0 +1,20 @@
+import csv
+
+import pytest
+
+from ..conftest import load_tool
+
+
+def test_a_row_for_every_combination(tmp_path, capsys):
+    tool = load_tool('benchmark_scan')[1]
+    arguments = ['--shapes', 'ImageNet, level 3', '--batch', '1', '2', '--dtype', 'float32', '--backends', 'chunked', 'cpu',
+                 '--seconds', '0.01', '--csv', str(tmp_path / 't.csv')]
+    tool.main(arguments)
+    assert 'a copy moves' in capsys.readouterr().out
+    with open(tmp_path / 't.csv') as file:
+        header, *rows = csv.reader(file)
+    assert [tuple(row[1:4]) for row in rows] == [('1', 'float32', 'chunked'), ('1', 'float32', 'cpu'),
+                                                ('2', 'float32', 'chunked'), ('2', 'float32', 'cpu')]
+    assert all(float(row[4]) > 0 and float(row[6]) > 0 for row in rows)
+    with pytest.raises(SystemExit, match='exists already'):
+        tool.main(arguments)
