@@ -66,11 +66,11 @@ def _flat(tensor, unit):
     return tensor.as_strided((extent,), (1,)).numpy(), tensor.stride()
 
 
-def _arguments(kernels, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
+def _arguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
     """What both kernels take after the range of tasks, and the number of tasks."""
-    batch, channels, length = u.shape
+    channels, length = u.shape[1:]
     groups = B.shape[1]
-    blocks = groups * -(-channels // groups // kernels.WIDTH)
+    batch, blocks = kept_shape(u, A, B)[:2]
     flat = []
     for tensor in (u, delta, B, C, u if z is None else z):
         values, strides = _flat(tensor, unit=1 if tensor.dim() == 3 else 2)
@@ -90,7 +90,7 @@ def kept_shape(u, A, B):
 
 
 def _run_forward(kernels, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    tasks, arguments = _arguments(kernels, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    tasks, arguments = _arguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     y = torch.empty(u.shape[0], u.shape[2], u.shape[1])
     last_state = torch.empty(*u.shape[:2], A.shape[1])
     kept = torch.empty(kept_shape(u, A, B))
@@ -99,7 +99,7 @@ def _run_forward(kernels, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
 
 
 def _run_backward(kernels, dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    tasks, arguments = _arguments(kernels, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    tasks, arguments = _arguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     batch, channels, length = u.shape
     groups, states = B.shape[1:3]
     blocks = kept.shape[1]

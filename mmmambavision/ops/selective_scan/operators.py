@@ -3,7 +3,7 @@
 An operator takes (u, delta, A, B, C, D, z, delta_bias, delta_softplus) with B and C as (B, G, N, L), and returns
 y (B, D, L) in the type of u, the last state (B, D, N) and what its backward pass needs besides the inputs.
 """
-from typing import List, Optional, Sequence, Tuple  # torch before 2.7 reads no others
+from typing import List, Optional, Tuple  # torch before 2.7 reads no others
 
 import torch
 from torch import Tensor
@@ -83,5 +83,5 @@ def laid_out(tensor):
     return tensor if tensor.transpose(1, 2).is_contiguous() else like(tensor).copy_(tensor)
 
 
-def _detached(*values: Sequence[Optional[Tensor]]):
+def _detached(*values):
     return [None if value is None else value.detach() for value in values]
