@@ -1,9 +1,14 @@
 import importlib
 import logging
+import os
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault('TRITON_INTERPRET', '1')  # before anything imports triton: its kernels then run on the CPU
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent

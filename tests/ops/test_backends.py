@@ -1,17 +1,33 @@
 """Every implementation against the reference in float64: outputs and all gradients, fresh random inputs each time."""
 import itertools
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from mmmambavision import MambaVision
 from mmmambavision.ops import available_backends, selective_scan
+from mmmambavision.ops.selective_scan import chunked, triton
 from mmmambavision.ops.selective_scan.interface import BACKENDS, ENVIRONMENT_VARIABLE
 
-NAMES = [name for name in BACKENDS if name != 'reference']
 PRESENT = [name for name, reason in available_backends().items() if name != 'reference' and reason is None]
 ARGUMENTS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias')
+
+
+def device_of(backend):
+    return 'cuda' if backend in ('triton', 'mamba_ssm') and torch.cuda.is_available() else 'cpu'
+
+
+def interpreted(backend):
+    return backend == 'triton' and triton.interpreted()
+
+
+def small_if_interpreted(backend, **sizes):
+    """Sizes of inputs: those given, and for Triton's interpreter fewer channels and states, since it takes a second each."""
+    return {**sizes, **(dict(batch=1, channels=5, states=3) if interpreted(backend) else {})}
 
 
 def make_inputs(batch=2, channels=37, length=65, states=8, groups=None, without=(), dtype=torch.float64):
@@ -27,12 +43,14 @@ def make_inputs(batch=2, channels=37, length=65, states=8, groups=None, without=
 
 def run(inputs, backend, softplus=True, cotangents=None):
     """Output, last state and the gradient of every input, by name."""
-    leaves = {k: None if v is None else v.detach().requires_grad_() for k, v in inputs.items()}
+    device = device_of(backend)
+    leaves = {k: None if v is None else v.detach().to(device).requires_grad_() for k, v in inputs.items()}
     y, last = selective_scan(**leaves, delta_softplus=softplus, return_last_state=True, backend=backend)
     cotangents = cotangents or (torch.randn(y.shape, dtype=torch.float64), torch.randn(last.shape, dtype=torch.float64))
     wanted = {k: v for k, v in leaves.items() if v is not None}
     grads = torch.autograd.grad((y, last), list(wanted.values()), [c.to(o) for c, o in zip(cotangents, (y, last))])
-    return {'y': y, 'last': last, **{f'd{k}': g for k, g in zip(wanted, grads)}}, cotangents
+    results = {'y': y, 'last': last, **{f'd{k}': g for k, g in zip(wanted, grads)}}
+    return {k: v.cpu() for k, v in results.items()}, cotangents
 
 
 def assert_as_reference(backend, inputs, softplus=True, dtype=torch.float32, tolerance=1e-5):
@@ -55,12 +73,16 @@ def assert_as_reference(backend, inputs, softplus=True, dtype=torch.float32, tol
 @pytest.mark.parametrize('backend', PRESENT)
 @pytest.mark.parametrize('length', [1, 2, 3, 63, 64, 65, 1000])
 def test_lengths(backend, length):
-    assert_as_reference(backend, make_inputs(length=length))
+    if interpreted(backend) and length > 100:
+        pytest.skip('needs a GPU: takes minutes in the interpreter')
+    assert_as_reference(backend, make_inputs(**small_if_interpreted(backend, length=length)))
 
 
 @pytest.mark.parametrize('backend', PRESENT)
 @pytest.mark.parametrize('length', [4200, 12544])
 def test_lengths_of_detection(backend, length):
+    if interpreted(backend):
+        pytest.skip('needs a GPU: takes minutes in the interpreter')
     assert_as_reference(backend, make_inputs(batch=1, channels=5, length=length))
 
 
@@ -68,14 +90,14 @@ def test_lengths_of_detection(backend, length):
 @pytest.mark.parametrize('batch, channels, states, groups', [
     (1, 1, 1, None), (1, 16, 8, None), (3, 5, 16, None), (2, 24, 8, 1), (2, 24, 8, 2), (1, 18, 3, 3), (1, 160, 8, None)])
 def test_shapes(backend, batch, channels, states, groups):
-    assert_as_reference(backend, make_inputs(batch, channels, 70, states, groups))
+    assert_as_reference(backend, make_inputs(batch, channels, 18 if interpreted(backend) else 70, states, groups))
 
 
 @pytest.mark.parametrize('backend', PRESENT)
 @pytest.mark.parametrize('softplus', [True, False])
 @pytest.mark.parametrize('without', [c for n in range(4) for c in itertools.combinations(('D', 'z', 'delta_bias'), n)])
 def test_options(backend, softplus, without):
-    inputs = make_inputs(without=without)
+    inputs = make_inputs(**small_if_interpreted(backend, length=18), without=without)
     if not softplus:
         inputs['delta'] = inputs['delta'].abs()
         inputs['delta_bias'] = None if inputs['delta_bias'] is None else inputs['delta_bias'].abs()
@@ -85,13 +107,14 @@ def test_options(backend, softplus, without):
 @pytest.mark.parametrize('backend', PRESENT)
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_low_precision(backend, dtype):
-    assert_as_reference(backend, make_inputs(length=200), dtype=dtype, tolerance=1e-2)
+    assert_as_reference(backend, make_inputs(length=30 if interpreted(backend) else 200), dtype=dtype, tolerance=1e-2)
 
 
 @pytest.mark.parametrize('backend', PRESENT)
 def test_strides_do_not_matter(backend):
-    inputs = make_inputs(groups=1, dtype=torch.float32)
-    wide = torch.randn(2, 65, 80)
+    length = 18 if interpreted(backend) else 65
+    inputs = make_inputs(length=length, groups=1, dtype=torch.float32)
+    wide = torch.randn(2, length, 80)
     inputs['u'], inputs['z'] = wide[..., 3:40].transpose(1, 2), wide[..., 43:].transpose(1, 2)  # halves of one tensor
     layouts = {
         'as they are': inputs,
@@ -101,13 +124,16 @@ def test_strides_do_not_matter(backend):
     }
     for name, layout in layouts.items():
         reference = selective_scan(**layout, delta_softplus=True, backend='reference')
-        torch.testing.assert_close(selective_scan(**layout, delta_softplus=True, backend=backend), reference,
+        layout = {k: v.to(device_of(backend)) for k, v in layout.items()}
+        torch.testing.assert_close(selective_scan(**layout, delta_softplus=True, backend=backend).cpu(), reference,
                                    rtol=1e-4, atol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize('backend', PRESENT)
 def test_same_bits_on_every_run(backend):
-    inputs = make_inputs(length=300, dtype=torch.float32)
+    if backend == 'mamba_ssm':
+        pytest.skip('sums gradients of B and C in whichever order they come')
+    inputs = make_inputs(**small_if_interpreted(backend, length=18 if interpreted(backend) else 300), dtype=torch.float32)
     first, cotangents = run(inputs, backend)
     for _ in range(3):
         again, _ = run(inputs, backend, cotangents=cotangents)
@@ -125,14 +151,15 @@ def test_gradcheck_of_chunked():
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
 def test_edge_of_range_stays_finite(backend, dtype):
     """Steps, inputs and states as large and small as the type holds, where the float32 reference is finite."""
-    inputs = {k: v if v is None else v.float() for k, v in make_inputs(length=130).items()}
+    length = 20 if interpreted(backend) else 130
+    inputs = {k: v if v is None else v.float() for k, v in make_inputs(length=length).items()}
     edge = 6e4 if dtype == torch.float16 else 1e6
     inputs['delta'] = torch.tensor([-edge, -30., 0., 30., 1e3])[torch.randint(0, 5, inputs['delta'].shape)]
     inputs['u'] = torch.tensor([-1e3, 0., 1e-7, 1e3])[torch.randint(0, 4, inputs['u'].shape)]
     inputs['A'] = -torch.tensor([0., 1e-6, 1., 8., 1e3])[torch.randint(0, 5, inputs['A'].shape)]
     inputs = {k: v.to(dtype) if k in ('u', 'delta', 'B', 'C', 'z') else v for k, v in inputs.items()}
     scale = 1e-6  # of the cotangents, so that gradients of the inputs fit their type
-    cotangents = tuple(scale * torch.randn(s, dtype=torch.float64) for s in ((2, 37, 130), (2, 37, 8)))
+    cotangents = tuple(scale * torch.randn(s, dtype=torch.float64) for s in ((2, 37, length), (2, 37, 8)))
     expected, _ = run({k: v.float() for k, v in inputs.items()}, 'reference', cotangents=cotangents)
     actual, _ = run(inputs, backend, cotangents=cotangents)
     for name, value in actual.items():
@@ -141,7 +168,7 @@ def test_edge_of_range_stays_finite(backend, dtype):
 
 
 def test_table_of_backends_and_choice(monkeypatch):
-    assert set(available_backends()) >= {'reference', 'chunked', 'cpu'}
+    assert set(available_backends()) == {'reference', 'chunked', 'cpu', 'triton', 'mamba_ssm'}
     inputs = dict(make_inputs(dtype=torch.float32), delta_softplus=True)
     expected = selective_scan(**inputs, backend='cpu')
     assert torch.equal(selective_scan(**inputs), expected)
@@ -160,6 +187,65 @@ def test_forced_backend_says_why_it_cannot():
         selective_scan(**{k: v.to('meta') for k, v in make_inputs().items()}, backend='cpu')
 
 
+@pytest.mark.parametrize('length, segments', [(1, 1), (33, 1), (33, 3), (40, 5)])
+def test_segments_of_triton(monkeypatch, length, segments):
+    """A sequence in one piece, and in pieces whose states pass from one to the next."""
+    if triton.unavailable():
+        pytest.skip(triton.unavailable())
+    monkeypatch.setattr(triton, 'multiprocessors', lambda device: 1)
+    monkeypatch.setattr(triton, 'WARPS', segments)
+    inputs = make_inputs(1, 5, length, 8)
+    launch = triton._Launch(*({**inputs, 'B': inputs['B'][:, None]}.values()), True)
+    assert (launch.programs, launch.segments) == (1, segments)
+    assert_as_reference('triton', inputs)
+
+
+def test_triton_kernels_compile_without_a_gpu():
+    """For GPUs of two generations; in a process of its own, because in this one kernels may be interpreted."""
+    if triton.unavailable() == 'triton is not installed; it comes with torch for Linux: pip install triton':
+        pytest.skip(triton.unavailable())
+    environment = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
+    script = Path(__file__).with_name('compile_triton_kernels.py')
+    result = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    compiled = result.stdout.split()
+    assert {name: compiled.count(name) for name in set(compiled)} == {
+        'segment_ends': 8, 'segment_starts': 8, 'forward': 4, 'backward': 4}
+
+
+class StandIn:
+    """What mamba-ssm's compiled module takes and gives back, computed by others, and nothing else."""
+
+    def check(self, u, delta, A, B, C, D, z, bias, *more):
+        assert u.dtype == delta.dtype == B.dtype == C.dtype and B.dim() == C.dim() == 4 and z is None
+        assert all(t.stride(-1) == 1 or t.shape[-1] == 1 for t in (u, delta, B, C, *more))
+        assert all(t is None or t.dtype == torch.float32 and t.is_contiguous() for t in (A, D, bias))
+
+    def fwd(self, u, delta, A, B, C, D, z, bias, softplus):
+        self.check(u, delta, A, B, C, D, z, bias)
+        y, last = selective_scan(u, delta, A, B, C, D, None, bias, softplus, True, 'reference')
+        states = torch.full((*u.shape[:2], -(-u.shape[2] // 2048), 2 * A.shape[1]), float('nan'))
+        states[:, :, -1, 1::2] = last
+        return [y, states]
+
+    def bwd(self, u, delta, A, B, C, D, z, bias, dy, states, out, dz, softplus, recompute):
+        self.check(u, delta, A, B, C, D, z, bias, dy)
+        assert dy.dtype == u.dtype and states.shape == (*u.shape[:2], -(-u.shape[2] // 2048), 2 * A.shape[1])
+        assert (out, dz, recompute) == (None, None, False)
+        gradients = chunked.backward(dy, None, None, u, delta, A, B, C, D, None, bias, softplus)
+        return [*gradients[:6], gradients[7]]
+
+
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize('without', [(), ('z',), ('D', 'delta_bias')])
+def test_calls_of_mamba_ssm(monkeypatch, dtype, tolerance, without):
+    """With its compiled module stood in for: what it is given fits it, and gate and last state are added rightly."""
+    monkeypatch.setitem(sys.modules, 'selective_scan_cuda', StandIn())
+    monkeypatch.setitem(BACKENDS, 'mamba_ssm', BACKENDS['mamba_ssm']._replace(absent=None, refuses=lambda u: None))
+    assert_as_reference('mamba_ssm', make_inputs(channels=6, length=40, groups=2, without=without), dtype=dtype,
+                        tolerance=tolerance)
+
+
 def test_without_numba(monkeypatch):
     from mmmambavision.ops.selective_scan import cpu
     monkeypatch.setitem(sys.modules, 'numba', None)
@@ -173,8 +259,8 @@ NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4))
 @pytest.mark.parametrize('backend', PRESENT)
 def test_backbone_compiles_without_a_break(backend):
     torch.manual_seed(0)
-    model = MambaVision(NANO, window_size=None, drop_path_rate=0., scan_backend=backend)
-    x = torch.randn(2, 3, 64, 64)
+    model = MambaVision(NANO, window_size=None, drop_path_rate=0., scan_backend=backend).to(device_of(backend))
+    x = torch.randn(2, 3, 64, 64, device=device_of(backend))
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
     for a, b in zip(model.eval()(x), compiled(x)):
@@ -190,8 +276,8 @@ def test_backbone_compiles_without_a_break(backend):
 
 @pytest.mark.parametrize('backend', PRESENT)
 def test_backbone_exports(backend):
-    model = MambaVision(NANO, window_size=None, scan_backend=backend).eval()
-    x = torch.randn(1, 3, 64, 64)
+    model = MambaVision(NANO, window_size=None, scan_backend=backend).eval().to(device_of(backend))
+    x = torch.randn(1, 3, 64, 64, device=device_of(backend))
     exported = torch.export.export(model, (x,))
     assert any('selective_scan' in str(node.target) for node in exported.graph.nodes)
     for a, b in zip(model(x), exported.module()(x)):

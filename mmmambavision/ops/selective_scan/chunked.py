@@ -64,8 +64,8 @@ class _Parts:
         return torch.stack(begins[:-1]), begins[-1]
 
 
-def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    """As `operators.register` wants it."""
+def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep=False):
+    """As `operators.register` wants it; keeps nothing."""
     parts = _Parts(u, delta, A, B, C, delta_bias, delta_softplus)
     state, last = parts.begins()
     rows = []
@@ -77,7 +77,7 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
         y = y + D.to(y.dtype)[:, None] * parts.u
     if z is not None:
         y = y * F.silu(z.to(y.dtype))
-    return y.to(u.dtype), last.reshape(parts.batch, parts.channels, parts.states), y.new_empty(0)
+    return y, last.reshape(parts.batch, parts.channels, parts.states), y.new_empty(0)
 
 
 def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
@@ -104,7 +104,8 @@ def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplu
     own = torch.zeros_like(state)
     for i in reversed(range(parts.size)):
         own = parts.decay(i) * (own + grad[i].unsqueeze(-1) * parts.c[i].unsqueeze(-2))
-    decay, ends = parts.total_decay(), [dlast.to(parts.dtype).reshape(state[0].shape)]
+    decay, ends = parts.total_decay(), [torch.zeros_like(state[0]) if dlast is None else
+                                           dlast.to(parts.dtype).reshape(state[0].shape)]
     for chunk in reversed(range(1, parts.chunks)):
         ends.append(decay[chunk] * ends[-1] + own[chunk])
     incoming = torch.stack(ends[::-1])

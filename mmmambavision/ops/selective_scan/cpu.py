@@ -21,6 +21,13 @@ def unavailable():
     return None if importlib.util.find_spec('numba') else 'numba is not installed: pip install numba'
 
 
+def refuses(u):
+    """Why this implementation cannot take an input, or None."""
+    if u.device.type != 'cpu':
+        return f'it runs on the CPU, the input is on {u.device}'
+    return 'it computes in float32, the input is float64' if u.dtype == torch.float64 else None
+
+
 @lru_cache(maxsize=None)
 def _kernels():
     notice = Timer(1., lambda: logging.getLogger(__name__).warning(
@@ -32,7 +39,7 @@ def _kernels():
         u = torch.randn(1, length, 2).transpose(1, 2)
         rates, weights = torch.randn(2, 2), torch.randn(1, 1, length, 2).transpose(2, 3)
         inputs = (u, u, rates, weights, weights, rates[0], u, rates[0], True)
-        y, last_state, kept = _run_forward(cpu_kernels, *inputs)
+        y, last_state, kept = _run_forward(cpu_kernels, *inputs, True)
         _run_backward(cpu_kernels, y, last_state, kept, *inputs)
     finally:
         notice.cancel()
@@ -89,13 +96,13 @@ def kept_shape(u, A, B):
     return (u.shape[0], groups * -(-(u.shape[1] // groups) // WIDTH), -(-u.shape[2] // CHUNK), A.shape[1], WIDTH)
 
 
-def _run_forward(kernels, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
+def _run_forward(kernels, u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
     tasks, arguments = _arguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     y = torch.empty(u.shape[0], u.shape[2], u.shape[1])
     last_state = torch.empty(*u.shape[:2], A.shape[1])
     kept = torch.empty(kept_shape(u, A, B))
     _in_parallel(kernels.forward, tasks, *arguments, y.view(-1).numpy(), kept.numpy(), last_state.numpy())
-    return y.transpose(1, 2).to(u.dtype), last_state, kept
+    return y.transpose(1, 2), last_state, kept if keep else kept.new_empty(0)
 
 
 def _run_backward(kernels, dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
@@ -106,8 +113,9 @@ def _run_backward(kernels, dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias,
     du, ddelta, dz = (like(u.float()) for _ in range(3))
     dA, dD, dbias = torch.empty(batch, channels, states), torch.empty(batch, channels), torch.empty(batch, channels)
     dB, dC = torch.empty(batch, blocks, length, states), torch.empty(batch, blocks, length, states)
+    dlast = torch.zeros(batch, channels, states) if dlast is None else dlast.float().contiguous()
     flat = [t.transpose(1, 2).reshape(-1).numpy() for t in (dy.float(), du, ddelta, dz)]
-    _in_parallel(kernels.backward, tasks, *arguments, kept.numpy(), flat[0], dlast.float().contiguous().numpy(), *flat[1:],
+    _in_parallel(kernels.backward, tasks, *arguments, kept.numpy(), flat[0], dlast.numpy(), *flat[1:],
                  *(t.numpy() for t in (dA, dB, dC, dD, dbias)))
     dB, dC = (t.view(batch, groups, -1, length, states).sum(2).transpose(2, 3).contiguous() for t in (dB, dC))
     return du, ddelta, dA.sum(0), dB, dC, dD.sum(0), dz, dbias.sum(0)

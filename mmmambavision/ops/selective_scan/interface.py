@@ -3,7 +3,7 @@ from typing import Callable, NamedTuple, Optional
 
 import torch
 
-from . import chunked, cpu
+from . import chunked, cpu, mamba_ssm, triton
 from .operators import register
 from .reference import selective_scan_reference
 
@@ -11,25 +11,24 @@ ENVIRONMENT_VARIABLE = 'MMMAMBAVISION_SCAN'
 
 
 class Backend(NamedTuple):
-    """An implementation: the operator, why it is absent (None if it is not) and why it refuses an input."""
+    """An implementation: the operator, why it is absent and why it refuses an input, each None where it does not."""
     run: Callable
     absent: Optional[str] = None
     refuses: Callable = lambda u: None
-
-
-def _refuses_all_but_cpu(u):
-    if u.device.type != 'cpu':
-        return f'it runs on the CPU, the input is on {u.device}'
-    return 'it computes in float32, the input is float64' if u.dtype == torch.float64 else None
 
 
 BACKENDS = {
     # No custom operator: its gradients are autograd's own, so that the others have an independent measure.
     'reference': Backend(selective_scan_reference),
     'chunked': Backend(register('chunked', chunked.forward, chunked.backward, lambda u, A, B: (0,))),
-    'cpu': Backend(register('cpu', cpu.forward, cpu.backward, cpu.kept_shape), cpu.unavailable(), _refuses_all_but_cpu),
+    'cpu': Backend(register('cpu', cpu.forward, cpu.backward, cpu.kept_shape), cpu.unavailable(), cpu.refuses),
+    'triton': Backend(register('triton', triton.forward, triton.backward, triton.kept_shape), triton.unavailable(),
+                      triton.refuses),
+    'mamba_ssm': Backend(register('mamba_ssm', mamba_ssm.forward, mamba_ssm.backward, mamba_ssm.kept_shape),
+                         mamba_ssm.unavailable(), mamba_ssm.refuses),
 }
-PREFERENCE = ('cpu', 'chunked')  # of 'auto', among those that take the input
+# Of 'auto', among those that take the input. Between triton and mamba_ssm nothing has been measured yet.
+PREFERENCE = ('cpu', 'triton', 'mamba_ssm', 'chunked')
 
 
 def available_backends():

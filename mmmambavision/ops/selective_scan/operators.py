@@ -23,9 +23,10 @@ def register(name, forward, backward, kept_shape):
 
     Args:
         name: the implementation's name; the operators are `selective_scan_<name>` and `..._backward`.
-        forward: (inputs..., delta_softplus) to (y, last_state, kept), in any memory layout.
+        forward: (inputs..., delta_softplus, keep) to (y, last_state, kept), y in any type and layout; kept is empty, (0,),
+            unless `keep`.
         backward: (dy, dlast_state, kept, inputs..., delta_softplus) to gradients of the eight inputs; anything for
-            those that are None.
+            those that are None. dlast_state is None where nothing depends on the last state.
         kept_shape: (u, A, B) to the shape of `kept`.
 
     Returns:
@@ -34,15 +35,15 @@ def register(name, forward, backward, kept_shape):
 
     @torch.library.custom_op(f'{NAMESPACE}::selective_scan_{name}', mutates_args=())
     def operator(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Optional[Tensor], z: Optional[Tensor],
-                 delta_bias: Optional[Tensor], delta_softplus: bool) -> Tuple[Tensor, Tensor, Tensor]:
-        y, last_state, kept = forward(*_detached(u, delta, A, B, C, D, z, delta_bias), delta_softplus)
-        return laid_out(y), last_state.contiguous(), kept
+                 delta_bias: Optional[Tensor], delta_softplus: bool, keep: bool) -> Tuple[Tensor, Tensor, Tensor]:
+        y, last_state, kept = forward(*_detached(u, delta, A, B, C, D, z, delta_bias), delta_softplus, keep)
+        return laid_out(y.to(u.dtype)), last_state.contiguous(), kept
 
     @operator.register_fake
-    def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
+    def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
         state_type = torch.promote_types(u.dtype, torch.float32)
         return (like(u), u.new_empty(*u.shape[:2], A.shape[1], dtype=state_type),
-                u.new_empty(kept_shape(u, A, B), dtype=state_type))
+                u.new_empty(kept_shape(u, A, B) if keep else (0,), dtype=state_type))
 
     @register_flop_formula(getattr(getattr(torch.ops, NAMESPACE), f'selective_scan_{name}'))
     def _(u, delta, A, *rest, out_shape=None, **options):
@@ -51,11 +52,11 @@ def register(name, forward, backward, kept_shape):
         return 2 * batch * channels * length * (3 * A[1] + 2)
 
     @torch.library.custom_op(f'{NAMESPACE}::selective_scan_{name}_backward', mutates_args=())
-    def operator_backward(dy: Tensor, dlast: Tensor, kept: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor,
+    def operator_backward(dy: Tensor, dlast: Optional[Tensor], kept: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor,
                           C: Tensor, D: Optional[Tensor], z: Optional[Tensor], delta_bias: Optional[Tensor],
                           delta_softplus: bool) -> List[Tensor]:
-        inputs = _detached(u, delta, A, B, C, D, z, delta_bias)
-        gradients = backward(dy.detach(), dlast.detach(), kept.detach(), *inputs, delta_softplus)
+        dy, dlast, kept, *inputs = _detached(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias)
+        gradients = backward(dy, dlast, kept, *inputs, delta_softplus)
         return [dy.new_empty(0) if value is None else
                 (laid_out(gradient) if i in SEQUENCES else gradient.contiguous()).to(value.dtype)
                 for i, (gradient, value) in enumerate(zip(gradients, inputs, strict=True))]
@@ -66,16 +67,18 @@ def register(name, forward, backward, kept_shape):
                 for i, value in enumerate((u, delta, A, B, C, D, z, delta_bias))]
 
     def setup_context(ctx, inputs, output):
-        *tensors, ctx.delta_softplus = inputs
+        *tensors, ctx.delta_softplus, _ = inputs
         ctx.save_for_backward(output[2], *tensors)
+        ctx.set_materialize_grads(False)
 
     def differentiate(ctx, dy, dlast, _):
         kept, *inputs = ctx.saved_tensors
+        dy = torch.zeros_like(inputs[0]) if dy is None else dy
         gradients = operator_backward(dy, dlast, kept, *inputs, ctx.delta_softplus)
-        return *(None if value is None else gradient for gradient, value in zip(gradients, inputs)), None
+        return *(None if value is None else gradient for gradient, value in zip(gradients, inputs)), None, None
 
     operator.register_autograd(differentiate, setup_context=setup_context)
-    return lambda *arguments: operator(*arguments)[:2]
+    return lambda *arguments: operator(*arguments, torch.is_grad_enabled())[:2]
 
 
 def laid_out(tensor):

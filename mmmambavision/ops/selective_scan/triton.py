@@ -1,0 +1,136 @@
+"""The scan on a GPU: kernels compiled by the triton that comes with torch, at first use.
+
+Long sequences are cut into segments, so that even one image fills the GPU: what each segment makes of a zero state, then
+the state that each really starts with, then its outputs. Where the channels of the batch fill the GPU by themselves the
+last of the three does it alone. The backward pass is the same from the other end.
+"""
+import importlib.util
+import os
+
+import torch
+
+from .operators import like
+
+WIDTH = 64     # channels of a program, two a lane
+WARPS = 16     # a multiprocessor, wanted to hide the latency of loads
+SHORTEST = 2   # chunks of a segment
+TOGETHER = 16  # segments loaded at a time
+
+
+def unavailable():
+    """Why this implementation cannot run here, or None."""
+    if not importlib.util.find_spec('triton'):
+        return 'triton is not installed; it comes with torch for Linux: pip install triton'
+    return None if interpreted() or torch.cuda.is_available() else 'it needs a GPU, and torch sees none'
+
+
+def interpreted():
+    """Whether kernels run in Triton's interpreter, on the CPU: a debugging aid."""
+    return os.environ.get('TRITON_INTERPRET') == '1'
+
+
+def refuses(u):
+    """Why this implementation cannot take an input, or None."""
+    if u.device.type != 'cuda' and not (interpreted() and u.device.type == 'cpu'):
+        return f'it runs on a GPU, the input is on {u.device}'
+    return 'it computes in float32, the input is float64' if u.dtype == torch.float64 else None
+
+
+class _Launch:
+    """Sizes of one call, shared by its kernels, and what they are launched with."""
+
+    def __init__(self, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
+        from . import triton_kernels
+        self.kernels = triton_kernels
+        batch, channels, length = u.shape
+        groups, states = B.shape[1:3]
+        _, blocks, chunks, _, width = kept_shape(u, A, B)
+        self.programs = batch * blocks
+        wanted = WARPS * multiprocessors(u.device) // self.programs
+        self.per_segment = -(-chunks // max(1, min(wanted, chunks // SHORTEST)))
+        self.segments = -(-chunks // self.per_segment)
+        self.grid = (self.programs, self.segments)
+        self.u, self.delta, self.B, self.C, self.z = u, delta, B, C, u if z is None else z
+        self.A, self.D, self.bias = (u if t is None else t.float().contiguous() for t in (A, D, delta_bias))
+        self.block = dict(N=states, WIDTH=width, num_warps=1)
+        self.sizes = dict(blocks=blocks, group_blocks=blocks // groups, group_channels=channels // groups,
+                          segments=self.segments)
+        self.walk = dict(self.sizes, length=length, segment_chunks=self.per_segment, SOFTPLUS=delta_softplus,
+                         HAS_Z=z is not None, HAS_BIAS=delta_bias is not None, CHUNK=chunk_size(states), **self.block)
+        self.whole = dict(self.walk, channels=channels, chunks=chunks, HAS_D=D is not None, **strides(
+            u=u, delta=delta, B=B, C=C, z=self.z))
+        self.states_shape = (batch, blocks, self.segments, states, width)
+
+    def new(self, *shape):
+        return self.u.new_empty(shape, dtype=torch.float32)
+
+    def starts(self, u, weights, z=None, last=None, reverse=False):
+        """States before the segments (B, blocks, segments, N, WIDTH), or with `reverse` gradients of those after them."""
+        ends, starts, sums = self.new(*self.states_shape), self.new(*self.states_shape), self.new(
+            *self.states_shape[:3], self.states_shape[4])
+        if self.segments > 1:
+            self.kernels.segment_ends[self.grid](
+                u, self.delta, self.A, weights, self.z, self.bias, ends, sums, REVERSE=reverse,
+                **{**self.walk, 'HAS_Z': z is not None}, **strides(u=u, delta=self.delta, B=weights, z=self.z))
+        self.kernels.segment_starts[self.programs, self.states_shape[3]](
+            ends, sums, self.A, ends if last is None else last, starts, channels=self.u.shape[1],
+            REVERSE=reverse, HAS_LAST=last is not None, TOGETHER=TOGETHER, **self.sizes, **self.block)
+        return starts
+
+
+def strides(**tensors):
+    """Strides as the kernels name them."""
+    return {f'{name}_{axis}': stride for name, tensor in tensors.items()
+            for axis, stride in zip('bdt' if tensor.dim() == 3 else 'bgnt', tensor.stride(), strict=True)}
+
+
+def multiprocessors(device):
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == 'cuda' else 1
+
+
+def chunk_size(states):
+    """Steps of a chunk: as many as its states fit into registers in the backward pass."""
+    return max(1, 32 // states)
+
+
+def kept_shape(u, A, B):
+    """Shape of the states kept for the backward pass: (B, blocks, chunks, N, WIDTH)."""
+    groups = B.shape[1]
+    return (u.shape[0], groups * -(-(u.shape[1] // groups) // WIDTH), -(-u.shape[2] // chunk_size(A.shape[1])), A.shape[1],
+            WIDTH)
+
+
+def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
+    """As `operators.register` wants it."""
+    launch = _Launch(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    y, last_state = like(u), launch.new(*u.shape[:2], A.shape[1])
+    kept = launch.new(*kept_shape(u, A, B) if keep else (0,))
+    split = launch.segments > 1
+    with torch.cuda.device_of(u):
+        starts = launch.starts(u, B) if split else last_state
+        launch.kernels.forward[launch.grid](u, delta, launch.A, B, C, launch.D, launch.z, launch.bias, starts, y, kept,
+                                            last_state, SPLIT=split, KEEP=keep, **launch.whole)
+    return y, last_state, kept
+
+
+def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
+    """As `operators.register` wants it."""
+    launch = _Launch(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    batch, blocks, segments, states, width = launch.states_shape
+    groups, length = B.shape[1], u.shape[2]
+    du, ddelta, dz = like(u), like(delta), u if z is None else like(z)
+    dA, dD, dbias = (launch.new(batch, blocks, segments, *last) for last in ((states, width), (width,), (width,)))
+    dB, dC = (launch.new(batch, blocks, length, states) for _ in range(2))
+    with torch.cuda.device_of(u):
+        starts = launch.starts(dy, C, z, None if dlast is None else dlast.float().contiguous(), reverse=True)
+        launch.kernels.backward[launch.grid](
+            u, delta, launch.A, B, C, launch.D, launch.z, launch.bias, kept, starts, dy, du, ddelta, dz, dA, dB, dC, dD,
+            dbias, **strides(dy=dy), **launch.whole)
+
+    def by_channel(partial):
+        """Sum over batch and segments of (B, blocks, segments, ..., WIDTH), to (D, ...)."""
+        per_group = partial.sum((0, 2)).movedim(-1, 1).reshape(groups, -1, *partial.shape[3:-1])
+        return per_group[:, :u.shape[1] // groups].reshape(u.shape[1], *partial.shape[3:-1])
+
+    dB, dC = (t.view(batch, groups, -1, length, states).sum(2).transpose(2, 3) for t in (dB, dC))
+    return du, ddelta, by_channel(dA), dB, dC, by_channel(dD), dz, by_channel(dbias)

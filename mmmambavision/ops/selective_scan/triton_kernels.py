@@ -1,0 +1,313 @@
+"""Kernels of the Triton scan; see `triton.py` for how they are launched and docs/selective_scan.md for the derivation.
+
+A program is one warp. It takes WIDTH channels of a sequence, a few a lane, and walks over a segment of the time with the
+N states of its channels in registers, a tuple of N tensors [WIDTH]: no step needs another lane, but for the sums over
+channels in dB and dC, and weights B and C, the same for all channels, are scalars. Time goes by chunks of CHUNK steps,
+unrolled, so that a chunk's loads are under way together. Loops over chunks are written with while: Triton's interpreter
+cannot take the bounds of a range from numpy since its release 2.4.
+"""
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+# Different in every image, so not worth a compiled variant each.
+SIZES = ['length', 'chunks', 'segments', 'segment_chunks']
+
+
+@triton.jit
+def sigmoid(x):
+    return 1. / (1. + tl.exp(-x))
+
+
+@triton.jit
+def softplus(x):
+    """log(1 + e^x) as max(x, 0) + log(1 + e), e = e^-|x|, by the series of 2 artanh(e / (2 + e)): exact for small e, too."""
+    e = tl.exp(-tl.abs(x))
+    s = e / (e + 2.)
+    q = s * s
+    p = q * (1 / 15) + (1 / 13)
+    p = p * q + (1 / 11)
+    p = p * q + (1 / 9)
+    p = p * q + (1 / 7)
+    p = p * q + (1 / 5)
+    p = p * q + (1 / 3)
+    p = p * q + 1.
+    return tl.maximum(x, 0.) + 2. * s * p
+
+
+@triton.jit
+def locate(blocks, group_blocks, group_channels, WIDTH: tl.constexpr):
+    """This program's batch entry, block, group, channels [WIDTH] and which of them there are [WIDTH].
+
+    Places beyond the last channel, and times beyond the last one, repeat it, with a step of 0: loads need no mask, and a
+    step of 0 leaves a state as it is.
+    """
+    program = tl.program_id(0)
+    block = program % blocks
+    within = block % group_blocks * WIDTH + tl.arange(0, WIDTH)
+    group = block // group_blocks
+    d = group * group_channels + tl.minimum(within, group_channels - 1)
+    return (program // blocks).to(tl.int64), block, group, d, within < group_channels
+
+
+@triton.jit
+def load(pointers):
+    return tl.load(pointers).to(tl.float32)
+
+
+@triton.jit
+def load_states(pointers, stride, N: tl.constexpr):
+    """N float32 tensors, `stride` apart."""
+    values = ()
+    for n in tl.static_range(N):
+        values += (load(pointers + n * stride),)
+    return values
+
+
+@triton.jit
+def store_states(pointers, values, mask, stride, N: tl.constexpr):
+    for n in tl.static_range(N):
+        tl.store(pointers + n * stride, values[n], mask=mask)
+
+
+@triton.jit
+def zero_states(N: tl.constexpr, WIDTH: tl.constexpr):
+    values = ()
+    for n in tl.static_range(N):
+        values += (tl.zeros([WIDTH], tl.float32),)
+    return values
+
+
+@triton.jit
+def load_rates(A, d, N: tl.constexpr):
+    """A log2 e as N tensors [WIDTH]: the instruction that there is takes powers of two."""
+    values = ()
+    for n in tl.static_range(N):
+        values += (load(A + d * N + n) * LOG2E,)
+    return values
+
+
+@triton.jit
+def load_step(delta, bias, mask, SOFTPLUS: tl.constexpr):
+    """Steps [WIDTH], 0 where `mask` is not; and what went into the softplus."""
+    raw = load(delta) + bias
+    step = softplus(raw) if SOFTPLUS else raw
+    return tl.where(mask, step, 0.), raw
+
+
+@triton.jit
+def advance(h, step, weighted, rates, B, B_n, N: tl.constexpr):
+    """States after a step of decay A, with rates = A log2 e."""
+    after = ()
+    for n in tl.static_range(N):
+        after += (tl.exp2(step * rates[n]) * h[n] + weighted * load(B + n * B_n),)
+    return after
+
+
+@triton.jit(do_not_specialize=SIZES)
+def segment_ends(u, delta, A, weights, z, bias, ends, sums, u_b, u_d, u_t, delta_b, delta_d, delta_t, B_b, B_g, B_n, B_t,
+                 z_b, z_d, z_t, blocks, group_blocks, group_channels, length, segments, segment_chunks,
+                 REVERSE: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr,
+                 N: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr):
+    """What a segment makes of a zero state, into ends (B, blocks, segments, N, WIDTH), and the sum of its steps.
+
+    Forward the state after it, with u and weights = B. With REVERSE the gradient of the state before it, from its own
+    outputs alone, with u = dy and weights = C; z, if there is one, gates dy.
+    """
+    b, block, group, d, here = locate(blocks, group_blocks, group_channels, WIDTH)
+    lane, segment = tl.arange(0, WIDTH), tl.program_id(1)
+    rates = load_rates(A, d, N)
+    shift = load(bias + d) if HAS_BIAS else tl.zeros([WIDTH], tl.float32)
+    u += b * u_b + d * u_d
+    delta += b * delta_b + d * delta_d
+    z += b * z_b + d * z_d
+    weights += b * B_b + group * B_g
+    h, total = zero_states(N, WIDTH), tl.zeros([WIDTH], tl.float32)
+    i = 0
+    while i < segment_chunks:
+        for k in tl.static_range(CHUNK):
+            position = i * CHUNK + k
+            t = segment * segment_chunks * CHUNK + (segment_chunks * CHUNK - 1 - position if REVERSE else position)
+            mask, t = here & (t < length), tl.minimum(t, length - 1)
+            x = load(u + t * u_t)
+            if HAS_Z:
+                value = load(z + t * z_t)
+                x *= value * sigmoid(value)
+            step, _ = load_step(delta + t * delta_t, shift, mask, SOFTPLUS)
+            if REVERSE:
+                x = tl.where(mask, x, 0.)
+                before = ()
+                for n in tl.static_range(N):
+                    decay = tl.exp2(step * rates[n])
+                    before += (decay * (h[n] + x * load(weights + t * B_t + n * B_n)),)
+                h = before
+            else:
+                h = advance(h, step, step * x, rates, weights + t * B_t, B_n, N)
+            total += step
+        i += 1
+    at = (b * blocks + block) * segments + segment
+    store_states(ends + at * N * WIDTH + lane, h, lane < WIDTH, WIDTH, N)
+    tl.store(sums + at * WIDTH + lane, total)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def segment_starts(ends, sums, A, last, starts, blocks, group_blocks, group_channels, channels, segments,
+                   REVERSE: tl.constexpr, HAS_LAST: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr,
+                   TOGETHER: tl.constexpr):
+    """Starts (B, blocks, segments, N, WIDTH) of the segments from all the ends before them; one state n a program.
+
+    With REVERSE from the last segment to the first, the last one starting with `last` (B, D, N). TOGETHER segments are
+    loaded at a time, so that their latency counts once.
+    """
+    b, block, group, d, here = locate(blocks, group_blocks, group_channels, WIDTH)
+    n, lane = tl.program_id(1), tl.arange(0, WIDTH)
+    rate = load(A + d * N + n) * LOG2E
+    state = load(last + (b * channels + d) * N + n) if HAS_LAST else tl.zeros([WIDTH], tl.float32)
+    at = (b * blocks + block) * segments
+    first = 0
+    while first < segments:
+        loaded = ()
+        for k in tl.static_range(TOGETHER):
+            i = tl.minimum(first + k, segments - 1)
+            s = segments - 1 - i if REVERSE else i
+            loaded += ((load(ends + ((at + s) * N + n) * WIDTH + lane), load(sums + (at + s) * WIDTH + lane)),)
+        for k in tl.static_range(TOGETHER):
+            i = first + k
+            s = segments - 1 - i if REVERSE else i
+            tl.store(starts + ((at + s) * N + n) * WIDTH + lane, state, mask=(lane < WIDTH) & (i < segments))
+            state = tl.exp2(loaded[k][1] * rate) * state + loaded[k][0]
+        first += TOGETHER
+
+
+@triton.jit(do_not_specialize=SIZES)
+def forward(u, delta, A, B, C, D, z, bias, starts, y, kept, last, u_b, u_d, u_t, delta_b, delta_d, delta_t,
+            B_b, B_g, B_n, B_t, C_b, C_g, C_n, C_t, z_b, z_d, z_t, blocks, group_blocks, group_channels, channels, length,
+            chunks, segments, segment_chunks, SPLIT: tl.constexpr, KEEP: tl.constexpr, SOFTPLUS: tl.constexpr,
+            HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr,
+            CHUNK: tl.constexpr):
+    """Outputs y (B, L, D) of a segment from its start, zero without SPLIT; the last one's state into last (B, D, N).
+
+    With KEEP the states before every chunk go into kept (B, blocks, chunks, N, WIDTH).
+    """
+    b, block, group, d, here = locate(blocks, group_blocks, group_channels, WIDTH)
+    lane, segment = tl.arange(0, WIDTH), tl.program_id(1)
+    rates = load_rates(A, d, N)
+    skip = load(D + d) if HAS_D else tl.zeros([WIDTH], tl.float32)
+    shift = load(bias + d) if HAS_BIAS else tl.zeros([WIDTH], tl.float32)
+    u += b * u_b + d * u_d
+    delta += b * delta_b + d * delta_d
+    z += b * z_b + d * z_d
+    B += b * B_b + group * B_g
+    C += b * C_b + group * C_g
+    y += b * length * channels + d
+    kept += (b * blocks + block) * chunks * N * WIDTH + lane
+    if SPLIT:
+        at = (b * blocks + block) * segments + segment
+        h = load_states(starts + at * N * WIDTH + lane, WIDTH, N)
+    else:
+        h = zero_states(N, WIDTH)
+    chunk = segment * segment_chunks
+    end = tl.minimum(chunk + segment_chunks, chunks)
+    while chunk < end:
+        if KEEP:
+            store_states(kept + chunk.to(tl.int64) * N * WIDTH, h, lane < WIDTH, WIDTH, N)
+        for k in tl.static_range(CHUNK):
+            t = chunk * CHUNK + k
+            mask, t = here & (t < length), tl.minimum(t, length - 1)
+            x = load(u + t * u_t)
+            step, _ = load_step(delta + t * delta_t, shift, mask, SOFTPLUS)
+            h = advance(h, step, step * x, rates, B + t * B_t, B_n, N)
+            out = skip * x
+            for n in tl.static_range(N):
+                out += h[n] * load(C + t * C_t + n * C_n)
+            if HAS_Z:
+                value = load(z + t * z_t)
+                out *= value * sigmoid(value)
+            tl.store(y + t * channels, out, mask=mask)
+        chunk += 1
+    if segment == segments - 1:
+        store_states(last + (b * channels + d) * N, h, here, 1, N)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def backward(u, delta, A, B, C, D, z, bias, kept, starts, dy, du, ddelta, dz, dA, dB, dC, dD, dbias,
+             u_b, u_d, u_t, delta_b, delta_d, delta_t, B_b, B_g, B_n, B_t, C_b, C_g, C_n, C_t, z_b, z_d, z_t,
+             dy_b, dy_d, dy_t, blocks, group_blocks, group_channels, channels, length, chunks, segments, segment_chunks,
+             SOFTPLUS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, N: tl.constexpr,
+             WIDTH: tl.constexpr, CHUNK: tl.constexpr):
+    """Gradients of a segment, walking back from the gradient of the state after it in `starts`.
+
+    du, ddelta and dz are (B, L, D). Sums over time are per segment: dA (B, blocks, segments, N, WIDTH), dD and dbias (B,
+    blocks, segments, WIDTH); sums over channels per block: dB and dC (B, blocks, L, N).
+    """
+    b, block, group, d, here = locate(blocks, group_blocks, group_channels, WIDTH)
+    lane, segment = tl.arange(0, WIDTH), tl.program_id(1)
+    rates = load_rates(A, d, N)
+    skip = load(D + d) if HAS_D else tl.zeros([WIDTH], tl.float32)
+    shift = load(bias + d) if HAS_BIAS else tl.zeros([WIDTH], tl.float32)
+    u += b * u_b + d * u_d
+    delta += b * delta_b + d * delta_d
+    z += b * z_b + d * z_d
+    dy += b * dy_b + d * dy_d
+    B += b * B_b + group * B_g
+    C += b * C_b + group * C_g
+    to_outputs = b * length * channels + d
+    to_sums = (b * blocks + block) * length * N
+    kept += (b * blocks + block) * chunks * N * WIDTH + lane
+    at = (b * blocks + block) * segments + segment
+    g = load_states(starts + at * N * WIDTH + lane, WIDTH, N)
+    sum_A = zero_states(N, WIDTH)
+    sum_D, sum_bias = tl.zeros([WIDTH], tl.float32), tl.zeros([WIDTH], tl.float32)
+    first = segment * segment_chunks
+    chunk = tl.minimum(first + segment_chunks, chunks) - 1
+    while chunk >= first:
+        states = (load_states(kept + chunk.to(tl.int64) * N * WIDTH, WIDTH, N),)
+        inputs = ()
+        for k in tl.static_range(CHUNK):
+            t = chunk * CHUNK + k
+            mask, t = here & (t < length), tl.minimum(t, length - 1)
+            x = load(u + t * u_t)
+            step, raw = load_step(delta + t * delta_t, shift, mask, SOFTPLUS)
+            states += (advance(states[k], step, step * x, rates, B + t * B_t, B_n, N),)
+            inputs += ((x, step, raw),)
+        for k in tl.static_range(CHUNK - 1, -1, -1):
+            t = chunk * CHUNK + k
+            there = t < length
+            mask, t = here & there, tl.minimum(t, length - 1)
+            x, step, raw = inputs[k]
+            C_weights = load_states(C + t * C_t, C_n, N)
+            grad = tl.where(mask, load(dy + t * dy_t), 0.)
+            if HAS_Z:
+                value = load(z + t * z_t)
+                gate = sigmoid(value)
+                out = skip * x
+                for n in tl.static_range(N):
+                    out += states[k + 1][n] * C_weights[n]
+                tl.store(dz + to_outputs + t * channels, grad * out * gate * (1. + value * (1. - gate)), mask=mask)
+                grad *= value * gate
+            # total is the gradient of the state after the step, through its output and through the next step.
+            before, accumulated = (), ()
+            weighted, dstep = tl.zeros([WIDTH], tl.float32), tl.zeros([WIDTH], tl.float32)
+            for n in tl.static_range(N):
+                total = C_weights[n] * grad + g[n]
+                carried = total * tl.exp2(step * rates[n])
+                through = carried * states[k][n]
+                weighted += total * load(B + t * B_t + n * B_n)
+                dstep += through * rates[n]
+                before += (carried,)
+                accumulated += (sum_A[n] + through * step,)
+                tl.store(dB + to_sums + t * N + n, tl.sum(total * (step * x), axis=0), mask=there)
+                tl.store(dC + to_sums + t * N + n, tl.sum(states[k + 1][n] * grad, axis=0), mask=there)
+            g, sum_A = before, accumulated
+            dstep = dstep / LOG2E + weighted * x
+            if SOFTPLUS:
+                dstep *= sigmoid(raw)
+            dstep = tl.where(mask, dstep, 0.)
+            sum_D += grad * x
+            sum_bias += dstep
+            tl.store(du + to_outputs + t * channels, weighted * step + skip * grad, mask=mask)
+            tl.store(ddelta + to_outputs + t * channels, dstep, mask=mask)
+        chunk -= 1
+    store_states(dA + at * N * WIDTH + lane, sum_A, lane < WIDTH, WIDTH, N)
+    tl.store(dD + at * WIDTH + lane, sum_D)
+    tl.store(dbias + at * WIDTH + lane, sum_bias)
