@@ -1,8 +1,11 @@
 """Stem, downsampling and the residual blocks of the four levels."""
+from collections import OrderedDict
+
 import torch
-from timm.layers import DropPath, Mlp
+from timm.layers import DropPath
 from torch import nn
 
+from .linear import Linear
 from .mixers import Attention, MambaVisionMixer
 
 
@@ -12,8 +15,8 @@ class Stem(nn.Module):
     def __init__(self, in_dim, dim):
         super().__init__()
         self.conv_down = nn.Sequential(
-            nn.Conv2d(3, in_dim, 3, 2, 1, bias=False), nn.BatchNorm2d(in_dim, eps=1e-4), nn.ReLU(),
-            nn.Conv2d(in_dim, dim, 3, 2, 1, bias=False), nn.BatchNorm2d(dim, eps=1e-4), nn.ReLU())
+            nn.Conv2d(3, in_dim, 3, 2, 1, bias=False), nn.BatchNorm2d(in_dim, eps=1e-4), nn.ReLU(inplace=True),
+            nn.Conv2d(in_dim, dim, 3, 2, 1, bias=False), nn.BatchNorm2d(dim, eps=1e-4), nn.ReLU(inplace=True))
 
     def forward(self, x):
         return self.conv_down(x)
@@ -77,7 +80,8 @@ class HybridBlock(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.mixer = MambaVisionMixer(dim, scan_backend=scan_backend) if num_heads is None else Attention(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        hidden = int(dim * mlp_ratio)
+        self.mlp = nn.Sequential(OrderedDict(fc1=Linear(dim, hidden), act=nn.GELU(), fc2=Linear(hidden, dim)))
         self.drop_path = DropPath(drop_path)
         self.gamma_1 = _layer_scale(dim, layer_scale)
         self.gamma_2 = _layer_scale(dim, layer_scale)

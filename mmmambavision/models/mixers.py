@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..ops import selective_scan
+from .linear import Linear
 
 
 class MambaVisionMixer(nn.Module):
@@ -23,14 +24,14 @@ class MambaVisionMixer(nn.Module):
         inner = dim // 2
         self.state_size, self.step_rank = state_size, math.ceil(dim / 16)
         self.scan_backend = scan_backend
-        self.in_proj = nn.Linear(dim, dim, bias=False)
+        self.in_proj = Linear(dim, dim, bias=False)
         self.conv1d_x = nn.Conv1d(inner, inner, kernel_size, padding='same', groups=inner, bias=False)
         self.conv1d_z = nn.Conv1d(inner, inner, kernel_size, padding='same', groups=inner, bias=False)
         self.x_proj = nn.Linear(inner, self.step_rank + 2 * state_size, bias=False)
         self.dt_proj = nn.Linear(self.step_rank, inner)
         self.A_log = nn.Parameter(torch.arange(1, state_size + 1, dtype=torch.float32).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
-        self.out_proj = nn.Linear(dim, dim, bias=False)
+        self.out_proj = Linear(dim, dim, bias=False)
 
     def forward(self, tokens):
         x, z = self._convolve(self.in_proj(tokens)).chunk(2, dim=-1)
@@ -61,8 +62,8 @@ class Attention(nn.Module):
     def __init__(self, dim, num_heads):
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, tokens, queries=None):
         """Attend from `queries` (B, Q, C), by default all of `tokens` (B, L, C), to `tokens`."""

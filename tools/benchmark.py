@@ -1,0 +1,186 @@
+"""Speed, memory and size of backbones and whole models, in turn in one run: `python tools/benchmark.py swin-t mambavision-t`.
+
+Names are configs, measured whole on random images with random weights, and the backbones of tools/peers.py, MambaVision
+with whole-map windows or, `-padded`, the released (112, 56); options follow a colon, as in
+mambavision-t:window_size=64,32:scan_backend=reference.
+
+Every model is run once to warm up, then all in turn (A B A B ...). Times are medians; ratios are medians of each round's
+ratio to the first model. Multiply-adds are counted without running: layers (linear and convolution), attention (q k^T and
+weights v), scan (3 N + 2 a channel and step); of detectors with 1000 proposals and 100 mask regions. A training step is
+forward, backward and AdamW, the loss of a backbone being the mean of its outputs. Peak memory is what is allocated on top
+of parameters and input while it runs, measured in a pass of its own.
+"""
+import argparse
+import csv
+import platform
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+
+import peers
+import torch
+from common import run
+from measured import Measured
+from mmengine.logging import MMLogger
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from mmmambavision.errors import UserError
+
+COLUMNS = dict(model='model', size='H x W', params='params M', layers='layers G', attention='attention G', scan='scan G',
+               forward='forward ms', images='images/s', forward_ratio='ratio', forward_memory='peak MiB', train='train ms',
+               train_ratio='ratio', train_memory='peak MiB', box_ap='box AP')
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('models', nargs='*', metavar='CONFIG_OR_BACKBONE', help=', '.join(peers.BACKBONES))
+    parser.add_argument('--size', nargs='+', default=['800x1344'], metavar='HxW', help='default 800x1344; several for a scaling table')
+    parser.add_argument('--batch', type=int, default=1)
+    parser.add_argument('--rounds', type=int, default=5, help='counted runs of every model; default 5')
+    parser.add_argument('--train', action='store_true', help='measure a training step, too')
+    parser.add_argument('--amp', action='store_true', help='bfloat16 autocast instead of float32')
+    parser.add_argument('--fuse', action='store_true', help='with batch norms folded into convolutions (mmcv.cnn.fuse_conv_bn)')
+    parser.add_argument('--compile', action='store_true', help='with torch.compile')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: a GPU if there is one')
+    parser.add_argument('--csv', type=Path, help='new file for the table')
+    parser.add_argument('--markdown', action='store_true', help='print the table for a document')
+    parser.add_argument('--plot', type=Path, help='new image: speed against published box AP or, with several sizes, time '
+                                                  'and memory against pixels')
+    parser.add_argument('--paper-table', action='store_true', help='print the published COCO table beside our counts and stop')
+    args = parser.parse_args(argv)
+    for file in (args.csv, args.plot):
+        if file and file.exists():
+            raise UserError(f'{file} exists already; name a new file')
+    if not args.models and not args.paper_table:
+        raise UserError('nothing to measure: name configs or backbones, or give --paper-table; --help lists them')
+    if args.fuse and args.train:
+        raise UserError('--fuse is for inference: leave out --train')
+    for model in args.models:
+        if not Path(model).is_file():
+            peers.parse(model)
+    try:
+        args.sizes = [tuple(int(side) for side in size.split('x')) for size in args.size]
+        assert all(len(size) == 2 and min(size) > 0 for size in args.sizes)
+    except (ValueError, AssertionError):
+        raise UserError(f"--size {' '.join(args.size)}: write sizes as HEIGHTxWIDTH, e.g. 800x1344") from None
+    return args
+
+
+def median_times(calls, rounds, advance):
+    """Times in s of every call by its key, all in turn, after one of each that does not count."""
+    times = {key: [] for key in calls}
+    for _ in range(rounds + 1):
+        for key, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            times[key].append(time.perf_counter() - begin)
+            advance()
+    return {key: values[1:] for key, values in times.items()}
+
+
+def measure(args, size, progress):
+    """A row for every model at one size, as a dict of COLUMNS."""
+    kinds = ('forward', 'train') if args.train else ('forward',)
+    task = progress.add_task(f'{size[0]}x{size[1]}', total=len(args.models) * (2 + len(kinds) * (args.rounds + 2)))
+    step = partial(progress.advance, task)
+    models, rows = {}, []
+    for name in args.models:
+        models[name] = Measured(name, args.batch, size, args.device, args.amp, args.compile, args.fuse)
+        step()
+        row = dict(model=Path(name).stem if Path(name).is_file() else name, size=f'{size[0]}x{size[1]}', **models[name].counts())
+        rows.append({**row, 'box_ap': peers.published_box_ap(name)})
+        step()
+    calls = {(name, kind): getattr(model, kind) for name, model in models.items() for kind in kinds}
+    times = median_times(calls, args.rounds, step)
+    for row, (name, model) in zip(rows, models.items()):
+        for kind in kinds:
+            row[kind] = 1e3 * statistics.median(times[name, kind])
+            row[f'{kind}_ratio'] = statistics.median(
+                own / first for own, first in zip(times[name, kind], times[args.models[0], kind]))
+            row[f'{kind}_memory'] = model.peak_memory(getattr(model, kind)) / 2 ** 20
+            step()
+        row['images'] = 1e3 * args.batch / row['forward']
+    return rows
+
+
+def as_text(row, key):
+    value = row.get(key)
+    if value is None or isinstance(value, str):
+        return value or ''
+    decimals = 2 if key in ('params', 'images', 'scan') or 'ratio' in key else 0 if 'memory' in key else 1
+    return f'{value:.{decimals}f}'
+
+
+def show(columns, rows, markdown):
+    if markdown:
+        print('| ' + ' | '.join(columns) + ' |\n' + '|---' + '|---:' * (len(columns) - 1) + '|')
+        for row in rows:
+            print('| ' + ' | '.join(row) + ' |')
+        return
+    table = Table(*columns)
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.justify = 'right'
+    for row in rows:
+        table.add_row(*row)
+    Console(width=max(180, Console().width)).print(table)
+
+
+def plot_speed(rows, file):
+    import matplotlib.pyplot as plt
+    figure, axis = plt.subplots(figsize=(7, 4.5), layout='constrained')
+    for row in rows:
+        if row['box_ap']:
+            ours = 'mambavision' in row['model']
+            axis.plot(row['images'], row['box_ap'], 'D' if ours else 'o', color='tab:red' if ours else 'tab:blue',
+                      fillstyle='none' if ours and not row['model'].endswith('-padded') else 'full')
+            axis.annotate(row['model'], (row['images'], row['box_ap']), textcoords='offset points', xytext=(6, 4), fontsize=8)
+    axis.set(xlabel=f"backbone, images/s at {rows[0]['size']} (measured)", ylabel='COCO box AP (published)',
+             title='Hollow: whole-map windows, at the AP published for padded ones')
+    axis.title.set_fontsize(9)
+    axis.margins(.15)
+    figure.savefig(file, dpi=120)
+
+
+def plot_scaling(rows, file):
+    import matplotlib.pyplot as plt
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout='constrained')
+    for model in dict.fromkeys(row['model'] for row in rows):
+        own = [row for row in rows if row['model'] == model]
+        pixels = [int(row['size'].split('x')[0]) * int(row['size'].split('x')[1]) / 1e6 for row in own]
+        axes[0].plot(pixels, [row['forward'] / p for row, p in zip(own, pixels)], 'o-', label=model)
+        axes[1].plot(pixels, [row['forward_memory'] for row in own], 'o-', label=model)
+    axes[0].set(xlabel='megapixels', ylabel='forward, ms per megapixel', ylim=(0, None))
+    axes[1].set(xlabel='megapixels', ylabel='forward, peak MiB', ylim=(0, None))
+    axes[0].legend()
+    figure.savefig(file, dpi=120)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    MMLogger.get_instance('mmengine', log_level='ERROR')
+    if args.paper_table:
+        import paper_table
+        return show(paper_table.COLUMNS, list(paper_table.rows()), args.markdown)
+    name = torch.cuda.get_device_name() if args.device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
+    print(f"{name}; torch {torch.__version__}; Python {platform.python_version()}; batch {args.batch}, "
+          f"{'bfloat16 autocast' if args.amp else 'float32'}{', compiled' if args.compile else ''}{', batch norms folded' if args.fuse else ''}, {args.rounds} rounds")
+    rows = []
+    with Progress(console=Console(stderr=True)) as progress:
+        for size in args.sizes:
+            rows += measure(args, size, progress)
+    keys = [key for key in COLUMNS if any(row.get(key) is not None for row in rows)]
+    columns, cells = [COLUMNS[key] for key in keys], [[as_text(row, key) for key in keys] for row in rows]
+    show(columns, cells, args.markdown)
+    if args.csv:
+        with args.csv.open('w', newline='') as file:
+            csv.writer(file).writerows([keys, *cells])
+    if args.plot:
+        (plot_scaling if len(args.sizes) > 1 else plot_speed)(rows, args.plot)
+
+
+if __name__ == '__main__':
+    run(main)

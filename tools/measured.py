@@ -1,0 +1,131 @@
+"""A backbone or a whole model that `benchmark.py` can run: its forward pass, its training step, its counts."""
+import os
+from contextlib import nullcontext
+from pathlib import Path
+
+os.environ.setdefault('KINETO_LOG_LEVEL', '5')  # torch's profiler, which would miss a GPU aloud
+
+import complexity
+import peers
+import torch
+from common import fit_to_machine
+from mmcv.cnn import fuse_conv_bn
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import PixelData
+
+from mmmambavision.errors import UserError
+
+
+class Measured:
+    """A model of random weights on random images.
+
+    Args:
+        name: a config file, or a backbone as in `peers.parse`.
+        batch: images.
+        size: height and width of the images.
+        device: 'cpu' or 'cuda'.
+        amp: whether to run under bfloat16 autocast.
+        compiled: whether to run through torch.compile.
+        fused: whether to fold batch norms into the convolutions before them, for inference.
+    """
+
+    def __init__(self, name, batch, size, device, amp=False, compiled=False, fused=False):
+        self.name, self.size, self.device = name, size, device
+        self.autocast = torch.autocast(device, torch.bfloat16) if amp else nullcontext()
+        self.is_config = Path(name).is_file()
+        self.model = (_from_config(name) if self.is_config else peers.build(name)).to(device)
+        if fused:
+            self.model = fuse_conv_bn(self.model)
+        self.data = _batch(self.model, batch, size) if self.is_config else torch.randn(batch, 3, *size, device=device)
+        self.optimizer = torch.optim.AdamW((p for p in self.model.parameters() if p.requires_grad), lr=0.)
+        # Of a whole model the backbone alone: the rest handles lists of boxes.
+        if compiled and self.is_config:
+            self.model.backbone.compile()
+        elif compiled:
+            self.model.compile()
+
+    def counts(self):
+        """Parameters in M and multiply-adds in G: layers, attention products, scans."""
+        if self.is_config:
+            row = complexity.measure(self.name, self.size)
+            return dict(params=row['params'], layers=row['total'], attention=row['attention'], scan=row['scan'])
+        parts, _ = complexity.count(peers.build(self.name).to('meta'), torch.empty(1, 3, *self.size, device='meta'))
+        parameters = sum(p.numel() for p in self.model.parameters()) / 1e6
+        return dict(params=parameters, **dict(zip(('layers', 'attention', 'scan'), parts)))
+
+    def forward(self):
+        """Inference; of a whole model with everything that test_step does."""
+        self.model.eval()
+        with torch.no_grad(), self.autocast:
+            self.model.test_step(self.data) if self.is_config else self.model(self.data)
+        self._finish()
+
+    def train(self):
+        """Forward, backward and a step of AdamW whose learning rate is 0."""
+        self.model.train()
+        self.optimizer.zero_grad()
+        with self.autocast:
+            if self.is_config:
+                loss = self._loss()
+            else:
+                loss = sum(output.float().mean() for output in self.model(self.data))
+        loss.backward()
+        self.optimizer.step()
+        self._finish()
+
+    def _loss(self):
+        try:
+            losses = self.model(**self.model.data_preprocessor(self.data, True), mode='loss')
+        except ValueError as error:
+            if 'more than 1 value per channel' not in str(error):
+                raise
+            raise UserError(f'{self.name} has batch norms on maps of 1x1, which cannot train on one image: --batch 2') from None
+        return self.model.parse_losses(losses)[0]
+
+    def peak_memory(self, call):
+        """Bytes allocated at most during a call, beyond those allocated before."""
+        self.optimizer.zero_grad()
+        if self.device == 'cuda':
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            call()
+            return torch.cuda.max_memory_allocated() - before
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True,
+                                    acc_events=True) as profile:
+            call()
+        events = [e for e in profile.profiler.kineto_results.events() if e.name() == '[memory]']
+        now = peak = 0
+        for event in sorted(events, key=lambda event: event.start_ns()):
+            now += event.nbytes()
+            peak = max(peak, now)
+        return peak
+
+    def _finish(self):
+        if self.device == 'cuda':
+            torch.cuda.synchronize()
+
+
+def _from_config(path):
+    cfg = Config.fromfile(path)
+    cfg.launcher = 'none'
+    fit_to_machine(cfg)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    cfg.model.backbone.init_cfg = None
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    return model
+
+
+def _batch(model, batch, size):
+    """Images and ground truth of that size, as a data loader gives them."""
+    if hasattr(model, 'decode_head'):
+        from mmseg.structures import SegDataSample
+        samples = []
+        for _ in range(batch):
+            labels = PixelData(data=torch.randint(model.decode_head.num_classes, (1, *size)))
+            samples.append(SegDataSample(gt_sem_seg=labels, metainfo=dict(img_shape=size, ori_shape=size)))
+        return dict(inputs=[torch.randint(256, (3, *size), dtype=torch.uint8) for _ in range(batch)], data_samples=samples)
+    from mmdet.testing import demo_mm_inputs
+    head = complexity.as_list(model.roi_head.bbox_head)[0] if hasattr(model, 'roi_head') else model.bbox_head
+    return demo_mm_inputs(batch, [(3, *size)] * batch, [10] * batch, head.num_classes, with_mask=True)

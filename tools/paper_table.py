@@ -1,0 +1,39 @@
+"""The published COCO table with what is counted here beside it, for `benchmark.py --paper-table`."""
+import copy
+from pathlib import Path
+
+import peers
+import torch
+from complexity import build, count, run_heads
+from rich.console import Console
+from rich.progress import track
+
+CONFIG = Path(__file__).parent.parent / 'configs' / 'cascade_mask_rcnn_mambavision_t_native.py'
+COLUMNS = ('backbone', 'params M', 'published', 'FLOPs G', 'with attention', 'scan', 'published', 'off', 'box AP', 'mask AP')
+
+
+def measure(name, size=(800, 1280)):
+    """Parameters in M and multiply-adds in G (layers, attention products, scans) of a detector with that backbone.
+
+    1000 proposals through every box head and 100 regions through every mask head, as the published figures count.
+    """
+    detector, cfg = build(CONFIG)
+    backbone = peers.build(name).to('meta')
+    parts, features = count(backbone, torch.empty(1, 3, *size, device='meta'))
+    neck = copy.deepcopy(cfg.model.neck)
+    neck.in_channels = [feature.shape[1] for feature in features]
+    with torch.device('meta'):
+        detector.neck = type(detector.neck)(**{k: v for k, v in neck.items() if k != 'type'})
+    heads, _ = count(run_heads, detector, features)
+    detector.backbone = backbone
+    return sum(p.numel() for p in detector.parameters()) / 1e6, [a + b for a, b in zip(parts, heads)]
+
+
+def rows():
+    """Rows of the table as text. Figures that leave attention out are compared, but for DeiT, whose published one does not."""
+    for name in track(peers.PUBLISHED, 'counting', console=Console(stderr=True)):
+        published_params, published_flops, box, mask = peers.PUBLISHED[name]
+        params, (layers, attention, scan) = measure(name)
+        compared = layers + attention if name == 'deit-s' else layers
+        yield [name, f'{params:.1f}', str(published_params), f'{layers:.0f}', f'{layers + attention:.0f}', f'{scan:.1f}',
+               str(published_flops), f'{compared / published_flops - 1:+.1%}', f'{box:.1f}', f'{mask:.1f}']
