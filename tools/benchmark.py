@@ -166,8 +166,10 @@ def main(argv=None):
         import paper_table
         return show(paper_table.COLUMNS, list(paper_table.rows()), args.markdown)
     name = torch.cuda.get_device_name() if args.device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
+    how = ['bfloat16 autocast' if args.amp else 'float32', 'compiled' if args.compile else '',
+           'batch norms folded' if args.fuse else '', f'{args.rounds} rounds']
     print(f"{name}; torch {torch.__version__}; Python {platform.python_version()}; batch {args.batch}, "
-          f"{'bfloat16 autocast' if args.amp else 'float32'}{', compiled' if args.compile else ''}{', batch norms folded' if args.fuse else ''}, {args.rounds} rounds")
+          + ', '.join(filter(None, how)))
     rows = []
     with Progress(console=Console(stderr=True)) as progress:
         for size in args.sizes:

@@ -22,17 +22,18 @@ STATES = 8
 SHAPES = {  # sequences an image, channels, length: levels 2 and 3 of tiny
     'COCO padded, level 2': (1, 160, 112 * 112), 'COCO padded, level 3': (1, 320, 56 * 56),
     'COCO whole map, level 2': (1, 160, 50 * 84), 'COCO whole map, level 3': (1, 320, 25 * 42),
-    'ADE20K padded, level 2': (1, 160, 64 * 64), 'ADE20K whole map, level 2': (1, 160, 32 * 32),
-    'ADE20K whole map, level 3': (1, 320, 16 * 16), 'ImageNet, level 2': (1, 160, 14 * 14),
+    'ADE20K padded, level 2': (1, 160, 64 * 64), 'ADE20K padded, level 3': (1, 320, 32 * 32),
+    'ADE20K whole map, level 2': (1, 160, 32 * 32), 'ADE20K whole map, level 3': (1, 320, 16 * 16), 'ImageNet, level 2': (1, 160, 14 * 14),
     'ImageNet, level 3': (1, 320, 7 * 7),
 }
 COLUMNS = ('shape', 'batch', 'type', 'backend', 'forward ms', 'of copy', 'both ms', 'of copy both', 'kept MiB')
 
 
-def make_inputs(batch, channels, length, dtype, device):
+def make_inputs(batch, channels, length, dtype, device, layout='channels-last'):
     """Inputs as the mixer gives them: channels next to each other, z apart, steps before softplus."""
     def tokens(width):
-        return torch.randn(batch, length, width, device=device, dtype=dtype).transpose(1, 2)
+        values = torch.randn(batch, length, width, device=device, dtype=dtype).transpose(1, 2)
+        return values if layout == 'channels-last' else values.contiguous()
     return dict(u=tokens(channels), delta=tokens(channels), A=-torch.rand(channels, STATES, device=device) * STATES,
                 B=tokens(STATES), C=tokens(STATES), D=torch.ones(channels, device=device),
                 delta_bias=torch.zeros(channels, device=device), delta_softplus=True)
@@ -75,9 +76,9 @@ def kept_bytes(inputs, backend):
     return sum(kept.values())
 
 
-def measure(shape, batch, dtype, backend, device, bandwidth, seconds):
+def measure(shape, batch, dtype, layout, backend, device, bandwidth, seconds):
     images, channels, length = shape
-    inputs = make_inputs(batch * images, channels, length, dtype, device)
+    inputs = make_inputs(batch * images, channels, length, dtype, device, layout)
     tensors = [v for v in inputs.values() if torch.is_tensor(v)]
     size = sum(v.numel() * v.element_size() for v in tensors) + inputs['u'].numel() * inputs['u'].element_size()
     with torch.no_grad():
@@ -100,6 +101,8 @@ def main(argv=None):
     parser.add_argument('--batch', nargs='+', type=int, default=[1, 2, 16], help='images a batch; default 1 2 16')
     parser.add_argument('--dtype', nargs='+', default=['float32', 'bfloat16'], choices=('float32', 'bfloat16', 'float16'))
     parser.add_argument('--shapes', nargs='+', default=list(SHAPES), choices=SHAPES, metavar='SHAPE', help='some of: %(choices)s')
+    parser.add_argument('--layout', default='channels-last', choices=('channels-last', 'sequence-last'),
+                        help="of the inputs in memory; the mixer's are channels-last")
     parser.add_argument('--seconds', type=float, default=1., help='time for each figure')
     parser.add_argument('--csv', type=Path, help='new file for the table')
     args = parser.parse_args(argv)
@@ -113,14 +116,14 @@ def main(argv=None):
                                  and not (name == 'cpu' and device == 'cuda')]
     bandwidth = copy_bandwidth(device, args.seconds)
     name = torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
-    print(f'{name}; torch {torch.__version__}; a copy moves {bandwidth / 1e9:.1f} GB/s')
+    print(f'{name}; torch {torch.__version__}; {args.layout}; a copy moves {bandwidth / 1e9:.1f} GB/s')
     combinations = [(shape, batch, dtype, backend) for shape in args.shapes for batch in args.batch for dtype in args.dtype
                     for backend in backends]
     rows = []
     with Progress(console=Console(stderr=True)) as progress:
         for shape, batch, dtype, backend in progress.track(combinations, description='measuring'):
             rows.append([shape, str(batch), dtype, backend, *measure(
-                SHAPES[shape], batch, getattr(torch, dtype), backend, device, bandwidth, args.seconds)])
+                SHAPES[shape], batch, getattr(torch, dtype), args.layout, backend, device, bandwidth, args.seconds)])
     table = Table(*COLUMNS)
     for column in (*table.columns[1:2], *table.columns[4:]):
         column.justify = 'right'

@@ -4,8 +4,10 @@ import pickle
 
 import pytest
 import torch
+from mmcv.cnn import fuse_conv_bn
 from mmengine.registry import MODELS
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from mmmambavision import MambaVision
 from mmmambavision.models.levels import HybridLevel
@@ -228,3 +230,29 @@ def test_errors(options, message):
 def test_images_have_three_channels(channels):
     with pytest.raises(ValueError, match=r'images \(B, 3, H, W\) with 3 channels, got \(1, %d, 64, 64\)' % channels):
         nano()(torch.zeros(1, channels, 64, 64))
+
+
+def test_batch_norms_fold_into_their_convolutions():
+    model = MambaVision(NANO).eval()
+    for norm in model.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(norm.running_mean, -1, 1)
+            torch.nn.init.uniform_(norm.running_var, .5, 2)
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = model(x)
+        actual = fuse_conv_bn(model)(x)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+    for a, b in zip(actual, expected):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('train', [False, True])
+def test_images_of_many_sizes_are_compiled_three_times_at_most(train):
+    """Once for the first size, once with one side unknown, once with both."""
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    model = torch.compile(MambaVision(NANO, window_size=None).train(train), backend=counter)
+    for size in ((64, 64), (64, 96), (96, 64), (128, 96), (160, 128), (101, 77), (200, 333)):
+        model(torch.randn(2, 3, *size))
+    assert counter.frame_count <= 3

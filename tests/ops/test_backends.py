@@ -10,7 +10,7 @@ import torch
 
 from mmmambavision import MambaVision
 from mmmambavision.ops import available_backends, selective_scan
-from mmmambavision.ops.selective_scan import chunked, triton
+from mmmambavision.ops.selective_scan import chunked, mamba_ssm, triton
 from mmmambavision.ops.selective_scan.interface import BACKENDS, ENVIRONMENT_VARIABLE
 
 PRESENT = [name for name, reason in available_backends().items() if name != 'reference' and reason is None]
@@ -244,6 +244,31 @@ def test_calls_of_mamba_ssm(monkeypatch, dtype, tolerance, without):
     monkeypatch.setitem(BACKENDS, 'mamba_ssm', BACKENDS['mamba_ssm']._replace(absent=None, refuses=lambda u: None))
     assert_as_reference('mamba_ssm', make_inputs(channels=6, length=40, groups=2, without=without), dtype=dtype,
                         tolerance=tolerance)
+
+
+def test_why_triton_is_absent(monkeypatch):
+    compiler = pytest.importorskip('triton')
+    monkeypatch.setenv('TRITON_INTERPRET', '1')
+    assert triton.unavailable() is None
+    monkeypatch.setattr(compiler, '__version__', '3.2.0')
+    assert triton.unavailable() == ('triton 3.2.0 is too old for its kernels: install torch 2.7 or newer, which brings 3.3 or '
+                                    'newer')
+    monkeypatch.setenv('TRITON_INTERPRET', '0')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    assert triton.unavailable() == 'it needs a GPU, and torch sees none'
+    assert triton.refuses(torch.zeros(1, 1, 1)) == 'it runs on a GPU, the input is on cpu'
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    assert triton.unavailable() == 'triton is not installed; it comes with torch for Linux: pip install triton'
+
+
+def test_why_mamba_ssm_is_absent(monkeypatch):
+    assert available_backends()['mamba_ssm'] is None or mamba_ssm.unavailable() == available_backends()['mamba_ssm']
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    assert mamba_ssm.unavailable().startswith('its compiled module selective_scan_cuda is not installed; mamba-ssm builds it')
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: object())
+    monkeypatch.setitem(sys.modules, 'selective_scan_cuda', None)
+    assert mamba_ssm.unavailable().startswith('its compiled module selective_scan_cuda does not load: ')
+    assert mamba_ssm.refuses(torch.zeros(1, 1, 1)) == 'it runs on a GPU, the input is on cpu'
 
 
 def test_without_numba(monkeypatch):

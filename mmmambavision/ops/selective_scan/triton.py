@@ -11,6 +11,7 @@ import torch
 
 from .operators import like
 
+OLDEST = (3, 3)  # of triton's versions, the first that has tuples in kernels
 WIDTH = 64     # channels of a program, two a lane
 WARPS = 16     # a multiprocessor, wanted to hide the latency of loads
 SHORTEST = 2   # chunks of a segment
@@ -21,7 +22,12 @@ def unavailable():
     """Why this implementation cannot run here, or None."""
     if not importlib.util.find_spec('triton'):
         return 'triton is not installed; it comes with torch for Linux: pip install triton'
-    return None if interpreted() or torch.cuda.is_available() else 'it needs a GPU, and torch sees none'
+    if not (interpreted() or torch.cuda.is_available()):
+        return 'it needs a GPU, and torch sees none'
+    from triton import __version__ as version
+    if tuple(int(part) for part in version.split('.')[:2]) < OLDEST:
+        return f'triton {version} is too old for its kernels: install torch 2.7 or newer, which brings 3.3 or newer'
+    return None
 
 
 def interpreted():
