@@ -1,4 +1,4 @@
-"""Speed, memory and size of backbones and whole models, in turn in one run: `python tools/benchmark.py swin-t mambavision-t`.
+"""Speed, memory and size of backbones and whole models, in turn: `python tools/benchmark.py swin-t mambavision-t`.
 
 Names are configs, measured whole on random images with random weights, and the backbones of tools/peers.py, MambaVision
 with whole-map windows or, `-padded`, the released (112, 56); options follow a colon, as in
@@ -37,19 +37,23 @@ COLUMNS = dict(model='model', size='H x W', params='params M', layers='layers G'
 def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('models', nargs='*', metavar='CONFIG_OR_BACKBONE', help=', '.join(peers.BACKBONES))
-    parser.add_argument('--size', nargs='+', default=['800x1344'], metavar='HxW', help='default 800x1344; several for a scaling table')
+    parser.add_argument('--size', nargs='+', default=['800x1344'], metavar='HxW',
+                        help='default 800x1344; several for a scaling table')
     parser.add_argument('--batch', type=int, default=1)
     parser.add_argument('--rounds', type=int, default=5, help='counted runs of every model; default 5')
     parser.add_argument('--train', action='store_true', help='measure a training step, too')
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast instead of float32')
-    parser.add_argument('--fuse', action='store_true', help='with batch norms folded into convolutions (mmcv.cnn.fuse_conv_bn)')
+    parser.add_argument('--fuse', action='store_true',
+                        help='with batch norms folded into convolutions (mmcv.cnn.fuse_conv_bn)')
     parser.add_argument('--compile', action='store_true', help='with torch.compile')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: a GPU if there is one')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu',
+                        help='default: a GPU if there is one')
     parser.add_argument('--csv', type=Path, help='new file for the table')
     parser.add_argument('--markdown', action='store_true', help='print the table for a document')
     parser.add_argument('--plot', type=Path, help='new image: speed against published box AP or, with several sizes, time '
                                                   'and memory against pixels')
-    parser.add_argument('--paper-table', action='store_true', help='print the published COCO table beside our counts and stop')
+    parser.add_argument('--paper-table', action='store_true',
+                        help='print the published COCO table beside our counts and stop')
     args = parser.parse_args(argv)
     for file in (args.csv, args.plot):
         if file and file.exists():
@@ -90,8 +94,8 @@ def measure(args, size, progress):
     for name in args.models:
         models[name] = Measured(name, args.batch, size, args.device, args.amp, args.compile, args.fuse)
         step()
-        row = dict(model=Path(name).stem if Path(name).is_file() else name, size=f'{size[0]}x{size[1]}', **models[name].counts())
-        rows.append({**row, 'box_ap': peers.published_box_ap(name)})
+        rows.append(dict(model=Path(name).stem if Path(name).is_file() else name, size=f'{size[0]}x{size[1]}',
+                         box_ap=peers.published_box_ap(name), **models[name].counts()))
         step()
     calls = {(name, kind): getattr(model, kind) for name, model in models.items() for kind in kinds}
     times = median_times(calls, args.rounds, step)
@@ -137,7 +141,8 @@ def plot_speed(rows, file):
             ours = 'mambavision' in row['model']
             axis.plot(row['images'], row['box_ap'], 'D' if ours else 'o', color='tab:red' if ours else 'tab:blue',
                       fillstyle='none' if ours and not row['model'].endswith('-padded') else 'full')
-            axis.annotate(row['model'], (row['images'], row['box_ap']), textcoords='offset points', xytext=(6, 4), fontsize=8)
+            axis.annotate(row['model'], (row['images'], row['box_ap']), textcoords='offset points', xytext=(6, 4),
+                          fontsize=8)
     axis.set(xlabel=f"backbone, images/s at {rows[0]['size']} (measured)", ylabel='COCO box AP (published)',
              title='Hollow: whole-map windows, at the AP published for padded ones')
     axis.title.set_fontsize(9)

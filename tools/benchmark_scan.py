@@ -23,8 +23,8 @@ SHAPES = {  # sequences an image, channels, length: levels 2 and 3 of tiny
     'COCO padded, level 2': (1, 160, 112 * 112), 'COCO padded, level 3': (1, 320, 56 * 56),
     'COCO whole map, level 2': (1, 160, 50 * 84), 'COCO whole map, level 3': (1, 320, 25 * 42),
     'ADE20K padded, level 2': (1, 160, 64 * 64), 'ADE20K padded, level 3': (1, 320, 32 * 32),
-    'ADE20K whole map, level 2': (1, 160, 32 * 32), 'ADE20K whole map, level 3': (1, 320, 16 * 16), 'ImageNet, level 2': (1, 160, 14 * 14),
-    'ImageNet, level 3': (1, 320, 7 * 7),
+    'ADE20K whole map, level 2': (1, 160, 32 * 32), 'ADE20K whole map, level 3': (1, 320, 16 * 16),
+    'ImageNet, level 2': (1, 160, 14 * 14), 'ImageNet, level 3': (1, 320, 7 * 7),
 }
 COLUMNS = ('shape', 'batch', 'type', 'backend', 'forward ms', 'of copy', 'both ms', 'of copy both', 'kept MiB')
 
@@ -100,7 +100,8 @@ def main(argv=None):
     parser.add_argument('--backends', nargs='+', choices=list(available_backends()), help='default: all present')
     parser.add_argument('--batch', nargs='+', type=int, default=[1, 2, 16], help='images a batch; default 1 2 16')
     parser.add_argument('--dtype', nargs='+', default=['float32', 'bfloat16'], choices=('float32', 'bfloat16', 'float16'))
-    parser.add_argument('--shapes', nargs='+', default=list(SHAPES), choices=SHAPES, metavar='SHAPE', help='some of: %(choices)s')
+    parser.add_argument('--shapes', nargs='+', default=list(SHAPES), choices=SHAPES, metavar='SHAPE',
+                        help='some of: %(choices)s')
     parser.add_argument('--layout', default='channels-last', choices=('channels-last', 'sequence-last'),
                         help="of the inputs in memory; the mixer's are channels-last")
     parser.add_argument('--seconds', type=float, default=1., help='time for each figure')

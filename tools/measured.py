@@ -80,7 +80,8 @@ class Measured:
         except ValueError as error:
             if 'more than 1 value per channel' not in str(error):
                 raise
-            raise UserError(f'{self.name} has batch norms on maps of 1x1, which cannot train on one image: --batch 2') from None
+            raise UserError(f'{self.name} has batch norms on maps of 1x1, which cannot train on one image: '
+                            '--batch 2') from None
         return self.model.parse_losses(losses)[0]
 
     def peak_memory(self, call):

@@ -30,7 +30,7 @@ def measure(name, size=(800, 1280)):
 
 
 def rows():
-    """Rows of the table as text. Figures that leave attention out are compared, but for DeiT, whose published one does not."""
+    """Rows of the table as text; published figures leave attention out, but for DeiT's."""
     for name in track(peers.PUBLISHED, 'counting', console=Console(stderr=True)):
         published_params, published_flops, box, mask = peers.PUBLISHED[name]
         params, (layers, attention, scan) = measure(name)

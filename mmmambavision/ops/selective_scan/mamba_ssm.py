@@ -54,7 +54,7 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
 
 
 def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    """As `operators.register` wants it. What depends on the last state, which the kernel leaves out, is added by `chunked`."""
+    """As `operators.register` wants it; `chunked` adds what depends on the last state, which the kernel leaves out."""
     inputs = u, delta, A, B, C, D, z, delta_bias
     u, delta, A, B, C, D, delta_bias = _as_wanted(u, delta, A, B, C, D, delta_bias)
     dz = None
