@@ -20,12 +20,11 @@ from pathlib import Path
 
 import peers
 import torch
-from common import run
+from common import run, show
 from measured import Measured
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from mmmambavision.errors import UserError
 
@@ -118,34 +117,24 @@ def as_text(row, key):
     return f'{value:.{decimals}f}'
 
 
-def show(columns, rows, markdown):
-    if markdown:
-        print('| ' + ' | '.join(columns) + ' |\n' + '|---' + '|---:' * (len(columns) - 1) + '|')
-        for row in rows:
-            print('| ' + ' | '.join(row) + ' |')
-        return
-    table = Table(*columns)
-    table.columns[0].no_wrap = True
-    for column in table.columns[1:]:
-        column.justify = 'right'
-    for row in rows:
-        table.add_row(*row)
-    Console(width=max(180, Console().width)).print(table)
-
-
 def plot_speed(rows, file):
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
     figure, axis = plt.subplots(figsize=(7, 4.5), layout='constrained')
     for row in rows:
         if row['box_ap']:
             ours = 'mambavision' in row['model']
             axis.plot(row['images'], row['box_ap'], 'D' if ours else 'o', color='tab:red' if ours else 'tab:blue',
                       fillstyle='none' if ours and not row['model'].endswith('-padded') else 'full')
-            axis.annotate(row['model'], (row['images'], row['box_ap']), textcoords='offset points', xytext=(6, 4),
-                          fontsize=8)
+            axis.annotate(row['model'], (row['images'], row['box_ap']), textcoords='offset points',
+                          xytext=(5, 5 if ours else -10), fontsize=7)
     axis.set(xlabel=f"backbone, images/s at {rows[0]['size']} (measured)", ylabel='COCO box AP (published)',
              title='Hollow: whole-map windows, at the AP published for padded ones')
     axis.title.set_fontsize(9)
+    axis.set_xscale('log')
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter('{x:g}')
+    axis.xaxis.set_minor_formatter('')
     axis.margins(.15)
     figure.savefig(file, dpi=120)
 

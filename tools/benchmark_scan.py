@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import torch
+from common import show
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from mmmambavision.ops import available_backends, selective_scan
 
@@ -105,6 +105,7 @@ def main(argv=None):
     parser.add_argument('--layout', default='channels-last', choices=('channels-last', 'sequence-last'),
                         help="of the inputs in memory; the mixer's are channels-last")
     parser.add_argument('--seconds', type=float, default=1., help='time for each figure')
+    parser.add_argument('--markdown', action='store_true', help='print the table for a document')
     parser.add_argument('--csv', type=Path, help='new file for the table')
     args = parser.parse_args(argv)
     if args.csv and args.csv.exists():
@@ -125,12 +126,7 @@ def main(argv=None):
         for shape, batch, dtype, backend in progress.track(combinations, description='measuring'):
             rows.append([shape, str(batch), dtype, backend, *measure(
                 SHAPES[shape], batch, getattr(torch, dtype), args.layout, backend, device, bandwidth, args.seconds)])
-    table = Table(*COLUMNS)
-    for column in (*table.columns[1:2], *table.columns[4:]):
-        column.justify = 'right'
-    for row in rows:
-        table.add_row(*row)
-    Console(width=max(120, Console().width)).print(table)
+    show(COLUMNS, rows, args.markdown)
     if args.csv:
         with args.csv.open('w', newline='') as file:
             csv.writer(file).writerows([COLUMNS, *rows])

@@ -10,6 +10,8 @@ warnings.filterwarnings('ignore', 'pkg_resources is deprecated')  # mmengine's i
 import torch  # noqa: E402
 from mmengine.config import Config, ConfigDict, DictAction  # noqa: E402
 from mmengine.logging import print_log  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
 
 from mmmambavision.errors import UserError  # noqa: E402
 
@@ -102,6 +104,22 @@ def replace_type(node, old, new):
             count += 1
         return count
     return sum(replace_type(value, old, new) for value in node) if isinstance(node, (list, tuple)) else 0
+
+
+def show(columns, rows, markdown=False):
+    """Print a table of strings, the first column to the left, on the terminal or in Markdown."""
+    if markdown:
+        print('| ' + ' | '.join(columns) + ' |\n' + '|---' + '|---:' * (len(columns) - 1) + '|')
+        for row in rows:
+            print('| ' + ' | '.join(row) + ' |')
+        return
+    table = Table(*columns)
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.justify = 'right'
+    for row in rows:
+        table.add_row(*row)
+    Console(width=max(180, Console().width)).print(table)
 
 
 def run(main):

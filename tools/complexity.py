@@ -8,12 +8,11 @@ import argparse
 from pathlib import Path
 
 import torch
-from common import run
+from common import run, show
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmmambavision.errors import UserError
@@ -99,18 +98,7 @@ def main(argv=None):
     rows = [measure(path, args.size) for path in track(args.configs, 'counting', console=Console(stderr=True))]
     cells = [[f'{v:.2f}' if 'params' in k else f'{v:.1f}' if isinstance(v, float) else v for k, v in row.items()]
              for row in rows]
-    if args.markdown:
-        print('| ' + ' | '.join(COLUMNS.values()) + ' |\n' + '|---' * len(COLUMNS) + '|')
-        for row in cells:
-            print('| ' + ' | '.join(row) + ' |')
-        return
-    table = Table(*COLUMNS.values())
-    table.columns[0].no_wrap = True
-    for column in table.columns[2:]:
-        column.justify = 'right'
-    for row in cells:
-        table.add_row(*row)
-    Console(width=max(140, Console().width)).print(table)
+    show(list(COLUMNS.values()), cells, args.markdown)
 
 
 if __name__ == '__main__':
