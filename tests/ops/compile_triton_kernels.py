@@ -37,15 +37,14 @@ class Compiled:
 
 def main():
     kernels = {name: getattr(triton_kernels, name) for name in ('segment_ends', 'segment_starts', 'forward', 'backward')}
-    for capability in (80, 90):
+    for capability, dtype, z in ((80, torch.float32, False), (90, torch.bfloat16, True)):
         for name, kernel in kernels.items():
             setattr(triton_kernels, name, Compiled(kernel, capability))
-        for dtype, z in ((torch.float32, False), (torch.bfloat16, True)):
-            u, delta, gate = torch.zeros(3, 1, 300, 160, dtype=dtype).transpose(2, 3)
-            B, C = torch.zeros(2, 1, 1, 300, 8, dtype=dtype).transpose(3, 4)
-            inputs = u, delta, torch.zeros(160, 8), B, C, torch.zeros(160), gate if z else None, torch.zeros(160), True
-            y, last, kept = triton.forward(*inputs, keep=True)
-            triton.backward(y, None, kept, *inputs)
+        u, delta, gate = torch.zeros(3, 1, 300, 160, dtype=dtype).transpose(2, 3)
+        B, C = torch.zeros(2, 1, 1, 300, 8, dtype=dtype).transpose(3, 4)
+        inputs = u, delta, torch.zeros(160, 8), B, C, torch.zeros(160), gate if z else None, torch.zeros(160), True
+        y, last, kept = triton.forward(*inputs, keep=True)
+        triton.backward(y, None, kept, *inputs)
 
 
 if __name__ == '__main__':

@@ -17,6 +17,13 @@ PRESENT = [name for name, reason in available_backends().items() if name != 'ref
 ARGUMENTS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias')
 
 
+@pytest.fixture(autouse=True)
+def few_segments_together(monkeypatch):
+    """So that the small sizes of these tests go round every loop of the Triton kernels."""
+    if triton.interpreted():
+        monkeypatch.setattr(triton, 'TOGETHER', 3)
+
+
 def device_of(backend):
     return 'cuda' if backend in ('triton', 'mamba_ssm') and torch.cuda.is_available() else 'cpu'
 
@@ -210,7 +217,7 @@ def test_triton_kernels_compile_without_a_gpu():
     assert result.returncode == 0, result.stderr
     compiled = result.stdout.split()
     assert {name: compiled.count(name) for name in set(compiled)} == {
-        'segment_ends': 8, 'segment_starts': 8, 'forward': 4, 'backward': 4}
+        'segment_ends': 4, 'segment_starts': 4, 'forward': 2, 'backward': 2}
 
 
 class StandIn:

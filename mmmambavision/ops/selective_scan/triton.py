@@ -15,7 +15,8 @@ OLDEST = (3, 3)  # of triton's versions, the first that has tuples in kernels
 WIDTH = 64     # channels of a program, two a lane
 WARPS = 16     # a multiprocessor, wanted to hide the latency of loads
 SHORTEST = 2   # chunks of a segment
-TOGETHER = 16  # segments loaded at a time
+TOGETHER = 64  # segments loaded at a time where their states are passed on, for so many channels a program:
+LANES = 32
 
 
 def unavailable():
@@ -78,9 +79,10 @@ class _Launch:
             self.kernels.segment_ends[self.grid](
                 u, self.delta, self.A, weights, self.z, self.bias, ends, sums, REVERSE=reverse,
                 **{**self.walk, 'HAS_Z': z is not None}, **strides(u=u, delta=self.delta, B=weights, z=self.z))
-        self.kernels.segment_starts[self.programs, self.states_shape[3]](
+        _, _, _, states, width = self.states_shape
+        self.kernels.segment_starts[self.programs, states, width // LANES](
             ends, sums, self.A, ends if last is None else last, starts, channels=self.u.shape[1],
-            REVERSE=reverse, HAS_LAST=last is not None, TOGETHER=TOGETHER, **self.sizes, **self.block)
+            REVERSE=reverse, HAS_LAST=last is not None, LANES=LANES, TOGETHER=TOGETHER, **self.sizes, **self.block)
         return starts
 
 

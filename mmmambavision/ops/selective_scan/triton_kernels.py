@@ -36,15 +36,15 @@ def softplus(x):
 
 
 @triton.jit
-def locate(blocks, group_blocks, group_channels, WIDTH: tl.constexpr):
-    """This program's batch entry, block, group, channels [WIDTH] and which of them there are [WIDTH].
+def locate(lane, blocks, group_blocks, group_channels, WIDTH: tl.constexpr):
+    """This program's batch entry, block, group, channels of the places `lane` and which of them there are.
 
     Places beyond the last channel, and times beyond the last one, repeat it, with a step of 0: loads need no mask, and a
     step of 0 leaves a state as it is.
     """
     program = tl.program_id(0)
     block = program % blocks
-    within = block % group_blocks * WIDTH + tl.arange(0, WIDTH)
+    within = block % group_blocks * WIDTH + lane
     group = block // group_blocks
     d = group * group_channels + tl.minimum(within, group_channels - 1)
     return (program // blocks).to(tl.int64), block, group, d, within < group_channels
@@ -114,8 +114,8 @@ def segment_ends(u, delta, A, weights, z, bias, ends, sums, u_b, u_d, u_t, delta
     Forward the state after it, with u and weights = B. With REVERSE the gradient of the state before it, from its own
     outputs alone, with u = dy and weights = C; z, if there is one, gates dy.
     """
-    b, block, group, d, here = locate(blocks, group_blocks, group_channels, WIDTH)
     lane, segment = tl.arange(0, WIDTH), tl.program_id(1)
+    b, block, group, d, here = locate(lane, blocks, group_blocks, group_channels, WIDTH)
     rates = load_rates(A, d, N)
     shift = load(bias + d) if HAS_BIAS else tl.zeros([WIDTH], tl.float32)
     u += b * u_b + d * u_d
@@ -153,29 +153,31 @@ def segment_ends(u, delta, A, weights, z, bias, ends, sums, u_b, u_d, u_t, delta
 @triton.jit(do_not_specialize=SIZES)
 def segment_starts(ends, sums, A, last, starts, blocks, group_blocks, group_channels, channels, segments,
                    REVERSE: tl.constexpr, HAS_LAST: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr,
-                   TOGETHER: tl.constexpr):
-    """Starts (B, blocks, segments, N, WIDTH) of the segments from all the ends before them; one state n a program.
+                   LANES: tl.constexpr, TOGETHER: tl.constexpr):
+    """Starts (B, blocks, segments, N, WIDTH) of the segments from all the ends before them; a program takes a state of
+    LANES channels.
 
     With REVERSE from the last segment to the first, the last one starting with `last` (B, D, N). TOGETHER segments are
     loaded at a time, so that their latency counts once.
     """
-    b, block, group, d, here = locate(blocks, group_blocks, group_channels, WIDTH)
-    n, lane = tl.program_id(1), tl.arange(0, WIDTH)
+    n, lane = tl.program_id(1), tl.program_id(2) * LANES + tl.arange(0, LANES)
+    b, block, group, d, here = locate(lane, blocks, group_blocks, group_channels, WIDTH)
     rate = load(A + d * N + n) * LOG2E
-    state = load(last + (b * channels + d) * N + n) if HAS_LAST else tl.zeros([WIDTH], tl.float32)
-    at = (b * blocks + block) * segments
+    state = load(last + (b * channels + d) * N + n) if HAS_LAST else tl.zeros([LANES], tl.float32)
     first = 0
     while first < segments:
+        segment = (b * blocks + block) * segments + (segments - 1 - first if REVERSE else first)
+        place = (segment * N + n) * WIDTH + lane
         loaded = ()
         for k in tl.static_range(TOGETHER):
-            i = tl.minimum(first + k, segments - 1)
-            s = segments - 1 - i if REVERSE else i
-            loaded += ((load(ends + ((at + s) * N + n) * WIDTH + lane), load(sums + (at + s) * WIDTH + lane)),)
+            there = (lane < WIDTH) & (first + k < segments)
+            # The distances are constants, so that addresses cost nothing.
+            loaded += ((tl.load(ends + place + (-k if REVERSE else k) * N * WIDTH, there, 0.),
+                        tl.load(sums + segment * WIDTH + lane + (-k if REVERSE else k) * WIDTH, there, 0.), there),)
         for k in tl.static_range(TOGETHER):
-            i = first + k
-            s = segments - 1 - i if REVERSE else i
-            tl.store(starts + ((at + s) * N + n) * WIDTH + lane, state, mask=(lane < WIDTH) & (i < segments))
-            state = tl.exp2(loaded[k][1] * rate) * state + loaded[k][0]
+            end, total, there = loaded[k]
+            tl.store(starts + place + (-k if REVERSE else k) * N * WIDTH, state, there)
+            state = tl.exp2(total * rate) * state + end
         first += TOGETHER
 
 
@@ -189,8 +191,8 @@ def forward(u, delta, A, B, C, D, z, bias, starts, y, kept, last, u_b, u_d, u_t,
 
     With KEEP the states before every chunk go into kept (B, blocks, chunks, N, WIDTH).
     """
-    b, block, group, d, here = locate(blocks, group_blocks, group_channels, WIDTH)
     lane, segment = tl.arange(0, WIDTH), tl.program_id(1)
+    b, block, group, d, here = locate(lane, blocks, group_blocks, group_channels, WIDTH)
     rates = load_rates(A, d, N)
     skip = load(D + d) if HAS_D else tl.zeros([WIDTH], tl.float32)
     shift = load(bias + d) if HAS_BIAS else tl.zeros([WIDTH], tl.float32)
@@ -240,8 +242,8 @@ def backward(u, delta, A, B, C, D, z, bias, kept, starts, dy, du, ddelta, dz, dA
     du, ddelta and dz are (B, L, D). Sums over time are per segment: dA (B, blocks, segments, N, WIDTH), dD and dbias (B,
     blocks, segments, WIDTH); sums over channels per block: dB and dC (B, blocks, L, N).
     """
-    b, block, group, d, here = locate(blocks, group_blocks, group_channels, WIDTH)
     lane, segment = tl.arange(0, WIDTH), tl.program_id(1)
+    b, block, group, d, here = locate(lane, blocks, group_blocks, group_channels, WIDTH)
     rates = load_rates(A, d, N)
     skip = load(D + d) if HAS_D else tl.zeros([WIDTH], tl.float32)
     shift = load(bias + d) if HAS_BIAS else tl.zeros([WIDTH], tl.float32)
