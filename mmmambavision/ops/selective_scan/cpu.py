@@ -11,7 +11,7 @@ from threading import Timer
 
 import torch
 
-from .operators import like
+from .operators import like, refusal
 
 TASKS_PER_THREAD = 4  # so that a thread that was held up does not keep the others waiting
 
@@ -23,9 +23,7 @@ def unavailable():
 
 def refuses(u):
     """Why this implementation cannot take an input, or None."""
-    if u.device.type != 'cpu':
-        return f'it runs on the CPU, the input is on {u.device}'
-    return 'it computes in float32, the input is float64' if u.dtype == torch.float64 else None
+    return refusal(u, u.device.type == 'cpu', 'the CPU')
 
 
 @lru_cache(maxsize=None)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from . import chunked
+from .operators import refusal
 
 MODULE = 'selective_scan_cuda'
 CHUNK = 2048  # of that kernel: states are kept before every so many steps
@@ -24,9 +25,7 @@ def unavailable():
 
 def refuses(u):
     """Why this implementation cannot take an input, or None."""
-    if u.device.type != 'cuda':
-        return f'it runs on a GPU, the input is on {u.device}'
-    return 'it computes in float32, the input is float64' if u.dtype == torch.float64 else None
+    return refusal(u, u.device.type == 'cuda', 'a GPU')
 
 
 def _kernel():

@@ -81,6 +81,13 @@ def register(name, forward, backward, kept_shape):
     return lambda *arguments: operator(*arguments, torch.is_grad_enabled())[:2]
 
 
+def refusal(u, fits, where):
+    """Why an implementation that runs on `where` and in float32 cannot take u, or None; `fits`: u is on such a device."""
+    if not fits:
+        return f'it runs on {where}, the input is on {u.device}'
+    return 'it computes in float32, the input is float64' if u.dtype == torch.float64 else None
+
+
 def laid_out(tensor):
     """Copy of a (B, D, L) tensor with channels next to each other in memory; itself where they are."""
     return tensor if tensor.transpose(1, 2).is_contiguous() else like(tensor).copy_(tensor)

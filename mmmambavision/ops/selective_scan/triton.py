@@ -9,7 +9,7 @@ import os
 
 import torch
 
-from .operators import like
+from .operators import like, refusal
 
 OLDEST = (3, 3)  # of triton's versions, the first that has tuples in kernels
 WIDTH = 64     # channels of a program, two a lane
@@ -38,9 +38,7 @@ def interpreted():
 
 def refuses(u):
     """Why this implementation cannot take an input, or None."""
-    if u.device.type != 'cuda' and not (interpreted() and u.device.type == 'cpu'):
-        return f'it runs on a GPU, the input is on {u.device}'
-    return 'it computes in float32, the input is float64' if u.dtype == torch.float64 else None
+    return refusal(u, u.device.type == 'cuda' or interpreted() and u.device.type == 'cpu', 'a GPU')
 
 
 class _Launch:
@@ -57,7 +55,7 @@ class _Launch:
         self.per_segment = -(-chunks // max(1, min(wanted, chunks // SHORTEST)))
         self.segments = -(-chunks // self.per_segment)
         self.grid = (self.programs, self.segments)
-        self.u, self.delta, self.B, self.C, self.z = u, delta, B, C, u if z is None else z
+        self.u, self.delta, self.z = u, delta, u if z is None else z
         self.A, self.D, self.bias = (u if t is None else t.float().contiguous() for t in (A, D, delta_bias))
         self.block = dict(N=states, WIDTH=width, num_warps=1)
         self.sizes = dict(blocks=blocks, group_blocks=blocks // groups, group_channels=channels // groups,
@@ -71,14 +69,14 @@ class _Launch:
     def new(self, *shape):
         return self.u.new_empty(shape, dtype=torch.float32)
 
-    def starts(self, u, weights, z=None, last=None, reverse=False):
+    def starts(self, u, weights, last=None, reverse=False):
         """States before the segments (B, blocks, segments, N, WIDTH), or with `reverse` gradients of those after them."""
         ends, starts, sums = self.new(*self.states_shape), self.new(*self.states_shape), self.new(
             *self.states_shape[:3], self.states_shape[4])
         if self.segments > 1:
             self.kernels.segment_ends[self.grid](
                 u, self.delta, self.A, weights, self.z, self.bias, ends, sums, REVERSE=reverse,
-                **{**self.walk, 'HAS_Z': z is not None}, **strides(u=u, delta=self.delta, B=weights, z=self.z))
+                **self.walk, **strides(u=u, delta=self.delta, B=weights, z=self.z))
         _, _, _, states, width = self.states_shape
         self.kernels.segment_starts[self.programs, states, width // LANES](
             ends, sums, self.A, ends if last is None else last, starts, channels=self.u.shape[1],
@@ -130,7 +128,7 @@ def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplu
     dA, dD, dbias = (launch.new(batch, blocks, segments, *last) for last in ((states, width), (width,), (width,)))
     dB, dC = (launch.new(batch, blocks, length, states) for _ in range(2))
     with torch.cuda.device_of(u):
-        starts = launch.starts(dy, C, z, None if dlast is None else dlast.float().contiguous(), reverse=True)
+        starts = launch.starts(dy, C, None if dlast is None else dlast.float().contiguous(), reverse=True)
         launch.kernels.backward[launch.grid](
             u, delta, launch.A, B, C, launch.D, launch.z, launch.bias, kept, starts, dy, du, ddelta, dz, dA, dB, dC, dD,
             dbias, **strides(dy=dy), **launch.whole)

@@ -130,12 +130,12 @@ def segment_ends(u, delta, A, weights, z, bias, ends, sums, u_b, u_d, u_t, delta
             t = segment * segment_chunks * CHUNK + (segment_chunks * CHUNK - 1 - position if REVERSE else position)
             mask, t = here & (t < length), tl.minimum(t, length - 1)
             x = load(u + t * u_t)
-            if HAS_Z:
-                value = load(z + t * z_t)
-                x *= value * sigmoid(value)
             step, _ = load_step(delta + t * delta_t, shift, mask, SOFTPLUS)
             if REVERSE:
                 x = tl.where(mask, x, 0.)
+                if HAS_Z:
+                    value = load(z + t * z_t)
+                    x *= value * sigmoid(value)
                 before = ()
                 for n in tl.static_range(N):
                     decay = tl.exp2(step * rates[n])
