@@ -7,7 +7,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmmambavision.errors import UserError
-from mmmambavision.safe_loading import fetch, read_checkpoint
+from mmmambavision.checkpoints.files import fetch, read_checkpoint
 
 
 def parse_args(argv=None):

@@ -1,4 +1,1 @@
-from .mambavision import MambaVision
-from .released import MMMambaVision
-
-__all__ = ['MMMambaVision', 'MambaVision']
+"""The network, in torch alone."""

@@ -1,21 +1,17 @@
 """Stem, downsampling and the residual blocks of the four levels."""
-from collections import OrderedDict
-
 import torch
-from timm.layers import DropPath
 from torch import nn
 
-from .linear import Linear
-from .mixers import Attention, MambaVisionMixer
+from .mixers import Attention, MambaVisionMixer, Mlp
 
 
 class Stem(nn.Module):
-    """Two convolutions of stride 2: an image (B, 3, H, W) to (B, dim, ceil(H / 4), ceil(W / 4))."""
+    """Two convolutions of stride 2: an image (B, in_channels, H, W) to (B, dim, ceil(H / 4), ceil(W / 4))."""
 
-    def __init__(self, in_dim, dim):
+    def __init__(self, in_channels, in_dim, dim):
         super().__init__()
         self.conv_down = nn.Sequential(
-            nn.Conv2d(3, in_dim, 3, 2, 1, bias=False), nn.BatchNorm2d(in_dim, eps=1e-4), nn.ReLU(inplace=True),
+            nn.Conv2d(in_channels, in_dim, 3, 2, 1, bias=False), nn.BatchNorm2d(in_dim, eps=1e-4), nn.ReLU(inplace=True),
             nn.Conv2d(in_dim, dim, 3, 2, 1, bias=False), nn.BatchNorm2d(dim, eps=1e-4), nn.ReLU(inplace=True))
 
     def forward(self, x):
@@ -31,6 +27,24 @@ class Downsample(nn.Module):
 
     def forward(self, x):
         return self.reduction(x)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): in training a sample's branch becomes 0 with probability `drop_prob`, less than
+    1, and the others are scaled so that the mean stays."""
+
+    def __init__(self, drop_prob=0.):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, branch):
+        if not self.training or self.drop_prob == 0.:
+            return branch
+        keep = 1. - self.drop_prob
+        return branch * branch.new_empty(branch.shape[0], *[1] * (branch.dim() - 1)).bernoulli_(keep).div_(keep)
+
+    def extra_repr(self):
+        return f'drop_prob={self.drop_prob:.3f}'
 
 
 def _layer_scale(dim, value):
@@ -78,10 +92,9 @@ class HybridBlock(nn.Module):
     def __init__(self, dim, num_heads=None, mlp_ratio=4., drop_path=0., layer_scale=None, scan_backend='auto'):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.mixer = MambaVisionMixer(dim, scan_backend=scan_backend) if num_heads is None else Attention(dim, num_heads)
+        self.mixer = MambaVisionMixer(dim, scan_backend) if num_heads is None else Attention(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim)
-        hidden = int(dim * mlp_ratio)
-        self.mlp = nn.Sequential(OrderedDict(fc1=Linear(dim, hidden), act=nn.GELU(), fc2=Linear(hidden, dim)))
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
         self.gamma_1 = _layer_scale(dim, layer_scale)
         self.gamma_2 = _layer_scale(dim, layer_scale)
@@ -93,6 +106,6 @@ class HybridBlock(nn.Module):
             mixed = self.mixer(normed)
         else:
             tokens = tokens[:, keep]
-            mixed = self.mixer(normed, normed[:, keep]) if isinstance(self.mixer, Attention) else self.mixer(normed)[:, keep]
+            mixed = self.mixer(normed, keep) if isinstance(self.mixer, Attention) else self.mixer(normed)[:, keep]
         tokens = tokens + self.drop_path(_scaled(mixed, self.gamma_1))
         return tokens + self.drop_path(_scaled(self.mlp(self.norm2(tokens)), self.gamma_2))

@@ -1,13 +1,13 @@
-"""The two kinds of level, each a stack of blocks on one resolution, with its downsampling."""
-from contextlib import contextmanager, nullcontext
+"""The two kinds of level, each a stack of blocks on one resolution, with its downsampling; maps to windows and back."""
+from contextlib import nullcontext
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from .blocks import ConvBlock, Downsample, HybridBlock
-from .windows import from_windows, pad_to_windows, to_windows
 
 
 class Level(nn.Module):
@@ -30,10 +30,7 @@ class Level(nn.Module):
         """All blocks in a row; `last` are further arguments of the last one."""
         for block in self.blocks:
             arguments = (x, *last) if block is self.blocks[-1] else (x,)
-            if self.with_cp and x.requires_grad:
-                x = checkpoint(block, *arguments, use_reentrant=False, context_fn=lambda: (nullcontext(), _once(block)))
-            else:
-                x = block(*arguments)
+            x = run_again_later(block, *arguments) if self.with_cp and torch.is_grad_enabled() else block(*arguments)
         return x
 
 
@@ -67,28 +64,83 @@ class HybridLevel(Level):
         self.window = window
 
     def forward(self, x):
-        batch, channels, height, width = x.shape
-        x = pad_to_windows(x.permute(0, 2, 3, 1), self.window)
-        padded = x.shape[1:3]
-        if padded == (self.window, self.window) != (height, width):
+        x = x.permute(0, 2, 3, 1)
+        batch, height, width, channels = x.shape
+        if self.window is None:
+            x = self.run_blocks(x.reshape(batch, height * width, channels)).reshape(x.shape)
+        elif torch.compiler.is_exporting():
+            x = self._run_on_any_size(x)
+        elif max(height, width) <= self.window and (height, width) != (self.window, self.window):
             # One window with padding in it: what the last block makes of the padding reaches no output.
-            places = torch.arange(padded[0] * padded[1], device=x.device).view(padded)[:height, :width].flatten()
-            x = self.run_blocks(x.flatten(1, 2), places).reshape(batch, height, width, channels)
+            places = torch.arange(self.window ** 2, device=x.device).view(self.window, -1)[:height, :width].flatten()
+            x = self.run_blocks(to_windows(x, self.window), places).reshape(x.shape)
         else:
-            x = from_windows(self.run_blocks(to_windows(x, self.window)), self.window, padded)[:, :height, :width]
+            x = from_windows(self.run_blocks(to_windows(x, self.window)), self.window, x.shape)
         return x.permute(0, 3, 1, 2)
 
+    def _run_on_any_size(self, x):
+        """What `forward` does, in operations that are the same for every size: with or without padding, one window or more.
 
-@contextmanager
-def _once(block):
-    """Keep batch norms from counting a batch twice when checkpointing computes it again."""
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm)]
-    before = [(m.momentum, m.num_batches_tracked.clone()) for m in norms]
-    for norm in norms:
-        norm.momentum = 0.
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before):
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
+        Tokens are fetched by their places in windows, -1 where there is padding, and fetched back.
+        """
+        batch, height, width, channels = x.shape
+        area = self.window ** 2
+        rows, columns = -(-height // self.window), -(-width // self.window)
+        row, column = (torch.arange(side, device=x.device) for side in (height, width))
+        window = (row // self.window)[:, None] * columns + column // self.window
+        place = (window * area + (row % self.window)[:, None] * self.window + column % self.window).flatten()
+        # By way of a tensor, torch forgets how many windows the sample has; it would keep a graph for one window to one.
+        count = torch.scalar_tensor(rows * columns, dtype=torch.int64).item()
+        torch._check(count >= 1)
+        source = torch.full((count * area,), -1, dtype=torch.int64, device=x.device)
+        source = source.scatter(0, place, torch.arange(height * width, device=x.device))
+        tokens = x.reshape(batch, height * width, channels)[:, source] * (source >= 0)[:, None]
+        tokens = self.run_blocks(tokens.reshape(batch * count, area, channels))
+        return tokens.reshape(batch, count * area, channels)[:, place].reshape(x.shape)
+
+
+def to_windows(x, window):
+    """A map (B, H, W, C) to (B * windows, window * window, C), row-major in and between windows.
+
+    It is zero-padded at the right and the bottom so that `window` divides both sides.
+    """
+    batch, height, width, channels = x.shape
+    rows, columns = -(-height // window), -(-width // window)
+    if (rows * window, columns * window) != (height, width):
+        x = F.pad(x, (0, 0, 0, columns * window - width, 0, rows * window - height))
+    x = x.reshape(batch, rows, window, columns, window, channels)
+    return x.transpose(2, 3).reshape(batch * rows * columns, window * window, channels)
+
+
+def from_windows(tokens, window, size):
+    """Inverse of `to_windows`, without the padding, for a map of `size` (B, H, W, C)."""
+    batch, height, width, channels = size
+    rows, columns = -(-height // window), -(-width // window)
+    x = tokens.reshape(batch, rows, columns, window, window, channels).transpose(2, 3)
+    return x.reshape(batch, rows * window, columns * window, channels)[:, :height, :width]
+
+
+def run_again_later(block, *arguments):
+    """`block(*arguments)`, of which nothing but the arguments is kept: the backward pass computes it again."""
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+    # Compiled graphs compute values again and not their effects, and take no contexts.
+    if not norms or torch.compiler.is_compiling():
+        return checkpoint(block, *arguments, use_reentrant=False)
+    return checkpoint(block, *arguments, use_reentrant=False, context_fn=lambda: (nullcontext(), _OnCopies(norms)))
+
+
+class _OnCopies:
+    """Context, entered as often as need be, in which batch norms count on copies: each batch has been counted already."""
+
+    def __init__(self, norms):
+        self.norms = norms
+        self.originals = []
+
+    def __enter__(self):
+        self.originals.append([dict(norm._buffers) for norm in self.norms])
+        for norm in self.norms:
+            norm._buffers.update({name: None if value is None else value.clone() for name, value in norm._buffers.items()})
+
+    def __exit__(self, *_):
+        for norm, buffers in zip(self.norms, self.originals.pop()):
+            norm._buffers.update(buffers)

@@ -10,9 +10,10 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from mmmambavision import MambaVision
-from mmmambavision.models.levels import HybridLevel
-from mmmambavision.models.windows import from_windows, pad_to_windows, to_windows
-from mmmambavision.presets import PRESETS, SHORT_NAMES
+from mmmambavision.models.blocks import DropPath
+from mmmambavision.models.levels import HybridLevel, from_windows, to_windows
+
+from mmmambavision.models.presets import PRESETS, SHORT_NAMES
 
 NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4))
 
@@ -25,7 +26,7 @@ def image(height=64, width=96, batch=2):
     return torch.randn(batch, 3, height, width)
 
 
-# Parameters in millions without the head, with the four norms on the outputs, as published .
+# Parameters in millions without the head, with the four norms on the outputs, as published.
 @pytest.mark.parametrize('arch, millions', [('tiny', 31.15), ('tiny2', 34.46), ('small', 49.37), ('base', 96.66),
                                             ('large', 226.39), ('large2', 239.99), ('large3', 737.53)])
 def test_presets_have_the_published_size(arch, millions):
@@ -95,8 +96,8 @@ def test_leaving_out_what_is_cropped_changes_nothing(depth, with_cp):
     x, cotangent = torch.randn(2, 16, 8, 6).double().requires_grad_(), torch.randn(2, 16, 8, 6).double()
 
     def everything(x):
-        tokens = to_windows(pad_to_windows(x.permute(0, 2, 3, 1), 9), 9)
-        return from_windows(level.run_blocks(tokens), 9, (9, 9))[:, :8, :6].permute(0, 3, 1, 2)
+        tokens = to_windows(x.permute(0, 2, 3, 1), 9)
+        return from_windows(level.run_blocks(tokens), 9, (2, 8, 6, 16)).permute(0, 3, 1, 2)
 
     inputs = [x, *level.parameters()]
     outputs = level(x), everything(x)
@@ -142,19 +143,6 @@ def test_norm_eval():
     batch_norms = [m for m in nano(norm_eval=True).train().modules() if isinstance(m, nn.BatchNorm2d)]
     assert batch_norms and not any(m.training for m in batch_norms)
     assert all(m.training for m in nano().train().modules())
-
-
-def test_checkpointing_changes_nothing_but_memory():
-    torch.manual_seed(0)
-    plain, checkpointed = nano(), nano(with_cp=True)
-    checkpointed.load_state_dict(plain.state_dict())
-    x = image()
-    for model in (plain, checkpointed):
-        sum(output.square().sum() for output in model.train()(x)).backward()
-    for (name, a), b in zip(plain.named_parameters(), checkpointed.parameters()):
-        torch.testing.assert_close(a.grad, b.grad, msg=name)
-    for (name, a), b in zip(plain.named_buffers(), checkpointed.buffers()):
-        torch.testing.assert_close(a, b, msg=name)  # batch statistics counted once
 
 
 def test_drop_path_grows_linearly_over_all_blocks():
@@ -215,11 +203,17 @@ def test_mixed_precision_keeps_the_scan_in_float32(monkeypatch):
     (dict(window_size=(0, 7)), r'window_size must be .*positive integer .*got \(0, 7\)'),
     (dict(window_size=(14, -7)), 'window_size must be'),
     (dict(window_size=(14, 7, 7)), 'window_size must be'),
-    (dict(window_size=14), 'window_size must be'),
-    (dict(out_indices=(0, 4)), r'out_indices must be some of 0, 1, 2, 3 \(the levels\), got \(0, 4\)'),
+    (dict(window_size=0), 'window_size must be'),
+    (dict(window_size=True), 'window_size must be'),
+    (dict(window_size='whole'), 'window_size must be'),
+    (dict(out_indices=(0, 4)), r'out_indices must be a tuple of some of 0, 1, 2, 3 \(the levels\), .* got \(0, 4\)'),
+    (dict(out_indices=3), r'out_indices must be a tuple .* such as \(3,\), got 3'),
     (dict(out_indices=(-1,)), 'out_indices must be'),
     (dict(out_indices=()), 'out_indices must be'),
     (dict(frozen_stages=5), 'frozen_stages must be from -1'),
+    (dict(in_channels=0), 'in_channels must be a positive integer, got 0'),
+    (dict(drop_path_rate=1.), 'drop_path_rate must be from 0 to less than 1, got 1.0'),
+    (dict(scan_backend='fast'), "no backend 'fast': choose 'auto' or one of reference"),
 ])
 def test_errors(options, message):
     with pytest.raises(ValueError, match=message):
@@ -227,9 +221,56 @@ def test_errors(options, message):
 
 
 @pytest.mark.parametrize('channels', [1, 2, 4])
-def test_images_have_three_channels(channels):
-    with pytest.raises(ValueError, match=r'images \(B, 3, H, W\) with 3 channels, got \(1, %d, 64, 64\)' % channels):
+def test_images_have_as_many_channels_as_the_stem(channels):
+    with pytest.raises(ValueError, match=r'takes images \(B, 3, H, W\), got \(1, %d, 64, 64\); in_channels' % channels):
         nano()(torch.zeros(1, channels, 64, 64))
+    outputs = nano(in_channels=channels)(torch.randn(1, channels, 64, 64))
+    assert [output.shape[1] for output in outputs] == [16, 32, 64, 128]
+
+
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.int64])
+def test_images_are_normalised_first(dtype):
+    with pytest.raises(ValueError, match=f'takes normalised images of a float type, got {dtype}: subtract the mean'):
+        nano()(torch.zeros(1, 3, 64, 64, dtype=dtype))
+
+
+@pytest.mark.parametrize('window', [None, (7, 4)])
+@pytest.mark.parametrize('train', [False, True])
+def test_empty_batch(window, train):
+    """Empty maps, and gradients of 0 where torch's own layers give them."""
+    model = nano(window_size=window).train(train)
+    outputs = model(torch.zeros(0, 3, 64, 96))
+    assert [output.shape for output in outputs] == [(0, 16 * 2 ** i, 16 // 2 ** i, 24 // 2 ** i) for i in range(4)]
+    sum(output.sum() for output in outputs).backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    assert [name for name, gradient in gradients.items() if gradient is None or gradient.any()] == []
+
+
+def test_the_whole_map_is_the_default_and_an_integer_is_for_both_levels():
+    assert [level.window for level in MambaVision(NANO).levels[2:]] == [None, None]
+    assert [level.window for level in nano(window_size=5).levels[2:]] == [5, 5]
+    assert [level.window for level in nano(window_size=(None, 6)).levels[2:]] == [None, 6]
+
+
+def test_maps_that_a_head_leaves_out_have_gradients_of_zero():
+    """RetinaNet and FCN use some of the maps; distributed training stops at parameters without a gradient."""
+    model = nano()
+    model.train()(image())[2].sum().backward()
+    idle = [p.grad for i in (0, 1, 3) for p in getattr(model, f'outnorm{i}').parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in idle)
+    assert model.outnorm2.bias.grad.any()
+
+
+@pytest.mark.parametrize('shape', [(4, 5), (4, 3, 6, 6)])
+def test_drop_path_drops_samples_and_keeps_the_mean(shape):
+    layer = DropPath(.25)
+    x = torch.rand(4000, *shape[1:]) + .5
+    dropped = layer.train()(x)
+    ratio = (dropped / x).flatten(1)
+    kept = ratio[:, 0] != 0
+    torch.testing.assert_close(ratio, (kept / .75)[:, None].expand_as(ratio))
+    assert kept.float().mean().item() == pytest.approx(.75, abs=.05)
+    assert layer.eval()(x) is x and DropPath(0.).train()(x) is x
 
 
 def test_batch_norms_fold_into_their_convolutions():

@@ -1,8 +1,10 @@
 """Every implementation against the reference in float64: outputs and all gradients, fresh random inputs each time."""
 import itertools
 import os
+import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -326,3 +328,102 @@ def test_memory_of_a_training_step_on_the_cpu():
     given = {v.untyped_storage().data_ptr() for v in inputs.values()}
     own = sum(t.untyped_storage().nbytes() for pointer, t in saved.items() if pointer not in given)
     assert y.grad_fn is not None and own < .25 * sum(v.numel() * 4 for v in inputs.values())
+
+
+@pytest.mark.parametrize('backend', ['reference', *PRESENT])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing(backend, dtype):
+    """Whatever autocast is told, a scan computes in float32: the same bits as without it, also where float16 ends."""
+    inputs = {k: v.float() for k, v in make_inputs(**small_if_interpreted(backend, length=20)).items()}
+    inputs['u'] = 1e4 * inputs['u']
+    for softplus in (True, False):
+        inputs.update(delta=inputs['delta'].abs(), delta_bias=inputs['delta_bias'].abs())
+        expected, cotangents = run(inputs, backend, softplus)
+        with torch.autocast(device_of(backend), dtype):
+            actual, _ = run(inputs, backend, softplus, cotangents)
+        assert expected['y'].abs().max() > 1e4
+        for name, value in expected.items():
+            assert torch.equal(actual[name], value), name
+    low = {k: v.to(dtype) if k in ('delta', 'B', 'C', 'z') else v for k, v in inputs.items()}
+    with torch.autocast(device_of(backend), dtype):  # as the mixer calls it: most inputs come out of linear layers
+        actual, _ = run(low, backend, cotangents=cotangents)
+    expected, _ = run({k: v.double() for k, v in low.items()}, 'reference', cotangents=cotangents)
+    for name, value in expected.items():
+        fits = value.abs() < torch.finfo(actual[name].dtype).max / 2
+        tolerance = 1e-5 if actual[name].dtype == torch.float32 else torch.finfo(dtype).eps
+        assert (actual[name].double() - value)[fits].norm() < tolerance * value[fits].norm() and fits.any(), name
+
+
+@pytest.mark.parametrize('backend', PRESENT)
+def test_empty_batch(backend):
+    inputs = {k: v.to(device_of(backend), torch.float32) for k, v in make_inputs(batch=0, length=7).items()}
+    results, _ = run(inputs, backend)
+    assert results['y'].shape == (0, 37, 7) and results['last'].shape == (0, 37, 8)
+    for name, value in inputs.items():
+        assert results[f'd{name}'].shape == value.shape and not results[f'd{name}'].any()
+
+
+def test_nothing_is_allocated_for_states_that_nobody_keeps():
+    """Without gradients the forward pass takes a thread's cache, the output and the last state, and no more."""
+    inputs = make_inputs(1, 160, 4200, 8, groups=1, dtype=torch.float32, without=('z',))
+    selective_scan(**inputs, backend='cpu')
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        selective_scan(**inputs, backend='cpu')
+    allocated = sum(max(0, e.nbytes()) for e in profile.profiler.kineto_results.events() if e.name() == '[memory]')
+    assert allocated < 1.05 * (inputs['u'].numel() + 160 * 8) * 4
+
+
+def test_gradient_of_u_does_not_copy_it(monkeypatch):
+    """The backward pass allocates gradients and sums over blocks, no copies for the sake of a shape."""
+    inputs = {k: v.to(torch.bfloat16) if k in 'uBC' or k == 'delta' else v
+              for k, v in make_inputs(1, 160, 4200, 8, groups=1, dtype=torch.float32, without=('z',)).items()}
+    copied = []
+    original = torch.Tensor.float
+    monkeypatch.setattr(torch.Tensor, 'float', lambda t: copied.append(tuple(t.shape)) or original(t))
+    run(inputs, 'cpu')
+    assert copied.count((1, 160, 4200)) <= 8  # u, delta, z's place, forward and backward; dy
+
+
+def test_without_numba_one_warning_names_the_price(monkeypatch):
+    from mmmambavision.ops.selective_scan import interface
+    monkeypatch.setitem(BACKENDS, 'cpu', BACKENDS['cpu']._replace(absent='numba is not installed: pip install numba'))
+    monkeypatch.setitem(BACKENDS, 'triton', BACKENDS['triton']._replace(absent='not in its interpreter'))
+    interface._warn_of_slow_scan.cache_clear()
+    inputs = make_inputs(length=5, dtype=torch.float32)
+    with pytest.warns(UserWarning, match='takes about four times as long: numba is not installed: pip install numba') as seen:
+        selective_scan(**inputs)
+        selective_scan(**inputs)
+    assert len(seen) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        selective_scan(**inputs, backend='chunked')  # asked for
+        selective_scan(**{k: v.double() for k, v in inputs.items()})
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='folders are made read-only by their modes')
+def test_kernels_compile_where_nothing_can_be_written(tmp_path):
+    """A read-only package and no home: compiled without a cache, said once."""
+    package = tmp_path / 'site' / 'mmmambavision'
+    shutil.copytree(Path(__file__).parents[2] / 'mmmambavision', package,
+                    ignore=shutil.ignore_patterns('__pycache__'))
+    # Whoever runs as root writes into read-only folders, so numba's folders are made to be files.
+    (package / 'ops' / 'selective_scan' / '__pycache__').write_text('')
+    (tmp_path / 'home').write_text('')
+    code = ('import torch, warnings; from mmmambavision.ops import selective_scan; x = torch.ones(1, 2, 3);'
+            'r = torch.ones(2, 4); w = torch.ones(1, 4, 3);'
+            'print([selective_scan(x, x, -r, w, w, backend="cpu").sum().item() for _ in range(2)][0])')
+    environment = {**os.environ, 'HOME': str(tmp_path / 'home'), 'XDG_CACHE_HOME': str(tmp_path / 'home'),
+                   'PYTHONPATH': str(tmp_path / 'site'), 'PYTHONDONTWRITEBYTECODE': '1'}
+    environment.pop('NUMBA_CACHE_DIR', None)
+    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    x, r, w = torch.ones(1, 2, 3), torch.ones(2, 4), torch.ones(1, 4, 3)
+    assert float(done.stdout.splitlines()[-1]) == pytest.approx(selective_scan(x, x, -r, w, w, backend='reference').sum().item(), rel=1e-5)
+    assert done.stderr.count('cannot be kept on disk') == 1 and 'NUMBA_CACHE_DIR' in done.stderr
+
+
+def test_reference_computes_in_float64_if_any_input_is():
+    for name in ARGUMENTS:
+        inputs = {k: v.double() if k == name else v.float() for k, v in make_inputs(1, 2, 3, 2).items()}
+        _, last = selective_scan(**inputs, backend='reference', return_last_state=True)
+        assert last.dtype == torch.float64, name

@@ -88,7 +88,7 @@ def changed(**changes):
 
 @pytest.mark.parametrize('inputs, message', [
     (changed(u=torch.zeros(2, 6)), r'u must be \(B, D, L\)'),
-    (changed(u=torch.zeros(2, 6, 0)), 'none of them 0'),
+    (changed(u=torch.zeros(2, 6, 0)), 'neither D nor L 0'),
     (changed(A=torch.zeros(6, 4, dtype=torch.complex64)), 'complex A is not supported'),
     (changed(A=torch.zeros(5, 4)), r'A must be \(D, N\) with D = 6'),
     (changed(delta=torch.zeros(2, 6, 8)), 'delta must have the shape of u'),

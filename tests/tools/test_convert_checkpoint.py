@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mmmambavision import MambaVision
-from mmmambavision.safe_loading import read_checkpoint
+from mmmambavision.checkpoints.files import read_checkpoint
 
 from ..conftest import load_tool
 from ..test_checkpoints import FORMS, NANO, Detector, save

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from mmmambavision.safe_loading import read_checkpoint
+from mmmambavision.checkpoints.files import read_checkpoint
 
 from ..conftest import ROOT
 from .conftest import free_port, run_tool

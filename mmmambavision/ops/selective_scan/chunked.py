@@ -17,6 +17,7 @@ class _Parts:
         self.dtype = torch.promote_types(u.dtype, torch.float32)
         self.batch, self.channels, self.length = u.shape
         self.groups, self.states = B.shape[1:3]
+        self.per_group = self.channels // self.groups
         self.size = max(1, math.isqrt(self.length))
         self.chunks = -(-self.length // self.size)
         self.u = u.to(self.dtype)
@@ -28,17 +29,18 @@ class _Parts:
         self.step, self.x = self.split(step), self.split(self.u)
         self.b, self.c = self.split(B.to(self.dtype)), self.split(C.to(self.dtype))
         self.weighted = self.step * self.x
-        self.rates = A.to(self.dtype).reshape(self.groups, -1, self.states)
+        self.rates = A.to(self.dtype).reshape(self.groups, self.per_group, self.states)
 
     def split(self, t):
+        width = self.per_group if t.dim() == 3 else self.states
         t = F.pad(t, (0, self.chunks * self.size - self.length))
-        t = t.reshape(self.batch, self.groups, -1, self.chunks, self.size)
+        t = t.reshape(self.batch, self.groups, width, self.chunks, self.size)
         return t.permute(4, 3, 0, 1, 2)
 
     def join(self, rows):
         """Inverse of `split` for a list of K (chunks, B, G, D / G), to (B, D, L), or of K (..., N), to (B, G, N, L)."""
         t = torch.stack(rows).permute(2, 3, 4, 1, 0)
-        return t.reshape(*t.shape[:3], -1)[..., :self.length]
+        return t.flatten(3)[..., :self.length]
 
     def join_channels(self, rows):
         return self.join(rows).reshape(self.batch, self.channels, self.length)
@@ -55,7 +57,7 @@ class _Parts:
 
     def begins(self):
         """States that the chunks begin with, and the last state of all."""
-        state = self.x.new_zeros(self.chunks, self.batch, self.groups, self.channels // self.groups, self.states)
+        state = self.x.new_zeros(self.chunks, self.batch, self.groups, self.per_group, self.states)
         for i in range(self.size):
             state = self.advance(state, i)
         decay, begins = self.total_decay(), [torch.zeros_like(state[0])]
@@ -110,7 +112,7 @@ def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplu
         ends.append(decay[chunk] * ends[-1] + own[chunk])
     incoming = torch.stack(ends[::-1])
 
-    dA = torch.zeros_like(state[0, 0])
+    dA = parts.rates.new_zeros(parts.rates.shape)
     dstep, dweighted, dB, dC = [], [], [], []
     for i in reversed(range(parts.size)):
         total = incoming + grad[i].unsqueeze(-1) * parts.c[i].unsqueeze(-2)

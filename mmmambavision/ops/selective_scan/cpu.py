@@ -11,7 +11,7 @@ from threading import Timer
 
 import torch
 
-from .operators import like, refusal
+from .operators import refusal
 
 TASKS_PER_THREAD = 4  # so that a thread that was held up does not keep the others waiting
 
@@ -29,7 +29,7 @@ def refuses(u):
 @lru_cache(maxsize=None)
 def _kernels():
     notice = Timer(1., lambda: logging.getLogger(__name__).warning(
-        'compiling the selective scan for this CPU; it takes some seconds and is kept on disk for the next time'))
+        'compiling the selective scan for this CPU, which takes some seconds the first time'))
     notice.start()
     try:
         from . import cpu_kernels
@@ -98,9 +98,9 @@ def _run_forward(kernels, u, delta, A, B, C, D, z, delta_bias, delta_softplus, k
     tasks, arguments = _arguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     y = torch.empty(u.shape[0], u.shape[2], u.shape[1])
     last_state = torch.empty(*u.shape[:2], A.shape[1])
-    kept = torch.empty(kept_shape(u, A, B))
-    _in_parallel(kernels.forward, tasks, *arguments, y.view(-1).numpy(), kept.numpy(), last_state.numpy())
-    return y.transpose(1, 2), last_state, kept if keep else kept.new_empty(0)
+    kept = torch.empty(kept_shape(u, A, B) if keep else (0,) * 5)
+    _in_parallel(kernels.forward, tasks, *arguments, y.view(-1).numpy(), kept.numpy(), keep, last_state.numpy())
+    return y.transpose(1, 2), last_state, kept if keep else kept.flatten()
 
 
 def _run_backward(kernels, dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
@@ -108,7 +108,7 @@ def _run_backward(kernels, dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias,
     batch, channels, length = u.shape
     groups, states = B.shape[1:3]
     blocks = kept.shape[1]
-    du, ddelta, dz = (like(u.float()) for _ in range(3))
+    du, ddelta, dz = (torch.empty(batch, length, channels).transpose(1, 2) for _ in range(3))
     dA, dD, dbias = torch.empty(batch, channels, states), torch.empty(batch, channels), torch.empty(batch, channels)
     dB, dC = torch.empty(batch, blocks, length, states), torch.empty(batch, blocks, length, states)
     dlast = torch.zeros(batch, channels, states) if dlast is None else dlast.float().contiguous()

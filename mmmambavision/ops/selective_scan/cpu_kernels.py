@@ -3,16 +3,33 @@
 A kernel works on blocks of WIDTH channels of one sequence: channels lie next to each other in memory, so every inner
 loop is over WIDTH numbers and becomes vector instructions. Inputs are flat arrays with strides of their own.
 """
+import warnings
+
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+
 WIDTH = 16   # channels in a block: one vector of AVX-512, two of AVX2
 CHUNK = 64   # steps between the states that the forward pass keeps for the backward pass
 # Reordering of sums lets the compiler use vectors; it is the same order on every run.
 FASTMATH = {'contract', 'reassoc', 'nsz'}
-JIT = dict(nogil=True, cache=True, fastmath=FASTMATH, error_model='numpy', boundscheck=False)
+
+
+def can_cache():
+    """Whether numba finds a folder to keep compiled kernels in; where it does not, says so."""
+    try:
+        njit(cache=True)(can_cache)
+    except RuntimeError:
+        warnings.warn('the compiled kernels of the selective scan cannot be kept on disk, so every process compiles them '
+                      'again: neither the folder of the package nor the home folder can be written to. Set NUMBA_CACHE_DIR '
+                      'to a folder that can', stacklevel=2)
+        return False
+    return True
+
+
+JIT = dict(nogil=True, cache=can_cache(), fastmath=FASTMATH, error_model='numpy', boundscheck=False)
 
 
 @intrinsic
@@ -114,11 +131,11 @@ def run_chunk(count, a, skip, x, step, B, b_at, b_stride, C, c_at, c_stride, out
 
 @njit(**JIT)
 def forward(first, last, blocks, u, us, delta, ds, A, B, bs, C, cs, D, z, zs, delta_bias, with_z, with_softplus,
-            length, y, kept, last_state):
+            length, y, kept, keep, last_state):
     """Scan blocks `first` to `last` of all (batch x blocks); strides are (batch, time, group) in elements.
 
-    Writes y (B, L, D) flat, the states before every CHUNK steps into kept (B, blocks, chunks, N, WIDTH) and last_state
-    (B, D, N).
+    Writes y (B, L, D) flat, last_state (B, D, N) and, if `keep`, the states before every CHUNK steps into kept
+    (B, blocks, chunks, N, WIDTH).
     """
     channels, states = A.shape
     groups = bs[3]
@@ -136,7 +153,8 @@ def forward(first, last, blocks, u, us, delta, ds, A, B, bs, C, cs, D, z, zs, de
         h[:, 0], x[:], raw[:] = 0., 0., 0.
         for start in range(0, length, CHUNK):
             count = min(CHUNK, length - start)
-            kept[b, block, start // CHUNK] = h[:, 0]
+            if keep:
+                kept[b, block, start // CHUNK] = h[:, 0]
             load_chunk(count, width, u, b * us[0] + start * us[1] + d0, us[1], delta,
                        b * ds[0] + start * ds[1] + d0, ds[1], bias, with_softplus, x, raw, step)
             run_chunk(count, a, skip, x, step, B, b * bs[0] + start * bs[1] + group * bs[2], bs[1], C,

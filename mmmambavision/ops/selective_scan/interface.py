@@ -1,10 +1,12 @@
 import os
+import warnings
+from functools import lru_cache
 from typing import Callable, NamedTuple, Optional
 
 import torch
 
 from . import chunked, cpu, mamba_ssm, triton
-from .operators import register
+from .operators import register, under_functional_transform
 from .reference import selective_scan_reference
 
 ENVIRONMENT_VARIABLE = 'MMMAMBAVISION_SCAN'
@@ -36,6 +38,16 @@ def available_backends():
     return {name: backend.absent for name, backend in BACKENDS.items()}
 
 
+def check_backend_name(name):
+    """See that `selective_scan` has an implementation by that name, whether or not it can run here.
+
+    Raises:
+        ValueError: it has none, and it is not 'auto' either.
+    """
+    if name != 'auto' and name not in BACKENDS:
+        raise ValueError(f"selective_scan has no backend {name!r}: choose 'auto' or one of {', '.join(BACKENDS)}")
+
+
 def choose_backend(name, u):
     """The implementation by that name, or the best for the input for 'auto'.
 
@@ -43,14 +55,33 @@ def choose_backend(name, u):
         ValueError: there is none by that name, or it cannot run here or on this input; says why.
     """
     name = os.environ.get(ENVIRONMENT_VARIABLE, 'auto') if name == 'auto' else name
+    check_backend_name(name)
     if name == 'auto':
         name = next(n for n in PREFERENCE if not (BACKENDS[n].absent or BACKENDS[n].refuses(u)))
-    if name not in BACKENDS:
-        raise ValueError(f"selective_scan has no backend '{name}': choose 'auto' or one of {', '.join(BACKENDS)}")
+        if name == 'chunked' and u.device.type == 'cpu' and u.dtype != torch.float64:
+            _warn_of_slow_scan(BACKENDS['cpu'].absent)
     backend = BACKENDS[name]
+    if name == 'reference':
+        return backend.run
+    if under_functional_transform():
+        return _chunked_operations
+    if u.shape[0] == 0:
+        backend = BACKENDS['chunked']  # the others have nothing to start their kernels on
     if reason := backend.absent or backend.refuses(u):
         raise ValueError(f"selective_scan cannot use its backend '{name}' here: {reason}")
     return backend.run
+
+
+@lru_cache(maxsize=None)
+def _warn_of_slow_scan(reason):
+    # The factor: docs/selective_scan.md, the table of all shapes.
+    warnings.warn(f'the selective scan runs in plain tensor operations, which takes about four times as long: {reason}',
+                  stacklevel=4)
+
+
+def _chunked_operations(*arguments):
+    with torch.autocast(arguments[0].device.type, enabled=False):
+        return chunked.forward(*arguments)[:2]
 
 
 def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False,
@@ -62,7 +93,8 @@ def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_sof
         h_t = exp(step_t A) h_{t-1} + step_t B_t u_t,  h_{-1} = 0,  y_t = sum_n C_t h_t + D u_t
 
     and the result is y, times SiLU(z) if z is given. Inputs may have any strides; the recurrence is computed in
-    float32 at least, whatever the type of the inputs.
+    float32 at least, whatever the type of the inputs, and under autocast too. All implementations but 'reference' have
+    first derivatives only.
 
     Args:
         u: input [B, D, L].
@@ -93,8 +125,8 @@ def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_sof
 
 
 def _check(u, delta, A, B, C, D, z, delta_bias):
-    if u.dim() != 3 or 0 in u.shape:
-        raise ValueError(f'u must be (B, D, L) with none of them 0, got {tuple(u.shape)}')
+    if u.dim() != 3 or 0 in u.shape[1:]:
+        raise ValueError(f'u must be (B, D, L) with neither D nor L 0, got {tuple(u.shape)}')
     if A.is_complex():
         raise ValueError('complex A is not supported: give a real A of shape (D, N)')
     batch, channels, length = u.shape

@@ -3,6 +3,7 @@
 An operator takes (u, delta, A, B, C, D, z, delta_bias, delta_softplus) with B and C as (B, G, N, L), and returns
 y (B, D, L) in the type of u, the last state (B, D, N) and what its backward pass needs besides the inputs.
 """
+import math
 from typing import List, Optional, Tuple  # torch before 2.7 reads no others
 
 import torch
@@ -27,7 +28,8 @@ def register(name, forward, backward, kept_shape):
             unless `keep`.
         backward: (dy, dlast_state, kept, inputs..., delta_softplus) to gradients of the eight inputs; anything for
             those that are None. dlast_state is None where nothing depends on the last state.
-        kept_shape: (u, A, B) to the shape of `kept`.
+        kept_shape: (u, A, B) to the shape of `kept`. Between forward and backward pass it lies flat: exported graphs serve
+            any length, and torch tells apart shapes with a 1 in them.
 
     Returns:
         The operator, called as (inputs..., delta_softplus), returning (y, last_state).
@@ -36,14 +38,15 @@ def register(name, forward, backward, kept_shape):
     @torch.library.custom_op(f'{NAMESPACE}::selective_scan_{name}', mutates_args=())
     def operator(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Optional[Tensor], z: Optional[Tensor],
                  delta_bias: Optional[Tensor], delta_softplus: bool, keep: bool) -> Tuple[Tensor, Tensor, Tensor]:
-        y, last_state, kept = forward(*_detached(u, delta, A, B, C, D, z, delta_bias), delta_softplus, keep)
-        return laid_out(y.to(u.dtype)), last_state.contiguous(), kept
+        with _as_it_is(u):
+            y, last_state, kept = forward(*_detached(u, delta, A, B, C, D, z, delta_bias), delta_softplus, keep)
+        return laid_out(y.to(u.dtype)), last_state.contiguous(), kept.flatten()
 
     @operator.register_fake
     def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
         state_type = torch.promote_types(u.dtype, torch.float32)
         return (like(u), u.new_empty(*u.shape[:2], A.shape[1], dtype=state_type),
-                u.new_empty(kept_shape(u, A, B) if keep else (0,), dtype=state_type))
+                u.new_empty(math.prod(kept_shape(u, A, B)) if keep else 0, dtype=state_type))
 
     @register_flop_formula(getattr(getattr(torch.ops, NAMESPACE), f'selective_scan_{name}'))
     def _(u, delta, A, *rest, out_shape=None, **options):
@@ -56,7 +59,8 @@ def register(name, forward, backward, kept_shape):
                           C: Tensor, D: Optional[Tensor], z: Optional[Tensor], delta_bias: Optional[Tensor],
                           delta_softplus: bool) -> List[Tensor]:
         dy, dlast, kept, *inputs = _detached(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias)
-        gradients = backward(dy, dlast, kept, *inputs, delta_softplus)
+        with _as_it_is(u):
+            gradients = backward(dy, dlast, kept.view(kept_shape(u, A, B)), *inputs, delta_softplus)
         return [dy.new_empty(0) if value is None else
                 (laid_out(gradient) if i in SEQUENCES else gradient.contiguous()).to(value.dtype)
                 for i, (gradient, value) in enumerate(zip(gradients, inputs, strict=True))]
@@ -77,8 +81,22 @@ def register(name, forward, backward, kept_shape):
         gradients = operator_backward(dy, dlast, kept, *inputs, ctx.delta_softplus)
         return *(None if value is None else gradient for gradient, value in zip(gradients, inputs)), None, None
 
+    def differentiate_again(ctx, *_):
+        raise NotImplementedError(f"selective_scan's backend '{name}' has no second derivatives: backend='reference' (of a "
+                                  "model: scan_backend='reference') has them")
+
     operator.register_autograd(differentiate, setup_context=setup_context)
-    return lambda *arguments: operator(*arguments, torch.is_grad_enabled())[:2]
+    operator_backward.register_autograd(differentiate_again)
+    def call(*arguments):
+        keep = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
+        return operator(*arguments, keep)[:2]
+
+    return call
+
+
+def under_functional_transform():
+    """Whether torch.func transforms this call: those see through tensor operations and not through custom operators."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def refusal(u, fits, where):
@@ -91,6 +109,11 @@ def refusal(u, fits, where):
 def laid_out(tensor):
     """Copy of a (B, D, L) tensor with channels next to each other in memory; itself where they are."""
     return tensor if tensor.transpose(1, 2).is_contiguous() else like(tensor).copy_(tensor)
+
+
+def _as_it_is(u):
+    """Context in which autocast changes no type: the implementations say themselves what they compute in."""
+    return torch.autocast(u.device.type, enabled=False)
 
 
 def _detached(*values):

@@ -11,7 +11,8 @@ def selective_scan_reference(u, delta, A, B, C, D=None, z=None, delta_bias=None,
     Returns:
         The output [B, D, L] and the last state [B, D, N], both in the type computed in.
     """
-    dtype = torch.promote_types(u.dtype, torch.float32)
+    given = (t for t in (u, delta, A, B, C, D, z, delta_bias) if t is not None)
+    dtype = torch.float64 if any(t.dtype == torch.float64 for t in given) else torch.float32
     u, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
     if delta_bias is not None:
         delta = delta + delta_bias.to(dtype)[:, None]

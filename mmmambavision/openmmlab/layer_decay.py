@@ -1,8 +1,9 @@
 """Learning rates that shrink with depth (Clark et al. 2020, ELECTRA, section 3; Bao et al. 2022, BEiT)."""
+from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
-from .errors import UserError
+from ..errors import UserError
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -31,9 +32,12 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         backbone = getattr(module, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
             raise UserError(f'{type(backbone or module).__name__} does not answer get_layer_depth, which layer decay needs')
-        scales = {}
-        for name, parameter in backbone.named_parameters():
-            depth, depths = backbone.get_layer_depth(name)
-            scales[parameter] = self.rate ** (depths - 1 - depth)
+        depths = {parameter: backbone.get_layer_depth(name) for name, parameter in backbone.named_parameters()}
+        names = {parameter: name for name, parameter in module.named_parameters()}
+        print_log(f'layer decay {self.rate}: the learning rates that apply, factors of depth included, are', logger='current')
         for group in params:
-            group['lr'] = group.get('lr', self.base_lr) * scales.get(group['params'][0], 1.)
+            parameter, = group['params']
+            depth, count = depths.get(parameter, (None, None))
+            group['lr'] = group.get('lr', self.base_lr) * (1. if depth is None else self.rate ** (count - 1 - depth))
+            where = 'not of the backbone' if depth is None else f'depth {depth} of {count - 1}'
+            print_log(f"layer decay -- {names[parameter]}:lr={group['lr']:.6g} ({where})", logger='current')

@@ -3,10 +3,12 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 
 from ..errors import UserError
-from .mambavision import MambaVision
+from ..models.mambavision import MambaVision
 
-# Left over in released configs from the ResNet config that they inherit; their code swallows them.
-LEFTOVERS = {'depth', 'num_stages', 'frozen_stages', 'norm_cfg', 'norm_eval', 'style', 'init_cfg'}
+# Left over in released configs from the ResNet and Swin configs that they inherit; their code swallows them.
+LEFTOVERS = {'depth', 'num_stages', 'frozen_stages', 'norm_cfg', 'norm_eval', 'style', 'init_cfg',
+             'pretrain_img_size', 'embed_dims', 'patch_size', 'strides', 'qkv_bias', 'qk_scale', 'patch_norm', 'drop_rate',
+             'attn_drop_rate', 'use_abs_pos_embed', 'act_cfg'}
 EFFECTIVE_DROP_PATH_RATE = 0.2
 
 
@@ -23,7 +25,7 @@ class MMMambaVision(MambaVision):
         pretrained: checkpoint to start from, any that `MambaVision`'s init_cfg takes.
         drop_path_rate: not used.
         norm_layer: 'ln2d', the only one there is.
-        leftovers: arguments of a ResNet, not used.
+        leftovers: arguments of a ResNet or a Swin, not used; the log says which.
 
     Raises:
         UserError: (a ValueError) for another norm_layer or arguments that the released configs do not have.
@@ -40,6 +42,8 @@ class MMMambaVision(MambaVision):
         if drop_path_rate != EFFECTIVE_DROP_PATH_RATE:
             print_log(f'MM_mamba_vision: the config asks for drop_path_rate={drop_path_rate}; {EFFECTIVE_DROP_PATH_RATE} is '
                       "used, as in the released training. type='MambaVision' takes any rate", logger='current')
+        if leftovers:
+            print_log(f"MM_mamba_vision ignores, as the released code does: {', '.join(sorted(leftovers))}", logger='current')
         super().__init__(
             arch=dict(dim=dim, in_dim=in_dim, depths=depths, num_heads=num_heads, mlp_ratio=mlp_ratio,
                       layer_scale=layer_scale),

@@ -1,0 +1,1 @@
+"""Checkpoints: from a name to a dict (`files`), from a dict to the parameters of a network (`weights`)."""

@@ -1,0 +1,166 @@
+"""A path, URL or hf:// name to the contents of a checkpoint, without running what a pickle may contain."""
+import argparse
+import hashlib
+import pathlib
+import pickle
+import re
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlparse
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from filelock import FileLock
+
+from ..errors import UnreachableError, UserError
+
+SUFFIXES = ('.safetensors', '.pth.tar', '.pth', '.pt')
+
+
+def load_checkpoint(name, map_location='cpu'):
+    """The contents of a checkpoint by its path, URL or hf:// name; see `fetch` and `read_checkpoint`."""
+    return read_checkpoint(fetch(name), map_location)
+
+
+def fetch(name):
+    """Path of a checkpoint given as a path, a URL, hf://owner/repository (its one checkpoint) or
+    hf://owner/repository/file; local paths are not looked at.
+
+    One process of a machine downloads while the others wait. In a process group all have to call this, and if any of them
+    cannot have the file, all of them raise its error.
+
+    Raises:
+        UserError: an hf:// name of another form, or a repository with no checkpoint or several.
+        UnreachableError: (a UserError) a file that cannot be downloaded.
+    """
+    if not str(name).startswith(('hf://', 'http://', 'https://')):
+        return name
+    path = error = None
+    try:
+        path = _from_hf(name) if name.startswith('hf://') else _from_url(name)
+    except UserError as caught:
+        error = caught
+    if error := _first_of_all_processes(error):
+        raise error
+    return path
+
+
+def _first_of_all_processes(error):
+    """An error that any process of the group has, or None."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return error
+    errors = [None] * dist.get_world_size()
+    dist.all_gather_object(errors, error)
+    return next(filter(None, errors), None)
+
+
+def _from_url(url):
+    """Path of the file behind a URL, downloaded to torch's hub folder unless it is there already."""
+    name = Path(urlparse(url).path).name
+    path = Path(torch.hub.get_dir(), 'checkpoints', f'{hashlib.sha1(url.encode()).hexdigest()[:8]}-{name}')
+    if path.exists():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f'{path}.lock'):
+            if not path.exists():
+                torch.hub.download_url_to_file(url, str(path))
+    except (URLError, OSError, ValueError) as error:
+        raise UnreachableError(f'could not download {url}: {_first_line(error)}') from None
+    return path
+
+
+def _from_hf(name):
+    """Path of a file in Hugging Face's cache, downloaded unless it is there already."""
+    owner, _, rest = name.removeprefix('hf://').partition('/')
+    repository, _, file = rest.partition('/')
+    if not owner or not repository:
+        raise UserError(f'{name} is not of the form hf://owner/repository or hf://owner/repository/file')
+    try:
+        from huggingface_hub import HfApi, hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise UserError(f'{name} is a name on Hugging Face, which needs: pip install huggingface_hub') from None
+    repository = f'{owner}/{repository}'
+    try:
+        try:
+            return hf_hub_download(repository, file or 'model.safetensors')
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError:
+            files = HfApi().list_repo_files(repository)
+            candidates = [f for f in files if f.endswith(SUFFIXES)]
+            if file or len(candidates) != 1:
+                raise UserError(f"{repository} has no {file or 'single checkpoint'}; name one of its files: "
+                                f"hf://{repository}/{{{','.join(candidates)}}}") from None
+            return hf_hub_download(repository, candidates[0])
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UnreachableError(f'could not download {repository} from Hugging Face: {_first_line(error)}') from None
+
+
+def read_checkpoint(path, map_location='cpu'):
+    """The contents of a checkpoint file: `.safetensors`, or anything that `torch.save` wrote.
+
+    Args:
+        path: the file.
+        map_location: as of `torch.load`: a device, a dict or a function.
+
+    Raises:
+        UserError: no such file, not a checkpoint, or one that needs a class which is not known to be harmless.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f'checkpoint not found: {path}. Give the path of a file, a URL, or hf://owner/repository')
+    try:
+        if path.suffix == '.safetensors':
+            return _read_safetensors(path, map_location)
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, UnicodeDecodeError, ValueError, KeyError) as error:
+        found = re.search(r'GLOBAL (\S+(?:\(.*?\))?) (?:was not an allowed|whose module)', str(error))
+        if found:
+            raise UserError(
+                f'{path} was not loaded: it asks for {found[1]}, which is not on the list of harmless classes, and '
+                'unpickling it could run code. If you trust the class, allow it: '
+                f'torch.serialization.add_safe_globals([{found[1].split(".")[-1]}]). If you trust the author, save the weights '
+                'alone where the file can be loaded: torch.save(checkpoint["state_dict"], ...)') from None
+        raise UserError(f'{path} is not a checkpoint, or it is damaged or half written: {_first_line(error)}') from None
+
+
+def _read_safetensors(path, map_location):
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise UserError(f'{path} needs: pip install safetensors') from None
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+    if map_location is None or str(map_location) == 'cpu':
+        return tensors
+    if callable(map_location):  # of storages, and None for where they are
+        devices = {name: getattr(map_location(t.untyped_storage(), 'cpu'), 'device', 'cpu') for name, t in tensors.items()}
+    else:
+        device = map_location.get('cpu', 'cpu') if isinstance(map_location, dict) else map_location
+        devices = dict.fromkeys(tensors, device)
+    return {name: tensor.to(devices[name]) for name, tensor in tensors.items()}
+
+
+def _first_line(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _allow_harmless_globals():
+    multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
+    dtypes = [type(np.dtype(kind)) for kind in '?bhilqBHILQefdgFDOSU']
+    torch.serialization.add_safe_globals([
+        np.ndarray, np.dtype, *dtypes,
+        # numpy moved these between its versions 1 and 2; files of either are read with either.
+        *[(getattr(multiarray, name), f'numpy.{core}.multiarray.{name}') for core in ('core', '_core')
+          for name in ('_reconstruct', 'scalar')],
+        # What training scripts of classification checkpoints store beside the weights.
+        argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath])
+
+
+_allow_harmless_globals()

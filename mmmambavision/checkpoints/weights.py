@@ -1,0 +1,183 @@
+"""Any released checkpoint's dict to the names of `MambaVision`, into a model that it fits."""
+import logging
+import re
+
+from ..errors import UserError
+from ..models.presets import PRESETS
+from .files import load_checkpoint
+
+STEM = 'patch_embed.conv_down.0.weight'
+logger = logging.getLogger(__name__)
+
+
+def load_weights(model, source):
+    """Load a `MambaVision` from a released checkpoint in any form, leaving out what is not the backbone's.
+
+    Args:
+        model: the backbone.
+        source: path, URL or hf:// name.
+
+    Raises:
+        UserError: the checkpoint cannot be had or read, holds no MambaVision, or one of other sizes.
+    """
+    weights, rest = backbone_weights(load_checkpoint(source))
+    try:
+        weights = fit(weights, model)
+    except UserError as error:
+        raise UserError(f'{source}: {error}') from None
+    result = model.load_state_dict(weights, strict=False)
+    loaded = len(weights) - len(result.unexpected_keys)
+    logger.info('backbone: loaded %d tensors from %s; left out %s; new %s', loaded, source,
+                group_names([*rest, *result.unexpected_keys]), group_names(result.missing_keys))
+
+
+def backbone_weights(checkpoint):
+    """Split any released checkpoint into the backbone's weights, by the names that `MambaVision` uses, and the rest.
+
+    Knows training checkpoints with a `state_dict` among other objects, bare state dicts, and backbones behind any
+    prefix: `module.`, `model.`, `backbone.` of a detector or segmentor, or several of them.
+
+    Args:
+        checkpoint: the contents of a checkpoint file, a dict. It is not changed.
+
+    Returns:
+        The backbone's tensors by name, and the sorted names of the other tensors.
+
+    Raises:
+        UserError: there is no MambaVision in it.
+    """
+    state = state_dict_of(checkpoint)
+    prefixes = sorted((key[:-len(STEM)] for key in state if isinstance(key, str) and key.endswith(STEM)), key=len)
+    prefix = next((prefix for prefix in prefixes if _is_mambavision(state, prefix)), None)
+    if prefix is None:
+        raise UserError(f"the checkpoint holds no MambaVision: no name in it ends in {STEM}, or the levels behind it are of "
+                        f"another network; it has {', '.join(list(map(str, state))[:3]) or 'nothing'}, ...")
+    weights, rest = {}, []
+    for key, value in state.items():
+        name = key[len(prefix):]
+        if key.startswith(prefix) and re.match(r'(patch_embed|levels|outnorm\d)\.', name):
+            weights[name] = value
+        else:
+            rest.append(key)
+    return weights, sorted(rest)
+
+
+def state_dict_of(checkpoint):
+    """The tensors by name in the contents of a checkpoint file.
+
+    Raises:
+        UserError: the contents are no dict.
+    """
+    if not isinstance(checkpoint, dict):
+        raise UserError(f'the checkpoint holds no weights by name: it is a {type(checkpoint).__name__}')
+    for key in ('state_dict', 'model'):
+        if isinstance(checkpoint.get(key), dict):
+            return checkpoint[key]
+    return checkpoint
+
+
+def _is_mambavision(state, prefix):
+    """Whether the third level, if there is one, has MambaVision's mixers: FasterViT, for one, shares the stem's names."""
+    level = f'{prefix}levels.2.blocks.'
+    blocks = [key for key in state if key.startswith(level)]
+    return not blocks or any(key.startswith(f'{level}0.mixer.') for key in blocks)
+
+
+def is_classifier(checkpoint):
+    """Whether a checkpoint's MambaVision is a bare network with a classifier's head and not part of a larger model."""
+    try:
+        weights, rest = backbone_weights(checkpoint)
+    except UserError:
+        return False
+    return not any('backbone.' in name for name in rest) and not any(name.startswith('outnorm') for name in weights)
+
+
+def describe(weights):
+    """The sizes of the network that a backbone's weights belong to, as `MambaVision(arch=...)` takes them, but for heads."""
+    stem_out = weights.get('patch_embed.conv_down.3.weight')
+    return dict(dim=None if stem_out is None else stem_out.shape[0], in_dim=weights[STEM].shape[0],
+                depths=tuple(len(_blocks(weights, level)) for level in range(4)),
+                layer_scale=_has_layer_scale(weights))
+
+
+def _blocks(weights, level):
+    matches = (re.match(rf'levels\.{level}\.blocks\.(\d+)\.', name) for name in weights)
+    return {match[1] for match in matches if match}
+
+
+def _has_layer_scale(weights):
+    return any(name.endswith('.gamma_1') for name in weights)
+
+
+def looks_like(weights):
+    """A phrase that names the preset that a backbone's weights belong to, or else their sizes."""
+    sizes = describe(weights)
+    for name, preset in PRESETS.items():
+        if sizes == {**{key: preset[key] for key in ('dim', 'in_dim', 'depths')},
+                     'layer_scale': preset['layer_scale'] is not None}:
+            return f"'{name}'"
+    return f'none of the presets ({sizes})'
+
+
+def fit(weights, model):
+    """A backbone's weights for a model of the same sizes, the stem adapted where it takes other images than of 3 channels.
+
+    Weights may lack parts of the model or have more than it; no more is asked than that what both have is one network.
+
+    Args:
+        weights: tensors by name, as `backbone_weights` gives them.
+        model: the `MambaVision`.
+
+    Returns:
+        The weights, the given ones unchanged.
+
+    Raises:
+        UserError: they belong to another network; says which preset they look like.
+    """
+    if STEM not in weights:
+        return weights  # a part of a network, on purpose
+    own = model.state_dict()
+    given, wanted = weights[STEM].shape[1], own[STEM].shape[1]
+    if given == 3 != wanted:
+        weights = {**weights, STEM: adapt_to_channels(weights[STEM], wanted)}
+        logger.info('backbone: the stem for 3 channels was adapted to %d', wanted)
+    elif given != wanted:
+        raise UserError(f"the checkpoint's stem takes images of {given} channels, the model's of {wanted}: set "
+                        f'in_channels={given}')
+    difference = _first_difference(weights, own)
+    if difference:
+        raise UserError(f'the checkpoint is of another network: it looks like {looks_like(weights)}, the model is '
+                        f'{looks_like(own)}; set arch to fit (first difference: {difference})')
+    return weights
+
+
+def _first_difference(weights, own):
+    """What shows that two state dicts are of different networks, or None."""
+    for name in sorted(own.keys() & weights.keys()):
+        if own[name].shape != weights[name].shape:
+            return name
+    for level in range(4):
+        theirs, ours = _blocks(weights, level), _blocks(own, level)
+        if theirs and ours and theirs != ours:
+            return f'level {level} has {len(theirs)} blocks, not {len(ours)}'
+    if _blocks(weights, 2) and _blocks(own, 2) and _has_layer_scale(weights) != _has_layer_scale(own):
+        return 'layer scale'
+    return None
+
+
+def adapt_to_channels(weight, channels):
+    """A convolution's weight (out, 3, h, w) for images of another number of channels: their sum for one, else repeated in
+    turn and scaled by 3 / channels, so that equal channels give what they gave."""
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    repeated = weight.repeat(1, -(-channels // 3), 1, 1)[:, :channels]
+    return repeated * (3 / channels)
+
+
+def group_names(names):
+    """Names of parameters by their first part, e.g. 'head (2), norm (2)'."""
+    counts = {}
+    for name in names:
+        part = name.removeprefix('module.').removeprefix('model.').split('.')[0]
+        counts[part] = counts.get(part, 0) + 1
+    return ', '.join(f'{part} ({count})' for part, count in counts.items()) or 'nothing'

@@ -1,0 +1,68 @@
+"""python -m mmmambavision.openmmlab.mmcv_ops --install: operators in the folder of an mmcv that has none."""
+import argparse
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
+from pathlib import Path
+
+from . import EXTENSION, __name__ as PACKAGE
+
+# mmcv's name for a module that is missing is kept, so programs that can do without operators go on doing without.
+FILE = f"""\
+try: from {PACKAGE} import provide; provide(globals())
+except ModuleNotFoundError as e: raise e if e.name == __name__ else ImportError(f'{{e}}: {{__file__}} takes mmcv\\'s operators \
+from mmmambavision, so either pip install mmmambavision torchvision, or delete that file') from e
+"""
+
+
+def compiled(folder):
+    """The path of the compiled operators in mmcv's folder, or None."""
+    spec = PathFinder.find_spec(EXTENSION, [str(folder)])
+    return spec.origin if spec and Path(spec.origin).suffix != '.py' else None
+
+
+def ours(file):
+    return file.exists() and PACKAGE in file.read_text()
+
+
+def put(folder):
+    """Write _ext.py into mmcv's folder; returns what to tell, raises SystemExit with it where nothing may be written."""
+    file = folder / '_ext.py'
+    if compiled(folder):
+        raise SystemExit(f'{folder} is a compiled mmcv, with operators of its own in {compiled(folder)}: nothing is written.')
+    if file.exists() and not ours(file):
+        raise SystemExit(f'{file} is there and not from mmmambavision: nothing is written.')
+    file.write_text(FILE)
+    return f'{file} is written: mmcv.ops works in every program now. --remove takes it out again.'
+
+
+def remove(folder):
+    """Delete the _ext.py that `put` wrote; returns what to tell, raises SystemExit with it where it is another's."""
+    file = folder / '_ext.py'
+    if ours(file):
+        file.unlink()
+        return f'{file} is removed.'
+    if compiled(folder):
+        raise SystemExit(f'{folder} is a compiled mmcv, its operators in {compiled(folder)}: nothing is removed.')
+    if file.exists():
+        raise SystemExit(f'{file} is not from mmmambavision: nothing is removed.')
+    return f'{file} is not there: nothing to remove.'
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        prog=f'python -m {PACKAGE}',
+        description='Importing mmmambavision gives mmcv-lite operators. For programs that import mmdet, mmseg or mmcv.ops '
+                    "without it or before it, they can be put into mmcv's folder.")
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument('--install', dest='action', action='store_const', const=put,
+                        help="write a two-line _ext.py into mmcv's folder; a compiled mmcv is left alone")
+    action.add_argument('--remove', dest='action', action='store_const', const=remove, help='delete that file')
+    action = parser.parse_args(arguments).action
+    mmcv = find_spec('mmcv')
+    if mmcv is None:
+        raise SystemExit('mmcv is not installed: pip install mmcv-lite==2.1.0')
+    print(action(Path(mmcv.submodule_search_locations[0])))
+
+
+if __name__ == '__main__':
+    main()

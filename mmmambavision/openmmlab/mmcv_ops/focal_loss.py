@@ -1,0 +1,71 @@
+"""Focal loss (arXiv 1708.02002), forward and backward.
+
+Names and arguments are those by which mmcv.ops calls its extension; tensors named as results are filled in place. Shapes:
+input, softmax and grad_input (N, C); target (N,); weight, one of each class, (C,) or empty. Logarithms are cut at the
+smallest normal float32, as mmcv's kernels have it.
+"""
+import torch
+
+from .precision import widened
+
+TINY = torch.finfo(torch.float32).tiny
+
+
+def is_class(target, classes):
+    return (target >= 0) & (target < classes)
+
+
+def is_target(target, classes):
+    """(N,) -> (N, C)"""
+    return target[:, None] == torch.arange(classes, device=target.device)
+
+
+def of_target(values, target):
+    """The target's entry of values (..., C), that of some class where the target is none."""
+    target = target.clamp(0, values.shape[-1] - 1)
+    return values[target] if values.dim() == 1 else values.gather(1, target[:, None])[:, 0]
+
+
+def sigmoid_focal_loss_forward(input, target, weight, output, gamma, alpha):
+    """output: (N, C). To a target that is no class all columns are background, of weight 1."""
+    input, weight = widened(input, weight)
+    p = input.sigmoid()
+    positive = -alpha * (1 - p) ** gamma * p.clamp(min=TINY).log()
+    negative = (alpha - 1) * p ** gamma * (1 - p).clamp(min=TINY).log()
+    output.copy_(weighted_rows(torch.where(is_target(target, p.shape[1]), positive, negative), target, weight))
+
+
+def sigmoid_focal_loss_backward(input, target, weight, grad_input, gamma, alpha):
+    input, weight = widened(input, weight)
+    p = input.sigmoid()
+    positive = -alpha * (1 - p) ** gamma * (1 - p - gamma * p * p.clamp(min=TINY).log())
+    negative = (alpha - 1) * p ** gamma * (gamma * (1 - p) * (1 - p).clamp(min=TINY).log() - p)
+    grad_input.copy_(weighted_rows(torch.where(is_target(target, p.shape[1]), positive, negative), target, weight))
+
+
+def weighted_rows(values, target, weight):
+    if not weight.numel():
+        return values
+    return values * torch.where(is_class(target, len(weight)), of_target(weight, target), 1)[:, None]
+
+
+def softmax_focal_loss_forward(softmax, target, weight, output, gamma, alpha):
+    """output: (N,). A target that is no class, such as -1, costs nothing."""
+    softmax, weight = widened(softmax, weight)
+    p = of_target(softmax, target)
+    loss = -alpha * (1 - p) ** gamma * p.clamp(min=TINY).log()
+    if weight.numel():
+        loss = loss * of_target(weight, target)
+    output.copy_(torch.where(is_class(target, softmax.shape[1]), loss, 0))
+
+
+def softmax_focal_loss_backward(softmax, target, weight, buff, grad_input, gamma, alpha):
+    """The gradient with respect to what the softmax was taken of; buff (N,), each row's factor in it."""
+    softmax, weight = widened(softmax, weight)
+    p = of_target(softmax, target)
+    factor = alpha * (gamma * (1 - p) ** (gamma - 1) * p * p.clamp(min=TINY).log() - (1 - p) ** gamma)
+    if weight.numel():
+        factor = factor * of_target(weight, target)
+    factor = torch.where(is_class(target, softmax.shape[1]), factor, 0)
+    buff.copy_(factor)
+    grad_input.copy_(factor[:, None] * (is_target(target, softmax.shape[1]).to(factor) - softmax))

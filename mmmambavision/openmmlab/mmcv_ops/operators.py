@@ -1,0 +1,48 @@
+"""Everything that mmcv.ops finds in mmcv._ext: the operators of this package, and for every other one its refusal."""
+from importlib import metadata
+
+import torch
+import torchvision
+
+from . import boxes, deformable, focal_loss, regions
+
+
+def get_compiler_version():
+    return f'none (operators of torchvision {torchvision.__version__} and torch, by mmmambavision)'
+
+
+def get_compiling_cuda_version():
+    version = torch.ops.torchvision._cuda_version()
+    return f'{version // 1000}.{version // 10 % 100}' if version > 0 else 'not available'
+
+
+def missing(name):
+    """mmcv.ops asks for all its operators when it is imported, so one that is missing is refused when it is called."""
+    if name.startswith('_'):
+        raise AttributeError(f'module mmcv._ext has no attribute {name!r}')
+
+    def refuse(*args, **kwargs):
+        raise NotImplementedError(f"mmcv's operator {name} needs mmcv with compiled operators: {how_to_compile()}.")
+
+    return refuse
+
+
+def how_to_compile():
+    try:
+        release, uninstall = f"onedl-mmcv=={metadata.version('onedl-mmcv')}", 'onedl-mmcv'
+    except metadata.PackageNotFoundError:
+        release, uninstall = 'mmcv==2.1.0', 'mmcv-lite'
+    return f'`pip uninstall {uninstall}`, then `MMCV_WITH_OPS=1 pip install --no-cache-dir --no-build-isolation {release}`'
+
+
+# mmcv's autograd functions hand over results to be filled in, and of those that torch.compile traces into its graph it
+# loses the gradients, without a word (torch 2.11). So these end a graph, as compiled operators do.
+OPERATORS = {function.__name__: torch.compiler.disable(function) for function in (
+    boxes.bbox_overlaps, boxes.box_iou_rotated, boxes.nms_match, boxes.nms_rotated, boxes.softnms,
+    deformable.deform_conv_backward_input, deformable.deform_conv_backward_parameters, deformable.deform_conv_forward,
+    deformable.modulated_deform_conv_backward, deformable.modulated_deform_conv_forward,
+    deformable.ms_deform_attn_backward, deformable.ms_deform_attn_forward,
+    focal_loss.sigmoid_focal_loss_backward, focal_loss.sigmoid_focal_loss_forward,
+    focal_loss.softmax_focal_loss_backward, focal_loss.softmax_focal_loss_forward,
+    regions.roi_align_backward, regions.roi_align_forward, regions.roi_pool_backward, regions.roi_pool_forward)}
+OPERATORS |= {function.__name__: function for function in (boxes.nms, get_compiler_version, get_compiling_cuda_version)}

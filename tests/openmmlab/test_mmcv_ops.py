@@ -1,0 +1,748 @@
+"""mmcv.ops without compiled operators, against compiled mmcv's recorded results and against definitions written here.
+
+With compiled mmcv the same tests check it, but for what it lacks on a CPU and what is a choice of the stand-in.
+"""
+import os
+import subprocess
+import sys
+from importlib import machinery, util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmmambavision.openmmlab import mmcv_ops
+from mmmambavision.openmmlab.mmcv_ops import __main__ as command
+
+mmcv_ops.install()
+ops = pytest.importorskip('mmcv.ops', exc_type=ImportError)
+from mmcv import _ext  # noqa: E402
+from mmcv.ops.multi_scale_deform_attn import (  # noqa: E402
+    MultiScaleDeformableAttnFunction, multi_scale_deformable_attn_pytorch)
+
+STAND_IN = _ext.nms.__module__.startswith('mmmambavision')
+stand_in = pytest.mark.skipif(not STAND_IN, reason='mmcv is compiled: the stand-in is not in use')
+GOLDEN = {name: torch.from_numpy(array)
+          for name, array in np.load(Path(__file__).parents[1] / 'data/golden/mmcv_ops.npz').items()}
+
+
+def golden(name):
+    """The tensors NAME/0, NAME/1, ... of compiled mmcv."""
+    return [GOLDEN[key] for key in sorted(GOLDEN) if key.rpartition('/')[0] == name]
+
+
+def check(got, expected, rtol=1e-5):
+    """Equal integers, or numbers that differ by no more than rtol of the largest."""
+    assert got.shape == expected.shape
+    if expected.dtype.is_floating_point:
+        scale = expected.abs().max().item() if expected.numel() else 0
+        torch.testing.assert_close(got.double(), expected.double(), rtol=0, atol=rtol * scale)
+    else:
+        assert torch.equal(got, expected)
+
+
+def check_gradients(function, definition, inputs, rtol=1e-5):
+    """Values, and gradients for a random one of the result, of float32 inputs against those of a definition in float64."""
+    single = [tensor.clone().requires_grad_() for tensor in inputs]
+    double = [tensor.double().requires_grad_() for tensor in inputs]
+    got, expected = function(*single), definition(*double)
+    check(got, expected, rtol)
+    gradient = torch.randn_like(expected)
+    got.backward(gradient.to(got.dtype))
+    expected.backward(gradient)
+    for one, other in zip(single, double):
+        check(one.grad, other.grad, rtol)
+
+
+def random_boxes(number, size=100.):
+    corner = torch.rand(number, 2) * size
+    return torch.cat([corner, corner + torch.rand(number, 2) * size / 3 + 1], 1)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+# Recorded results
+
+BOXES = {
+    'nms/offset0': lambda b, s, ids: ops.nms(b, s, .5, offset=0),
+    'nms/offset1': lambda b, s, ids: ops.nms(b, s, .5, offset=1),
+    'nms/threshold0.3_max20': lambda b, s, ids: ops.nms(b, s, .6, score_threshold=.3, max_num=20),
+    'soft_nms/linear': lambda b, s, ids: ops.soft_nms(b, s, .3, .5, 1e-3, 'linear'),
+    'soft_nms/gaussian': lambda b, s, ids: ops.soft_nms(b, s, .3, .5, 1e-3, 'gaussian'),
+    'soft_nms/naive': lambda b, s, ids: ops.soft_nms(b, s, .3, .5, 1e-3, 'naive'),
+    'batched_nms/nms': lambda b, s, ids: ops.batched_nms(b, s, ids, dict(type='nms', iou_threshold=.5)),
+    'batched_nms/soft_nms':
+        lambda b, s, ids: ops.batched_nms(b, s, ids, dict(type='soft_nms', iou_threshold=.5, min_score=.05)),
+    'batched_nms/split': lambda b, s, ids: ops.batched_nms(b, s, ids, dict(type='nms', iou_threshold=.5, split_thr=50)),
+    'bbox_overlaps': lambda b, s, ids: (ops.bbox_overlaps(b[:20], b[20:50]),),
+}
+
+
+@pytest.mark.parametrize('name', BOXES)
+def test_golden_boxes(name):
+    for got, expected in zip(BOXES[name](*golden('in/nms')), golden(name), strict=True):
+        check(got, expected)
+
+
+def test_golden_class_agnostic():
+    boxes, scores, ids = golden('in/nms')
+    dets, kept = ops.batched_nms(boxes, scores, ids, dict(type='nms', iou_threshold=.5), class_agnostic=True)
+    check(dets, GOLDEN['nms/offset0/0'])
+    check(kept, GOLDEN['nms/offset0/1'])
+
+
+def test_golden_nms_match():
+    boxes, scores, _ = golden('in/nms')
+    groups = ops.nms_match(torch.cat([boxes, scores[:, None]], 1), .5)
+    check(torch.tensor([len(group) for group in groups]), GOLDEN['nms_match/count/0'])
+    check(torch.cat(groups), GOLDEN['nms_match/flat/0'])
+
+
+def test_golden_rotated():
+    boxes1, boxes2, scores = golden('in/rotated')
+    check(ops.box_iou_rotated(boxes1, boxes2), GOLDEN['box_iou_rotated/0'])
+    for got, expected in zip(ops.nms_rotated(boxes1, scores, .1), golden('nms_rotated'), strict=True):
+        check(got, expected)
+
+
+@pytest.mark.parametrize('ratio', [0, 2])
+@pytest.mark.parametrize('aligned', [1, 0])
+@pytest.mark.parametrize('mode', ['avg', 'max'])
+def test_golden_roi_align(mode, aligned, ratio):
+    maps, rois = golden('in/roi')
+    expected, output_gradient, gradient = golden(f'roi_align/{mode}_aligned{aligned}_ratio{ratio}')
+    maps.requires_grad_()
+    output = ops.roi_align(maps, rois, (7, 5), .25, ratio, mode, bool(aligned))
+    check(output, expected)
+    check(torch.autograd.grad(output, maps, output_gradient)[0], gradient)
+
+
+LAYERS = {
+    'deform_conv': lambda x, offset, weight: ops.deform_conv2d(x, offset, weight, 1, 1, 1, 2, 2),
+    'modulated_deform_conv': lambda x, offset, mask, weight, bias: ops.modulated_deform_conv2d(
+        x, offset, mask, weight, bias, 2, 1, 1, 1, 1),
+    'ms_deform_attn': lambda value, shapes, start, locations, weights: MultiScaleDeformableAttnFunction.apply(
+        value, shapes, start, locations, weights, 64),
+}
+
+
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=stand_in if name == 'ms_deform_attn' else ()) for name in LAYERS])
+def test_golden_layers(name):
+    inputs = golden(f'in/{name}')
+    learnt = [tensor.requires_grad_() for tensor in inputs if tensor.is_floating_point()]
+    expected, output_gradient, *gradients = golden(name)
+    output = LAYERS[name](*inputs)
+    check(output, expected)
+    for got, gradient in zip(torch.autograd.grad(output, learnt, output_gradient), gradients, strict=True):
+        check(got, gradient)
+
+
+# Boxes
+
+def overlap(a, b, offset=0):
+    width = max(np.float32(0), min(a[2], b[2]) - max(a[0], b[0]) + offset)
+    height = max(np.float32(0), min(a[3], b[3]) - max(a[1], b[1]) + offset)
+    area = [(box[2] - box[0] + offset) * (box[3] - box[1] + offset) for box in (a, b)]
+    return width * height / (area[0] + area[1] - width * height)
+
+
+def plain_nms(boxes, scores, threshold, offset=0):
+    boxes, kept = boxes.numpy(), []
+    for i in np.argsort(-scores.numpy(), kind='stable'):
+        if all(overlap(boxes[j], boxes[i], offset) <= np.float32(threshold) for j in kept):
+            kept.append(i)
+    return torch.tensor(kept, dtype=torch.long)
+
+
+@pytest.mark.parametrize('offset', [0, 1])
+def test_nms(offset):
+    boxes, scores = random_boxes(80), torch.rand(80)
+    dets, kept = ops.nms(boxes, scores, .3, offset)
+    check(kept, plain_nms(boxes, scores, .3, offset))
+    check(dets, torch.cat([boxes, scores[:, None]], 1)[kept])
+
+
+@stand_in
+def test_nms_takes_the_first_of_equal_scores():
+    """And an overlap that is the threshold suppresses nothing, whole numbers having many."""
+    boxes, scores = random_boxes(150, 8).round(), torch.randint(0, 4, (150,)) / 4
+    check(ops.nms(boxes, scores, .6)[1], plain_nms(boxes, scores, .6))
+
+
+def test_nms_at_its_threshold():
+    boxes = torch.tensor([[0., 0, 5, 1], [0, 0, 3, 1]])  # 3 / 5, which float32 has above 0.6, double has not
+    assert ops.nms(boxes, torch.tensor([.9, .8]), .6)[1].tolist() == [0, 1]
+    assert ops.nms(boxes, torch.tensor([.9, .8]), .59)[1].tolist() == [0]
+    assert [group.tolist() for group in ops.nms_match(torch.tensor([[0, 0, 5, 1, .9], [0, 0, 3, 1, .8]]), .6)] == [[0, 1]]
+
+
+def test_boxes_as_numpy():
+    dets, kept = ops.nms(np.array([[0, 0, 5, 1], [0, 0, 4.5, 1]], np.float32), np.array([.5, .9], np.float32), .5)
+    assert kept.tolist() == [1] and dets.tolist() == [[0, 0, 4.5, 1, np.float32(.9)]]
+
+
+@stand_in
+@pytest.mark.parametrize('method', ['naive', 'linear', 'gaussian'])
+def test_soft_nms_of_equal_scores(method):
+    """Box by box, as the paper's listing: the best is kept, the others' scores fall, the lowest are dropped."""
+    boxes, scores = random_boxes(60, 30).round(), torch.randint(1, 5, (60,)) / 4
+    dets, kept = ops.soft_nms(boxes, scores, .3, .5, .2, method)
+    left = [[*box, score, i] for i, (box, score) in enumerate(zip(boxes.numpy(), scores.numpy()))]
+    expected = []
+    while left:
+        best = max(range(len(left)), key=lambda i: left[i][4])
+        left[0], left[best] = left[best], left[0]
+        first, *left = left
+        expected.append(first)
+        i = 0
+        while i < len(left):
+            ratio = overlap(first, left[i])
+            decay = {'naive': 0, 'linear': 1 - ratio}.get(method, 1) if ratio >= np.float32(.3) else 1
+            left[i][4] *= np.exp(-ratio ** 2 / np.float32(.5)) if method == 'gaussian' else decay
+            if left[i][4] < np.float32(.2):
+                left[i] = left[-1]
+                left.pop()
+            else:
+                i += 1
+    check(kept, torch.tensor([row[5] for row in expected]))
+    check(dets, torch.tensor([row[:5] for row in expected]))
+
+
+@pytest.mark.parametrize('offset', [0, 1])
+@pytest.mark.parametrize('mode', ['iou', 'iof'])
+def test_bbox_overlaps(mode, offset):
+    boxes1, boxes2 = random_boxes(7, 20), random_boxes(7, 20)
+    expected = torch.tensor([[overlap(a, b, offset) for b in boxes2.numpy()] for a in boxes1.numpy()])
+    if mode == 'iof':
+        area1, area2 = ((b[:, 2] - b[:, 0] + offset) * (b[:, 3] - b[:, 1] + offset) for b in (boxes1, boxes2))
+        shared = (area1[:, None] + area2) * expected / (1 + expected)
+        expected = shared / area1[:, None]
+    check(ops.bbox_overlaps(boxes1, boxes2, mode, offset=offset), expected)
+    check(ops.bbox_overlaps(boxes1, boxes2, mode, aligned=True, offset=offset), expected.diagonal())
+
+
+def corners(x, y, width, height, angle):
+    half = np.array([[-width, -height], [width, -height], [width, height], [-width, height]]) / 2
+    cos, sin = np.cos(angle), np.sin(angle)
+    return half @ np.array([[cos, sin], [-sin, cos]]) + [x, y]
+
+
+def polygon_area(polygon):
+    x, y = np.reshape(polygon, (-1, 2)).T
+    return (x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+
+
+def clipped(polygon, other):
+    """The part of one convex polygon that is in another, cut along one edge after the other."""
+    for start, end in zip(other, np.roll(other, -1, 0)):
+        side = [np.cross(end - start, point - start) for point in polygon]
+        cut = []
+        for i, (point, here) in enumerate(zip(polygon, side)):
+            before, there = polygon[i - 1], side[i - 1]
+            if here * there < 0:
+                cut.append(before + (point - before) * there / (there - here))
+            if here >= 0:
+                cut.append(point)
+        polygon = cut
+    return polygon
+
+
+def rotated_overlap(a, b, mode='iou'):
+    shared = polygon_area(clipped(corners(*a), corners(*b)))
+    return shared / (a[2] * a[3] + b[2] * b[3] - shared if mode == 'iou' else a[2] * a[3])
+
+
+def random_rotated(number):
+    return torch.cat([torch.rand(number, 2) * 30, torch.rand(number, 2) * 30 + 2, torch.randn(number, 1) * 3], 1)
+
+
+@pytest.mark.filterwarnings('ignore:Arrays of 2-dimensional vectors:DeprecationWarning')
+@pytest.mark.parametrize('mode', ['iou', 'iof'])
+def test_box_iou_rotated(mode):
+    boxes1, boxes2 = random_rotated(9), random_rotated(11)
+    expected = torch.tensor([[rotated_overlap(a, b, mode) for b in boxes2.double().numpy()] for a in boxes1.double().numpy()])
+    check(ops.box_iou_rotated(boxes1, boxes2, mode), expected)
+    check(ops.box_iou_rotated(boxes1, boxes2[:9], mode, aligned=True), expected[:, :9].diagonal())
+    turned = torch.tensor([1., 1, 1, 1, -1])
+    check(ops.box_iou_rotated(boxes1 * turned, boxes2 * turned, mode, clockwise=False), expected)
+
+
+@pytest.mark.parametrize('turn', [0., .3, np.pi / 2])
+def test_box_iou_rotated_of_edges_that_touch(turn):
+    """The same box, boxes side by side, one inside another along an edge, and one without area."""
+    box = [3., 4, 2, 6, turn]
+    beside = [3 + 2 * np.cos(turn), 4 + 2 * np.sin(turn), 2, 6, turn]
+    inside = [3 + .5 * np.cos(turn), 4 + .5 * np.sin(turn), 1, 6, turn]
+    got = ops.box_iou_rotated(torch.tensor([box]), torch.tensor([box, beside, inside, [3, 4, 0, 6, turn]]))
+    torch.testing.assert_close(got, torch.tensor([[1., 0, .5, 0]]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings('ignore:Arrays of 2-dimensional vectors:DeprecationWarning')
+@pytest.mark.parametrize('labels', [None, pytest.param(torch.arange(40) % 2, marks=stand_in)])  # a CPU's ignores them
+def test_nms_rotated(labels):
+    boxes, scores = random_rotated(40), torch.rand(40)
+    dets, kept = ops.nms_rotated(boxes, scores, .3, labels)
+    rows, expected = boxes.double().numpy(), []
+    for i in scores.argsort(descending=True).tolist():
+        if all(rotated_overlap(rows[j], rows[i]) < .3 or labels is not None and labels[i] != labels[j] for j in expected):
+            expected.append(i)
+    check(kept, torch.tensor(expected))
+    check(dets, torch.cat([boxes, scores[:, None]], 1)[kept])
+
+
+# Regions
+
+def sample(maps, y, x, border):
+    """maps (C, H, W) at one place, linearly in between; up to a pixel beyond the map as `border` says, 0 farther out."""
+    height, width = maps.shape[1:]
+    if border == 'repeated':
+        if not (-1 <= y <= height and -1 <= x <= width):
+            return maps.new_zeros(len(maps))
+        y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
+    top, left = y.detach().floor(), x.detach().floor()
+    value = 0
+    for row in (int(top), int(top) + 1):
+        for column in (int(left), int(left) + 1):
+            if 0 <= row < height and 0 <= column < width:
+                value = value + maps[:, row, column] * (1 - (y - row).abs()) * (1 - (x - column).abs())
+    return value if torch.is_tensor(value) else maps.new_zeros(len(maps))
+
+
+def plain_roi_align(maps, rois, size, scale, ratio, mode, aligned):
+    results = []
+    for image, *box in rois.double():
+        x1, y1, x2, y2 = (place * scale - (.5 if aligned else 0) for place in box)
+        width, height = (extent if aligned else extent.clamp(min=1) for extent in (x2 - x1, y2 - y1))
+        across, down = (ratio or int((extent / bins).ceil()) for extent, bins in ((width, size[1]), (height, size[0])))
+        bins = []
+        for row in range(size[0]):
+            for column in range(size[1]):
+                values = [sample(maps[int(image)], y1 + (row + (i + .5) / down) * height / size[0],
+                                 x1 + (column + (j + .5) / across) * width / size[1], 'repeated')
+                          for i in range(down) for j in range(across)]
+                values = torch.stack(values) if values else maps.new_zeros(1, maps.shape[1])
+                bins.append(values.mean(0) if mode == 'avg' else values.amax(0))
+        results.append(torch.stack(bins, 1).unflatten(1, size))
+    return torch.stack(results)
+
+
+REGIONS = torch.tensor([[0, 1.3, 2.1, 17.7, 13.2], [1, -9.1, -7, 5.3, 8.4], [1, 12, 11, 33, 29.7], [0, 6.1, 5.2, 6.4, 9.9]])
+
+
+@pytest.mark.parametrize('ratio', [0, 2, 3])
+@pytest.mark.parametrize('aligned', [True, False])
+@pytest.mark.parametrize('mode', ['avg', 'max'])
+def test_roi_align(mode, aligned, ratio):
+    check_gradients(lambda maps: ops.roi_align(maps, REGIONS, (2, 3), .5, ratio, mode, aligned),
+                    lambda maps: plain_roi_align(maps, REGIONS, (2, 3), .5, ratio, mode, aligned),
+                    [torch.randn(2, 3, 9, 11)])
+
+
+@pytest.mark.parametrize('mode', ['avg', pytest.param('max', marks=stand_in)])
+def test_roi_align_of_no_samples(mode):
+    """Compiled mmcv has -10000 as the maximum of nothing on a CPU, and the lowest number of all on a GPU."""
+    maps = torch.randn(1, 2, 5, 5, requires_grad=True)
+    output = ops.roi_align(maps, torch.tensor([[0., 1, 2, 1, 2]]), 2, 1., 0, mode, True)
+    output.sum().backward()
+    assert not output.any() and not maps.grad.any()
+
+
+def plain_roi_pool(maps, rois, size, scale):
+    results = maps.new_zeros(len(rois), maps.shape[1], *size)
+    for r, (image, *box) in enumerate(rois.double().tolist()):
+        start, end = np.array(box[1::-1]) * scale, (np.array(box[3:1:-1]) + 1) * scale
+        step = (end - start) / size
+        for place in np.ndindex(*size):
+            first = np.floor(place * step + start).clip(0).astype(int)
+            last = np.ceil((np.array(place) + 1) * step + start).clip(0).astype(int)
+            pixels = maps[int(image), :, first[0]:last[0], first[1]:last[1]].flatten(1)
+            if pixels.numel() and (step > 0).all():
+                results[(r, slice(None), *place)] = pixels.amax(1)
+    return results
+
+
+@stand_in
+def test_roi_pool():
+    rois = torch.cat([REGIONS, torch.tensor([[0, 9., 9, 2, 12], [1, 40, 40, 50, 50]])])  # inside out; off the map
+    check_gradients(lambda maps: ops.roi_pool(maps, rois, (2, 3), .5), lambda maps: plain_roi_pool(maps, rois, (2, 3), .5),
+                    [torch.randn(2, 3, 9, 11)])
+
+
+# Losses
+
+TARGETS = {'sigmoid': torch.tensor([0, 3, 4, 5, 2, 5, -1]), 'softmax': torch.tensor([0, 3, 4, -1, 2, 5, 1])}
+
+
+def plain_focal_loss(kind, logits, weight, gamma, alpha):
+    """5 classes; a target that is none of them is background to the sigmoid and ignored by the softmax."""
+    target = TARGETS[kind]
+    known = (target >= 0) & (target < 5)
+    factor = weight[target.clamp(0, 4)]
+    if kind == 'softmax':
+        log = logits.log_softmax(1).gather(1, target.clamp(0, 4)[:, None])[:, 0]
+        return torch.where(known, -alpha * (1 - log.exp()) ** gamma * log * factor, 0)
+    chosen = F.one_hot(torch.where(known, target, 5), 6)[:, :5]
+    log = F.logsigmoid(logits * (2 * chosen - 1))
+    balance = torch.where(chosen == 1, alpha, 1 - alpha) * torch.where(known, factor, 1)[:, None]
+    return -balance * (1 - log.exp()) ** gamma * log
+
+
+@stand_in
+@pytest.mark.parametrize('gamma, alpha', [(2., .25), (1.5, .6), (0., .5)])
+@pytest.mark.parametrize('reduction', ['none', 'sum', 'mean'])
+@pytest.mark.parametrize('weighted', [False, True])
+@pytest.mark.parametrize('kind', TARGETS)
+def test_focal_loss(kind, weighted, reduction, gamma, alpha):
+    weight = torch.rand(5) if weighted else None
+    function = dict(sigmoid=ops.sigmoid_focal_loss, softmax=ops.softmax_focal_loss)[kind]
+
+    def definition(logits):
+        loss = plain_focal_loss(kind, logits, torch.ones(5) if weight is None else weight.double(), gamma, alpha)
+        return loss if reduction == 'none' else loss.sum() / (1 if reduction == 'sum' else 7)
+
+    def ours(logits):
+        return function(logits, TARGETS[kind], gamma, alpha, weight, reduction)
+
+    logits = torch.randn(7, 5) * 3
+    if kind == 'sigmoid' or reduction != 'none':
+        check_gradients(ours, definition, [logits])
+    else:  # mmcv multiplies (N, C) by the gradient of (N,), which it can only if the losses are added up
+        check(ours(logits), definition(logits.double()))
+
+
+@stand_in
+def test_focal_loss_of_logits_far_out():
+    logits = torch.tensor([[-200., 200., 0.]], requires_grad=True)
+    loss = ops.sigmoid_focal_loss(logits, torch.tensor([0]), 2., .25, None, 'none')
+    loss.sum().backward()
+    assert loss.isfinite().all() and logits.grad.isfinite().all()
+
+
+# Deformable layers
+
+def plain_deform_conv(x, offset, weight, mask, stride, padding, dilation, deform_groups):
+    groups = x.shape[1] // weight.shape[1]
+    offset = offset.unflatten(1, (deform_groups, *weight.shape[2:], 2))
+    output = x.new_zeros(len(x), len(weight), *offset.shape[-2:])
+    for n, row, column in np.ndindex(len(x), *offset.shape[-2:]):
+        for i, j in np.ndindex(*weight.shape[2:]):
+            y = row * stride[0] - padding[0] + i * dilation[0] + offset[n, :, i, j, 0, row, column]
+            z = column * stride[1] - padding[1] + j * dilation[1] + offset[n, :, i, j, 1, row, column]
+            values = torch.cat([sample(part, y[g], z[g], 'zero') for g, part in enumerate(x[n].chunk(deform_groups))])
+            if mask is not None:
+                scale = mask.unflatten(1, (deform_groups, *weight.shape[2:]))[n, :, i, j, row, column]
+                values = values * scale.repeat_interleave(len(values) // deform_groups)
+            output[n, :, row, column] = output[n, :, row, column] + torch.cat([
+                kernel[:, :, i, j] @ part for kernel, part in zip(weight.chunk(groups), values.chunk(groups))])
+    return output
+
+
+@pytest.mark.parametrize('groups, deform_groups', [(1, 1), (2, 1), (1, 2), (4, 2)])
+@pytest.mark.parametrize('modulated', [False, True])
+def test_deform_conv(modulated, groups, deform_groups):
+    x, weight = torch.randn(2, 4, 6, 7), torch.randn(4, 4 // groups, 3, 2)
+    stride, padding, dilation = (2, 1), (1, 2), (1, 3)
+    size = (3, 8)
+    offset = torch.randn(2, deform_groups * 12, *size) * 2
+    geometry = stride, padding, dilation, deform_groups
+    if modulated:
+        check_gradients(
+            lambda x, o, w, m, b: ops.modulated_deform_conv2d(x, o, m, w, b, stride, padding, dilation, groups, deform_groups),
+            lambda x, o, w, m, b: plain_deform_conv(x, o, w, m, *geometry) + b[:, None, None],
+            [x, offset, weight, torch.rand(2, deform_groups * 6, *size), torch.randn(4)])
+    else:
+        check_gradients(
+            lambda x, o, w: ops.deform_conv2d(x, o, w, stride, padding, dilation, groups, deform_groups),
+            lambda x, o, w: plain_deform_conv(x, o, w, None, *geometry), [x, offset, weight])
+
+
+def test_deform_conv_without_bias_is_convolution():
+    x, weight = torch.randn(1, 3, 5, 5), torch.randn(2, 3, 3, 3)
+    offset, mask = torch.zeros(1, 18, 5, 5), torch.ones(1, 9, 5, 5)
+    expected = F.conv2d(x, weight, padding=1)
+    check(ops.deform_conv2d(x, offset, weight, 1, 1), expected)
+    check(ops.modulated_deform_conv2d(x, offset, mask, weight, None, 1, 1), expected)
+
+
+@pytest.mark.parametrize('learnt', [(0,), (1,), (2,), (0, 2)])
+def test_deform_conv_gradients_of_some(learnt):
+    inputs = [torch.randn(4, 2, 5, 5), torch.randn(4, 18, 5, 5), torch.randn(3, 2, 3, 3)]
+    for tensor in inputs:
+        tensor.requires_grad_()
+    every = torch.autograd.grad(ops.deform_conv2d(*inputs, 1, 1).sin().sum(), inputs)
+    output = ops.deform_conv2d(*(t if i in learnt else t.detach() for i, t in enumerate(inputs)), 1, 1).sin().sum()
+    for got, i in zip(torch.autograd.grad(output, [inputs[i] for i in learnt]), learnt):
+        check(got, every[i])
+
+
+def test_deform_conv_in_steps():
+    inputs = [torch.randn(4, 2, 5, 5), torch.randn(4, 18, 5, 5), torch.randn(3, 2, 3, 3)]
+    whole, steps = (ops.deform_conv2d(*inputs, 1, 1, 1, 1, 1, False, step) for step in (32, 2))
+    check(steps, whole)
+    with pytest.raises(AssertionError, match='divisible by im2col_step'):
+        ops.deform_conv2d(*inputs, 1, 1, 1, 1, 1, False, 3)
+
+
+@stand_in
+@pytest.mark.parametrize('heads, channels, points', [(1, 3, 1), (4, 8, 3)])
+def test_ms_deform_attn(heads, channels, points):
+    shapes = torch.tensor([[7, 5], [4, 3], [1, 2]])
+    start = torch.tensor([0, 35, 47])
+    value = torch.randn(2, 49, heads, channels)
+    locations = torch.rand(2, 6, heads, 3, points, 2) * 1.4 - .2  # some off the maps
+    weights = torch.rand(2, 6, heads, 3, points)
+    output = _ext.ms_deform_attn_forward(value, shapes, start, locations, weights, im2col_step=64)
+    inputs = [tensor.clone().requires_grad_() for tensor in (value, locations, weights)]
+    expected = multi_scale_deformable_attn_pytorch(inputs[0], shapes, *inputs[1:])
+    check(output, expected)
+    gradient = torch.randn_like(output)
+    gradients = [torch.zeros_like(tensor) for tensor in inputs]
+    _ext.ms_deform_attn_backward(value, shapes, start, locations, weights, gradient, *gradients, im2col_step=64)
+    for got, wanted in zip(gradients, torch.autograd.grad(expected, inputs, gradient)):
+        check(got, wanted)
+
+
+# Nothing to do, little precision, compiled graphs
+
+def test_no_boxes_and_no_regions():
+    boxes, scores = torch.zeros(0, 4), torch.zeros(0)
+    assert ops.nms(boxes, scores, .5)[1].tolist() == ops.soft_nms(boxes, scores)[1].tolist() == []
+    assert ops.nms_match(torch.zeros(0, 5), .5) == []
+    assert ops.bbox_overlaps(boxes, torch.rand(3, 4)).shape == (0, 3)
+    assert ops.box_iou_rotated(torch.rand(2, 5), torch.zeros(0, 5)).shape == (2, 0)
+    maps = torch.randn(1, 2, 4, 4, requires_grad=True)
+    for mode in ('avg', 'max'):
+        output = ops.roi_align(maps, torch.zeros(0, 5), 3, 1., 0, mode)
+        assert output.shape == (0, 2, 3, 3)
+        output.sum().backward()
+    if STAND_IN:
+        assert _ext.nms_rotated(torch.zeros(0, 5), scores, scores.long(), torch.zeros(0, 5), scores, .5, False).shape == (0,)
+        output = ops.roi_pool(maps, torch.zeros(0, 5), 3)
+        output.sum().backward()
+        for loss in (ops.sigmoid_focal_loss, ops.softmax_focal_loss):
+            assert loss(torch.zeros(0, 3), torch.zeros(0).long(), 2., .25, None, 'sum') == 0
+    assert not maps.grad.any()
+
+
+HALVES = pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+
+
+@stand_in
+@HALVES
+def test_boxes_in_half(dtype):
+    boxes, scores = random_boxes(50).to(dtype), torch.rand(50).to(dtype)
+    wide = boxes.float(), scores.float()
+    for function in (lambda *args: ops.nms(*args, .3), ops.soft_nms,
+                     lambda *args: ops.batched_nms(*args, torch.arange(50) % 3, dict(type='nms', iou_threshold=.3), True)):
+        got, expected = function(boxes, scores), function(*wide)
+        assert got[0].dtype == dtype and torch.equal(got[1], expected[1])
+        check(got[0], expected[0], rtol=4e-3)
+    check(ops.bbox_overlaps(boxes, boxes), ops.bbox_overlaps(wide[0], wide[0]), rtol=4e-3)
+
+
+@stand_in
+@HALVES
+@pytest.mark.parametrize('name', ['roi_align', 'roi_align_max', 'roi_pool', 'deform_conv', 'modulated_deform_conv',
+                                  'ms_deform_attn', 'sigmoid_focal_loss', 'softmax_focal_loss'])
+def test_maps_in_half(name, dtype):
+    target = torch.arange(6)
+    function = {
+        **LAYERS,
+        'roi_align': lambda maps: ops.roi_align(maps, REGIONS.to(maps.dtype), (2, 3), .5, 2, 'avg', True),
+        'roi_align_max': lambda maps: ops.roi_align(maps, REGIONS.to(maps.dtype), (2, 3), .5, 2, 'max', True),
+        'roi_pool': lambda maps: ops.roi_pool(maps, REGIONS.to(maps.dtype), (2, 3), .5),
+        'sigmoid_focal_loss': lambda logits: ops.sigmoid_focal_loss(logits, target, 2., .25, None, 'sum'),
+        'softmax_focal_loss': lambda logits: ops.softmax_focal_loss(logits, target, 2., .25, None, 'sum'),
+    }[name]
+    inputs = golden(f'in/{name}') or [torch.randn(6, 5) if 'focal' in name else torch.randn(2, 3, 9, 11)]
+    inputs = [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in inputs]
+    gradients = []
+    for convert in (lambda tensor: tensor.clone(), lambda tensor: tensor.float()):
+        given = [convert(tensor).requires_grad_() if tensor.is_floating_point() else tensor for tensor in inputs]
+        output = function(*given)
+        learnt = [tensor for tensor in given if tensor.requires_grad]
+        gradients.append([output, *torch.autograd.grad(output.float().square().sum(), learnt)])
+    for got, expected in zip(*gradients):
+        assert got.dtype == dtype
+        # A maximum's place is kept in as few bits as it has, by mmcv as well; so may be the place of its gradient.
+        if name != 'roi_align_max' or got is gradients[0][0]:
+            check(got, expected, rtol=.03)
+
+
+@HALVES
+def test_autocast(dtype):
+    """The layers that mmdet's detectors train with, their backward pass inside autocast as well as outside."""
+    x = torch.randn(2, 4, 8, 8)
+    modules = [ops.DeformConv2dPack(4, 4, 3, padding=1), ops.ModulatedDeformConv2dPack(4, 4, 3, padding=1),
+               ops.RoIAlign(3, .5)] if STAND_IN else [ops.RoIAlign(3, .5)]
+    for module in modules:
+        for inside in (True, False):
+            given = [x.clone().requires_grad_()] + ([REGIONS] if isinstance(module, ops.RoIAlign) else [])
+            with torch.autocast('cpu', dtype):
+                output = module(*given)
+                if inside:
+                    output.sum().backward()
+            if not inside:
+                output.sum().backward()
+            assert output.isfinite().all() and given[0].grad.isfinite().all() and given[0].grad.any()
+            assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
+
+
+@stand_in
+def test_compiled_graph():
+    """torch.compile keeps gradients, and has no graph break in NMS."""
+    maps, scores = torch.randn(2, 3, 9, 11, requires_grad=True), torch.rand(4)
+
+    def pool(maps):
+        return ops.roi_align(maps * 2, REGIONS, 3, .5, 0, 'avg', True).square().sum()
+
+    loss, expected = torch.compile(pool, backend='aot_eager')(maps), pool(maps)
+    check(loss, expected)
+    check(torch.autograd.grad(loss, maps)[0], torch.autograd.grad(expected, maps)[0])
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        function = torch.compile(lambda boxes, scores: ops.nms(boxes, scores, .5), backend='aot_eager', fullgraph=True)
+        check(function(REGIONS[:, 1:], scores)[1], ops.nms(REGIONS[:, 1:], scores, .5)[1])
+
+
+# What is in use, and what is not there
+
+def test_versions():
+    assert ops.get_compiler_version() and ops.get_compiling_cuda_version()
+    if STAND_IN:
+        assert 'torchvision' in ops.get_compiler_version()
+        cuda = ops.get_compiling_cuda_version()
+        assert cuda == ('not available' if torch.version.cuda is None else torch.version.cuda)
+
+
+@stand_in
+def test_missing_operators():
+    assert ops.carafe and ops.SyncBatchNorm and ops.Voxelization
+    with pytest.raises(NotImplementedError) as error:
+        ops.carafe(torch.randn(1, 4, 2, 2), torch.randn(1, 9, 4, 4), 3, 1, 2)
+    assert 'carafe_forward needs mmcv with compiled operators' in str(error.value)
+    assert 'MMCV_WITH_OPS=1 pip install' in str(error.value) and str(error.value).count('. ') == 0
+    for name in ('__path__', '__wrapped__', '_private'):
+        assert not hasattr(_ext, name)
+
+
+def test_collect_env():
+    from mmcv.utils import collect_env
+    env = collect_env()
+    assert env['MMCV Compiler'] == ops.get_compiler_version()
+
+
+@pytest.fixture
+def lite(tmp_path):
+    """A folder like that of an mmcv without operators."""
+    folder = tmp_path / 'mmcv'
+    folder.mkdir()
+    (folder / '__init__.py').write_text('')
+    return folder
+
+
+def run(action, folder, monkeypatch):
+    monkeypatch.setattr(command, 'find_spec', lambda name: util.spec_from_file_location(
+        name, folder / '__init__.py', submodule_search_locations=[str(folder)]))
+    command.main([action])
+
+
+def refusal(action, folder, monkeypatch):
+    """The sentence, which makes Python exit with status 1."""
+    with pytest.raises(SystemExit) as error:
+        run(action, folder, monkeypatch)
+    assert isinstance(error.value.code, str)
+    return error.value.code
+
+
+def test_install_and_remove(lite, monkeypatch, capsys):
+    file = lite / '_ext.py'
+    for _ in range(2):
+        run('--install', lite, monkeypatch)
+        assert file.read_text().count('\n') == 2 and f'{file} is written' in capsys.readouterr().out
+    run('--remove', lite, monkeypatch)
+    assert not file.exists() and 'is removed' in capsys.readouterr().out
+    run('--remove', lite, monkeypatch)
+    assert 'nothing to remove' in capsys.readouterr().out
+
+
+def test_compiled_mmcv_is_left_alone(lite, monkeypatch):
+    library = lite / ('_ext' + machinery.EXTENSION_SUFFIXES[0])
+    library.write_bytes(b'compiled')
+    assert 'nothing is written' in refusal('--install', lite, monkeypatch)
+    assert 'nothing is removed' in refusal('--remove', lite, monkeypatch)
+    assert library.read_bytes() == b'compiled' and not (lite / '_ext.py').exists()
+    # An _ext.py of ours that an earlier mmcv-lite left there is not the compiled one's.
+    (lite / '_ext.py').write_text(command.FILE)
+    run('--remove', lite, monkeypatch)
+    assert [path.name for path in lite.iterdir() if path.name.startswith('_ext')] == [library.name]
+
+
+def test_anothers_file_is_left_alone(lite, monkeypatch):
+    (lite / '_ext.py').write_text('nms = None\n')
+    assert 'not from mmmambavision' in refusal('--install', lite, monkeypatch)
+    assert 'not from mmmambavision' in refusal('--remove', lite, monkeypatch)
+    assert (lite / '_ext.py').read_text() == 'nms = None\n'
+
+
+def test_no_mmcv(monkeypatch):
+    monkeypatch.setattr(command, 'find_spec', lambda name: None)
+    with pytest.raises(SystemExit, match='mmcv is not installed: pip install mmcv-lite'):
+        command.main(['--install'])
+
+
+def test_written_file(lite, monkeypatch):
+    """With the operators, switched off, and with mmmambavision gone."""
+    run('--install', lite, monkeypatch)
+
+    def load():
+        spec = util.spec_from_file_location('mmcv._ext', lite / '_ext.py')
+        module = util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    from mmmambavision.openmmlab.mmcv_ops import operators
+    assert load().nms is operators.OPERATORS['nms'] and load().carafe_forward
+    monkeypatch.setenv('MMMAMBAVISION_MMCV_OPS', 'off')
+    with pytest.raises(ModuleNotFoundError, match="No module named 'mmcv._ext': MMMAMBAVISION_MMCV_OPS=off"):
+        load()
+    monkeypatch.delenv('MMMAMBAVISION_MMCV_OPS')
+    monkeypatch.setitem(sys.modules, 'mmmambavision.openmmlab.mmcv_ops', None)
+    with pytest.raises(ImportError, match='either pip install mmmambavision torchvision, or delete that file'):
+        load()
+
+
+def test_finder(monkeypatch):
+    mmcv_ops.install()
+    assert sys.meta_path.count(mmcv_ops.FINDER) == 1
+    assert mmcv_ops.FINDER.find_spec('mmcv._ext').loader is mmcv_ops.FINDER
+    assert mmcv_ops.FINDER.find_spec('mmcv._ext2') is mmcv_ops.FINDER.find_spec('mmcv') is None
+    monkeypatch.setenv('MMMAMBAVISION_MMCV_OPS', 'off')
+    assert mmcv_ops.FINDER.find_spec('mmcv._ext') is None
+
+
+@stand_in
+@pytest.mark.parametrize('switch', ['', 'off'])
+def test_new_program(switch, lite):
+    """mmcv without its own _ext.py: importing mmmambavision first is what makes mmcv.ops work, and costs no torchvision."""
+    code = '''
+import sys
+from mmmambavision.openmmlab import mmcv_ops
+mmcv_ops.install()
+assert not {'mmcv.ops', 'torchvision'} & set(sys.modules)
+try:
+    import mmcv.ops
+except ModuleNotFoundError as error:
+    print(error.name)
+else:
+    print(mmcv.ops.get_compiler_version())
+'''
+    got = subprocess.run([sys.executable, '-c', code], env={**os.environ, 'MMMAMBAVISION_MMCV_OPS': switch},
+                         capture_output=True, text=True)
+    assert got.returncode == 0, got.stderr
+    assert got.stdout.strip() == ('mmcv._ext' if switch else ops.get_compiler_version())
