@@ -10,7 +10,7 @@ model = dict(
         _delete_=True,
         type='MambaVision',
         arch='tiny',
-        window_size=(None, None),
+        window_size=None,
         out_indices=(1, 2, 3),
         drop_path_rate=0.2,
         init_cfg=dict(type='Pretrained', checkpoint='hf://nvidia/MambaVision-T-1K')),
@@ -24,3 +24,4 @@ optim_wrapper = dict(
     type='AmpOptimWrapper',
     optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
     paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.)}))
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=2, save_best='coco/bbox_mAP', rule='greater'))

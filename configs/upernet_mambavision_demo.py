@@ -71,5 +71,5 @@ param_scheduler = [
 ]
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(lr=6e-4, weight_decay=0.05), clip_grad=dict(max_norm=10.))
 default_hooks = dict(
-    logger=dict(interval=20), checkpoint=dict(interval=250, max_keep_ckpts=1), visualization=dict(interval=1))
+    logger=dict(interval=20), checkpoint=dict(interval=250), visualization=dict(interval=1))
 randomness = dict(seed=0)

@@ -3,4 +3,4 @@ class UserError(ValueError):
 
 
 class UnreachableError(UserError):
-    """A file that has to be downloaded and could not be."""
+    """A file that is not there, or has to be downloaded and could not be."""

@@ -1,6 +1,7 @@
 import importlib
 import logging
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -21,6 +22,12 @@ def load_tool(name):
     if str(ROOT / 'tools') not in sys.path:
         sys.path.insert(0, str(ROOT / 'tools'))
     return importlib.import_module('common'), importlib.import_module(name)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
 
 
 @pytest.fixture

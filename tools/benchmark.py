@@ -159,7 +159,7 @@ def main(argv=None):
     if args.paper_table:
         import paper_table
         return show(paper_table.COLUMNS, list(paper_table.rows()), args.markdown)
-    name = torch.cuda.get_device_name() if args.device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
+    name = torch.cuda.get_device_name(args.device) if torch.device(args.device).type == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
     how = ['bfloat16 autocast' if args.amp else 'float32', 'compiled' if args.compile else '',
            'batch norms folded' if args.fuse else '', f'{args.rounds} rounds']
     print(f"{name}; torch {torch.__version__}; Python {platform.python_version()}; batch {args.batch}, "

@@ -95,6 +95,14 @@ def fit_to_machine(cfg):
             find_unused_parameters=cfg.get('find_unused_parameters', False))
 
 
+def world_size(cfg):
+    """Number of processes that train together, before mmengine starts their group."""
+    if torch.distributed.is_initialized():
+        return torch.distributed.get_world_size()
+    variable = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE').get(cfg.launcher)
+    return int(os.environ.get(variable, 1)) if variable else 1
+
+
 def replace_type(node, old, new):
     """Replace `type=old` by `type=new` everywhere in a nested config; returns how often."""
     if isinstance(node, (dict, ConfigDict)):

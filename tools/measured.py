@@ -3,7 +3,7 @@ import os
 from contextlib import nullcontext
 from pathlib import Path
 
-os.environ.setdefault('KINETO_LOG_LEVEL', '5')  # torch's profiler, which would miss a GPU aloud
+os.environ.setdefault('KINETO_LOG_LEVEL', '5')  # else torch's profiler reports an error where there is no GPU
 
 import complexity
 import peers
@@ -24,15 +24,15 @@ class Measured:
         name: a config file, or a backbone as in `peers.parse`.
         batch: images.
         size: height and width of the images.
-        device: 'cpu' or 'cuda'.
+        device: 'cpu', 'cuda' or one of several GPUs, 'cuda:1'.
         amp: whether to run under bfloat16 autocast.
         compiled: whether to run through torch.compile.
         fused: whether to fold batch norms into the convolutions before them, for inference.
     """
 
     def __init__(self, name, batch, size, device, amp=False, compiled=False, fused=False):
-        self.name, self.size, self.device = name, size, device
-        self.autocast = torch.autocast(device, torch.bfloat16) if amp else nullcontext()
+        self.name, self.size, self.device = name, size, torch.device(device)
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16) if amp else nullcontext()
         self.is_config = Path(name).is_file()
         self.model = (_from_config(name) if self.is_config else peers.build(name)).to(device)
         if fused:
@@ -87,11 +87,11 @@ class Measured:
     def peak_memory(self, call):
         """Bytes allocated at most during a call, beyond those allocated before."""
         self.optimizer.zero_grad()
-        if self.device == 'cuda':
-            before = torch.cuda.memory_allocated()
-            torch.cuda.reset_peak_memory_stats()
+        if self.device.type == 'cuda':
+            before = torch.cuda.memory_allocated(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
             call()
-            return torch.cuda.max_memory_allocated() - before
+            return torch.cuda.max_memory_allocated(self.device) - before
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True,
                                     acc_events=True) as profile:
             call()
@@ -103,8 +103,8 @@ class Measured:
         return peak
 
     def _finish(self):
-        if self.device == 'cuda':
-            torch.cuda.synchronize()
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize(self.device)
 
 
 def _from_config(path):

@@ -8,7 +8,7 @@ from complexity import build, count, run_heads
 from rich.console import Console
 from rich.progress import track
 
-CONFIG = Path(__file__).parent.parent / 'configs' / 'cascade_mask_rcnn_mambavision_t_native.py'
+CONFIG = Path(__file__).parent.parent / 'configs' / 'cascade_mask_rcnn_mambavision_t_wholemap.py'
 COLUMNS = ('backbone', 'params M', 'published', 'FLOPs G', 'with attention', 'scan', 'published', 'off', 'box AP', 'mask AP')
 
 

@@ -7,7 +7,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmmambavision.errors import UserError
-from mmmambavision.checkpoints.files import fetch, read_checkpoint
+from mmmambavision.checkpoints.files import load_checkpoint
 
 
 def parse_args(argv=None):
@@ -65,7 +65,7 @@ def main(argv=None):
     fit_to_machine(cfg)
     apply_options(cfg, args)
     check_data(cfg, 'test_dataloader')
-    read_checkpoint(fetch(args.checkpoint))
+    load_checkpoint(args.checkpoint)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.test()
 

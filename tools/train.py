@@ -1,13 +1,15 @@
 """Train a detector or a segmentor: `python tools/train.py CONFIG`; several GPUs: torchrun ... --launcher pytorch."""
 from pathlib import Path
 
-from common import check_data, fit_to_machine, load_config, make_parser, run
+from common import check_data, fit_to_machine, load_config, make_parser, run, world_size
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmmambavision.errors import UnreachableError, UserError
-from mmmambavision.checkpoints.files import fetch, read_checkpoint
+from mmmambavision.checkpoints.files import load_checkpoint, read_checkpoint
+
+WEIGHTS_KEYS = {'init_cfg', 'pretrained'}  # of a backbone, the second in released configs
 
 
 def parse_args(argv=None):
@@ -15,6 +17,8 @@ def parse_args(argv=None):
     parser.add_argument('--amp', action='store_true', help='train in automatic mixed precision')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='go on from a checkpoint; without a path, from the last whole one in the work dir')
+    parser.add_argument('--from-scratch', action='store_true',
+                        help='start the backbone from random weights, whatever the config names')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate with the batch size over all processes')
     return parser.parse_args(argv)
@@ -24,6 +28,8 @@ def apply_options(cfg, args):
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.from_scratch:
+        cfg.model.backbone.update(dict.fromkeys(WEIGHTS_KEYS & cfg.model.backbone.keys()))
     if args.auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise UserError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config: the batch size '
@@ -59,18 +65,43 @@ def latest_checkpoint(work_dir):
 
 
 def check_weights(cfg):
-    """See that the weights to start from can be had; only a released file that cannot be downloaded is done without."""
+    """See that the weights to start from can be had, before days are spent on others.
+
+    Raises:
+        UserError: they cannot; says which ways there are.
+    """
     if cfg.get('load_from'):
-        read_checkpoint(fetch(cfg.load_from))
+        load_checkpoint(cfg.load_from)
+        return
     backbone = cfg.get('model', {}).get('backbone', {})
     init_cfg = backbone.get('init_cfg') or {}
-    if init_cfg.get('type') == 'Pretrained' and not cfg.get('load_from'):
+    key, source = 'init_cfg.checkpoint', init_cfg.get('checkpoint') if init_cfg.get('type') == 'Pretrained' else None
+    if backbone.get('type') == 'MM_mamba_vision':
+        key, source = 'pretrained', backbone.get('pretrained')
+    if source:
         try:
-            read_checkpoint(fetch(init_cfg['checkpoint']))
+            load_checkpoint(source)
         except UnreachableError as error:
-            backbone['init_cfg'] = None
-            print_log(f'no network: THE BACKBONE STARTS FROM RANDOM WEIGHTS, published results need pretrained ones '
-                      f'({error}; model.backbone.init_cfg.checkpoint takes the path of a file, too)', level=30)
+            raise UserError(f"{error}. The backbone's weights by path: --cfg-options model.backbone.{key}=FILE; none, which "
+                            'falls short of the published results: --from-scratch') from None
+
+
+def check_batch(cfg):
+    """See that no batch norm of the segmentor is to train on one image alone where its map is pooled to 1x1.
+
+    Raises:
+        UserError: one is; says what to do.
+    """
+    heads = [cfg.model.get('decode_head'), cfg.model.get('auxiliary_head')]
+    heads = [head for entry in heads if entry for head in (entry if isinstance(entry, (list, tuple)) else [entry])]
+    pooled = next((head for head in heads if 1 in (head.get('pool_scales') or ())), None)
+    if not pooled or cfg.train_dataloader.get('batch_size') != 1:
+        return
+    together = world_size(cfg) if (pooled.get('norm_cfg') or {}).get('type') == 'SyncBN' else 1
+    if together == 1 and 'BN' in (pooled.get('norm_cfg') or {}).get('type', ''):
+        raise UserError(f'{pooled.type} pools the map to 1x1, where a batch norm cannot train on one image: this recipe is for '
+                        'one image on each of several GPUs (torchrun ... --launcher pytorch). On one, add --auto-scale-lr '
+                        '--cfg-options train_dataloader.batch_size=2, or as many as fit')
 
 
 def main(argv=None):
@@ -79,6 +110,7 @@ def main(argv=None):
     apply_options(cfg, args)
     fit_to_machine(cfg)
     check_data(cfg, 'train_dataloader', 'val_dataloader')
+    check_batch(cfg)
     check_weights(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()

@@ -8,7 +8,7 @@ model = dict(
         _delete_=True,
         type='MambaVision',
         arch='tiny',
-        window_size=(None, None),
+        window_size=None,
         drop_path_rate=0.2,
         init_cfg=dict(type='Pretrained', checkpoint='hf://nvidia/MambaVision-T-1K')),
     neck=dict(in_channels=[80, 160, 320, 640]))

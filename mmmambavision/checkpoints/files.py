@@ -107,11 +107,12 @@ def read_checkpoint(path, map_location='cpu'):
         map_location: as of `torch.load`: a device, a dict or a function.
 
     Raises:
-        UserError: no such file, not a checkpoint, or one that needs a class which is not known to be harmless.
+        UnreachableError: (a UserError) no such file.
+        UserError: not a checkpoint, or one that needs a class which is not known to be harmless.
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise UserError(f'checkpoint not found: {path}. Give the path of a file, a URL, or hf://owner/repository')
+        raise UnreachableError(f'checkpoint not found: {path}. Give the path of a file, a URL, or hf://owner/repository')
     try:
         if path.suffix == '.safetensors':
             return _read_safetensors(path, map_location)

@@ -1,5 +1,5 @@
 """Learning rates that shrink with depth (Clark et al. 2020, ELECTRA, section 3; Bao et al. 2022, BEiT)."""
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
@@ -26,18 +26,30 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
 
     def add_params(self, params, module, prefix='', **kwargs):
-        super().add_params(params, module, prefix=prefix, **kwargs)
         if prefix:
-            return  # inside the base class's recursion
+            return super().add_params(params, module, prefix=prefix, **kwargs)  # inside the base class's recursion
+        logger = MMLogger.get_current_instance()
+        logger.addFilter(_before_decay)
+        try:
+            super().add_params(params, module, **kwargs)
+        finally:
+            logger.removeFilter(_before_decay)
         backbone = getattr(module, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
             raise UserError(f'{type(backbone or module).__name__} does not answer get_layer_depth, which layer decay needs')
         depths = {parameter: backbone.get_layer_depth(name) for name, parameter in backbone.named_parameters()}
         names = {parameter: name for name, parameter in module.named_parameters()}
-        print_log(f'layer decay {self.rate}: the learning rates that apply, factors of depth included, are', logger='current')
+        print_log(f'layer decay {self.rate}: options of each parameter', logger='current')
         for group in params:
             parameter, = group['params']
             depth, count = depths.get(parameter, (None, None))
             group['lr'] = group.get('lr', self.base_lr) * (1. if depth is None else self.rate ** (count - 1 - depth))
             where = 'not of the backbone' if depth is None else f'depth {depth} of {count - 1}'
-            print_log(f"layer decay -- {names[parameter]}:lr={group['lr']:.6g} ({where})", logger='current')
+            options = ', '.join(f'{key}={value:.6g}' if isinstance(value, float) else f'{key}={value}'
+                                for key, value in group.items() if key != 'params')
+            print_log(f'layer decay -- {names[parameter]}: {options} ({where})', logger='current')
+
+
+def _before_decay(record):
+    """Keeps out the base class's lines: their learning rates are those before decay."""
+    return not record.getMessage().startswith('paramwise_options')

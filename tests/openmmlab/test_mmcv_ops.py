@@ -18,9 +18,8 @@ from mmmambavision.openmmlab.mmcv_ops import __main__ as command
 
 mmcv_ops.install()
 ops = pytest.importorskip('mmcv.ops', exc_type=ImportError)
-from mmcv import _ext  # noqa: E402
-from mmcv.ops.multi_scale_deform_attn import (  # noqa: E402
-    MultiScaleDeformableAttnFunction, multi_scale_deformable_attn_pytorch)
+_ext = sys.modules['mmcv._ext']
+attention = sys.modules['mmcv.ops.multi_scale_deform_attn']
 
 STAND_IN = _ext.nms.__module__.startswith('mmmambavision')
 stand_in = pytest.mark.skipif(not STAND_IN, reason='mmcv is compiled: the stand-in is not in use')
@@ -44,7 +43,7 @@ def check(got, expected, rtol=1e-5):
 
 
 def check_gradients(function, definition, inputs, rtol=1e-5):
-    """Values, and gradients for a random one of the result, of float32 inputs against those of a definition in float64."""
+    """A function's float32 values, and gradients for a random one, against those of a definition in float64."""
     single = [tensor.clone().requires_grad_() for tensor in inputs]
     double = [tensor.double().requires_grad_() for tensor in inputs]
     got, expected = function(*single), definition(*double)
@@ -126,7 +125,7 @@ LAYERS = {
     'deform_conv': lambda x, offset, weight: ops.deform_conv2d(x, offset, weight, 1, 1, 1, 2, 2),
     'modulated_deform_conv': lambda x, offset, mask, weight, bias: ops.modulated_deform_conv2d(
         x, offset, mask, weight, bias, 2, 1, 1, 1, 1),
-    'ms_deform_attn': lambda value, shapes, start, locations, weights: MultiScaleDeformableAttnFunction.apply(
+    'ms_deform_attn': lambda value, shapes, start, locations, weights: attention.MultiScaleDeformableAttnFunction.apply(
         value, shapes, start, locations, weights, 64),
 }
 
@@ -179,7 +178,8 @@ def test_nms_at_its_threshold():
     boxes = torch.tensor([[0., 0, 5, 1], [0, 0, 3, 1]])  # 3 / 5, which float32 has above 0.6, double has not
     assert ops.nms(boxes, torch.tensor([.9, .8]), .6)[1].tolist() == [0, 1]
     assert ops.nms(boxes, torch.tensor([.9, .8]), .59)[1].tolist() == [0]
-    assert [group.tolist() for group in ops.nms_match(torch.tensor([[0, 0, 5, 1, .9], [0, 0, 3, 1, .8]]), .6)] == [[0, 1]]
+    dets = torch.cat([boxes, torch.tensor([[.9], [.8]])], 1)
+    assert [group.tolist() for group in ops.nms_match(dets, .6)] == [[0, 1]]
 
 
 def test_boxes_as_numpy():
@@ -254,6 +254,7 @@ def clipped(polygon, other):
 
 
 def rotated_overlap(a, b, mode='iou'):
+    a, b = a.double().numpy(), b.double().numpy()
     shared = polygon_area(clipped(corners(*a), corners(*b)))
     return shared / (a[2] * a[3] + b[2] * b[3] - shared if mode == 'iou' else a[2] * a[3])
 
@@ -266,11 +267,20 @@ def random_rotated(number):
 @pytest.mark.parametrize('mode', ['iou', 'iof'])
 def test_box_iou_rotated(mode):
     boxes1, boxes2 = random_rotated(9), random_rotated(11)
-    expected = torch.tensor([[rotated_overlap(a, b, mode) for b in boxes2.double().numpy()] for a in boxes1.double().numpy()])
+    expected = torch.tensor([[rotated_overlap(a, b, mode) for b in boxes2] for a in boxes1])
     check(ops.box_iou_rotated(boxes1, boxes2, mode), expected)
     check(ops.box_iou_rotated(boxes1, boxes2[:9], mode, aligned=True), expected[:, :9].diagonal())
     turned = torch.tensor([1., 1, 1, 1, -1])
     check(ops.box_iou_rotated(boxes1 * turned, boxes2 * turned, mode, clockwise=False), expected)
+
+
+@stand_in
+def test_box_iou_rotated_of_many(monkeypatch):
+    from mmmambavision.openmmlab.mmcv_ops import rotated_boxes
+    boxes1, boxes2 = random_rotated(9), random_rotated(4)
+    whole = ops.box_iou_rotated(boxes1, boxes2)
+    monkeypatch.setattr(rotated_boxes, 'PAIRS_AT_ONCE', 8)
+    check(ops.box_iou_rotated(boxes1, boxes2), whole)
 
 
 @pytest.mark.parametrize('turn', [0., .3, np.pi / 2])
@@ -279,7 +289,8 @@ def test_box_iou_rotated_of_edges_that_touch(turn):
     box = [3., 4, 2, 6, turn]
     beside = [3 + 2 * np.cos(turn), 4 + 2 * np.sin(turn), 2, 6, turn]
     inside = [3 + .5 * np.cos(turn), 4 + .5 * np.sin(turn), 1, 6, turn]
-    got = ops.box_iou_rotated(torch.tensor([box]), torch.tensor([box, beside, inside, [3, 4, 0, 6, turn]]))
+    others = torch.tensor([box, beside, inside, [3, 4, 0, 6, turn]], dtype=torch.float32)
+    got = ops.box_iou_rotated(others[:1], others)
     torch.testing.assert_close(got, torch.tensor([[1., 0, .5, 0]]), rtol=0, atol=1e-5)
 
 
@@ -288,9 +299,10 @@ def test_box_iou_rotated_of_edges_that_touch(turn):
 def test_nms_rotated(labels):
     boxes, scores = random_rotated(40), torch.rand(40)
     dets, kept = ops.nms_rotated(boxes, scores, .3, labels)
-    rows, expected = boxes.double().numpy(), []
+    expected = []
     for i in scores.argsort(descending=True).tolist():
-        if all(rotated_overlap(rows[j], rows[i]) < .3 or labels is not None and labels[i] != labels[j] for j in expected):
+        rivals = [j for j in expected if labels is None or labels[i] == labels[j]]
+        if all(rotated_overlap(boxes[j], boxes[i]) < .3 for j in rivals):
             expected.append(i)
     check(kept, torch.tensor(expected))
     check(dets, torch.cat([boxes, scores[:, None]], 1)[kept])
@@ -299,7 +311,7 @@ def test_nms_rotated(labels):
 # Regions
 
 def sample(maps, y, x, border):
-    """maps (C, H, W) at one place, linearly in between; up to a pixel beyond the map as `border` says, 0 farther out."""
+    """maps (C, H, W) at one place, linearly in between; up to a pixel off the map as `border` says, 0 farther out."""
     height, width = maps.shape[1:]
     if border == 'repeated':
         if not (-1 <= y <= height and -1 <= x <= width):
@@ -332,7 +344,8 @@ def plain_roi_align(maps, rois, size, scale, ratio, mode, aligned):
     return torch.stack(results)
 
 
-REGIONS = torch.tensor([[0, 1.3, 2.1, 17.7, 13.2], [1, -9.1, -7, 5.3, 8.4], [1, 12, 11, 33, 29.7], [0, 6.1, 5.2, 6.4, 9.9]])
+REGIONS = torch.tensor([
+    [0, 1.3, 2.1, 17.7, 13.2], [1, -9.1, -7, 5.3, 8.4], [1, 12, 11, 33, 29.7], [0, 6.1, 5.2, 6.4, 9.9]])
 
 
 @pytest.mark.parametrize('ratio', [0, 2, 3])
@@ -370,8 +383,8 @@ def plain_roi_pool(maps, rois, size, scale):
 @stand_in
 def test_roi_pool():
     rois = torch.cat([REGIONS, torch.tensor([[0, 9., 9, 2, 12], [1, 40, 40, 50, 50]])])  # inside out; off the map
-    check_gradients(lambda maps: ops.roi_pool(maps, rois, (2, 3), .5), lambda maps: plain_roi_pool(maps, rois, (2, 3), .5),
-                    [torch.randn(2, 3, 9, 11)])
+    check_gradients(lambda maps: ops.roi_pool(maps, rois, (2, 3), .5),
+                    lambda maps: plain_roi_pool(maps, rois, (2, 3), .5), [torch.randn(2, 3, 9, 11)])
 
 
 # Losses
@@ -447,19 +460,17 @@ def plain_deform_conv(x, offset, weight, mask, stride, padding, dilation, deform
 @pytest.mark.parametrize('modulated', [False, True])
 def test_deform_conv(modulated, groups, deform_groups):
     x, weight = torch.randn(2, 4, 6, 7), torch.randn(4, 4 // groups, 3, 2)
-    stride, padding, dilation = (2, 1), (1, 2), (1, 3)
-    size = (3, 8)
-    offset = torch.randn(2, deform_groups * 12, *size) * 2
-    geometry = stride, padding, dilation, deform_groups
+    geometry = (2, 1), (1, 2), (1, 3)  # stride, padding, dilation: 6 x 7 become 3 x 8
+    offset, mask = torch.randn(2, deform_groups * 12, 3, 8) * 2, torch.rand(2, deform_groups * 6, 3, 8)
     if modulated:
         check_gradients(
-            lambda x, o, w, m, b: ops.modulated_deform_conv2d(x, o, m, w, b, stride, padding, dilation, groups, deform_groups),
-            lambda x, o, w, m, b: plain_deform_conv(x, o, w, m, *geometry) + b[:, None, None],
-            [x, offset, weight, torch.rand(2, deform_groups * 6, *size), torch.randn(4)])
+            lambda x, o, w, m, b: ops.modulated_deform_conv2d(x, o, m, w, b, *geometry, groups, deform_groups),
+            lambda x, o, w, m, b: plain_deform_conv(x, o, w, m, *geometry, deform_groups) + b[:, None, None],
+            [x, offset, weight, mask, torch.randn(4)])
     else:
-        check_gradients(
-            lambda x, o, w: ops.deform_conv2d(x, o, w, stride, padding, dilation, groups, deform_groups),
-            lambda x, o, w: plain_deform_conv(x, o, w, None, *geometry), [x, offset, weight])
+        check_gradients(lambda x, o, w: ops.deform_conv2d(x, o, w, *geometry, groups, deform_groups),
+                        lambda x, o, w: plain_deform_conv(x, o, w, None, *geometry, deform_groups),
+                        [x, offset, weight])
 
 
 def test_deform_conv_without_bias_is_convolution():
@@ -481,6 +492,19 @@ def test_deform_conv_gradients_of_some(learnt):
         check(got, every[i])
 
 
+def test_deform_conv_gradients_one_after_the_other():
+    """Each of its own output's gradient, though the graph is the same one."""
+    inputs = [torch.randn(2, 2, 5, 5), torch.randn(2, 18, 5, 5), torch.randn(3, 2, 3, 3)]
+    for tensor in inputs:
+        tensor.requires_grad_()
+    output = ops.deform_conv2d(*inputs, 1, 1)
+    gradient = torch.randn_like(output)
+    wanted = [torch.autograd.grad(output, inputs, scale * gradient, retain_graph=True) for scale in (1, 2)]
+    check(torch.autograd.grad(output, inputs[0], gradient, retain_graph=True)[0], wanted[0][0])
+    gradient *= 2
+    check(torch.autograd.grad(output, inputs[2], gradient, retain_graph=True)[0], wanted[1][2])
+
+
 def test_deform_conv_in_steps():
     inputs = [torch.randn(4, 2, 5, 5), torch.randn(4, 18, 5, 5), torch.randn(3, 2, 3, 3)]
     whole, steps = (ops.deform_conv2d(*inputs, 1, 1, 1, 1, 1, False, step) for step in (32, 2))
@@ -499,7 +523,7 @@ def test_ms_deform_attn(heads, channels, points):
     weights = torch.rand(2, 6, heads, 3, points)
     output = _ext.ms_deform_attn_forward(value, shapes, start, locations, weights, im2col_step=64)
     inputs = [tensor.clone().requires_grad_() for tensor in (value, locations, weights)]
-    expected = multi_scale_deformable_attn_pytorch(inputs[0], shapes, *inputs[1:])
+    expected = attention.multi_scale_deformable_attn_pytorch(inputs[0], shapes, *inputs[1:])
     check(output, expected)
     gradient = torch.randn_like(output)
     gradients = [torch.zeros_like(tensor) for tensor in inputs]
@@ -522,7 +546,8 @@ def test_no_boxes_and_no_regions():
         assert output.shape == (0, 2, 3, 3)
         output.sum().backward()
     if STAND_IN:
-        assert _ext.nms_rotated(torch.zeros(0, 5), scores, scores.long(), torch.zeros(0, 5), scores, .5, False).shape == (0,)
+        rotated = torch.zeros(0, 5)
+        assert _ext.nms_rotated(rotated, scores, scores.long(), rotated, scores, .5, False).shape == (0,)
         output = ops.roi_pool(maps, torch.zeros(0, 5), 3)
         output.sum().backward()
         for loss in (ops.sigmoid_focal_loss, ops.softmax_focal_loss):
@@ -537,9 +562,9 @@ HALVES = pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 @HALVES
 def test_boxes_in_half(dtype):
     boxes, scores = random_boxes(50).to(dtype), torch.rand(50).to(dtype)
-    wide = boxes.float(), scores.float()
+    wide, ids = (boxes.float(), scores.float()), torch.arange(50) % 3
     for function in (lambda *args: ops.nms(*args, .3), ops.soft_nms,
-                     lambda *args: ops.batched_nms(*args, torch.arange(50) % 3, dict(type='nms', iou_threshold=.3), True)):
+                     lambda *args: ops.batched_nms(*args, ids, dict(type='nms', iou_threshold=.3), True)):
         got, expected = function(boxes, scores), function(*wide)
         assert got[0].dtype == dtype and torch.equal(got[1], expected[1])
         check(got[0], expected[0], rtol=4e-3)
@@ -729,7 +754,7 @@ def test_finder(monkeypatch):
 @stand_in
 @pytest.mark.parametrize('switch', ['', 'off'])
 def test_new_program(switch, lite):
-    """mmcv without its own _ext.py: importing mmmambavision first is what makes mmcv.ops work, and costs no torchvision."""
+    """With mmmambavision imported first mmcv.ops works, and until then nobody has waited for torchvision."""
     code = '''
 import sys
 from mmmambavision.openmmlab import mmcv_ops

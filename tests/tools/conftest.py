@@ -1,5 +1,4 @@
 import os
-import socket
 import subprocess
 import sys
 
@@ -23,9 +22,3 @@ def run_tool(script, *arguments, status=0, cwd=None, **environment):
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **environment})
     assert done.returncode == status, done.stdout
     return done.stdout
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]

@@ -11,8 +11,8 @@ import torch
 
 from mmmambavision.checkpoints.files import read_checkpoint
 
-from ..conftest import ROOT
-from .conftest import free_port, run_tool
+from ..conftest import ROOT, free_port
+from .conftest import run_tool
 from .test_train_and_test import DEMO, data_options
 
 TABLE = r'(coco/bbox_mAP: .*coco/segm_mAP_l: [-\d.]+)'

@@ -99,7 +99,7 @@ def test_fewer_than_three_channels(shapes, tmp_path):
     message = error_of('train', ROOT / DEMO, *options, 'train_dataloader.dataset.pipeline.0.color_type=grayscale')
     assert 'train_dataloader.dataset.pipeline reads images with one channel' in message
     message = error_of('train', ROOT / DEMO, *options, 'model.type=OneChannel')
-    assert 'takes images (B, 3, H, W) with 3 channels, got (4, 1, 96, 96)' in message
+    assert 'takes images (B, 3, H, W), got (4, 1, 96, 96)' in message
 
 
 @MODELS.register_module()
@@ -173,16 +173,37 @@ def test_auto_scale_needs_a_base(shapes, tmp_path):
     assert '--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...)' in message
 
 
-def test_random_weights_are_announced_in_capitals(shapes, tmp_path, capsys):
-    """Where the released weights cannot be downloaded, training goes on without them, and says so."""
-    common, tool = load_tool('train')
-    cfg = Config(dict(model=dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='http://127.0.0.1:9/x.pth')))))
-    tool.check_weights(cfg)
-    assert cfg.model.backbone.init_cfg is None
-    assert 'THE BACKBONE STARTS FROM RANDOM WEIGHTS' in capsys.readouterr().out
-    cfg = Config(dict(model=dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'no.pth'))))))
-    with pytest.raises(ValueError, match='checkpoint not found'):
+@pytest.mark.parametrize('key, backbone', [
+    ('init_cfg.checkpoint', dict(type='MambaVision', init_cfg=dict(type='Pretrained', checkpoint='http://127.0.0.1:9/x.pth'))),
+    ('init_cfg.checkpoint', dict(type='MambaVision', init_cfg=dict(type='Pretrained', checkpoint='no.pth'))),
+    ('pretrained', dict(type='MM_mamba_vision', pretrained='/home/author/x.pth.tar', init_cfg=dict(type='Pretrained')))])
+def test_weights_that_cannot_be_had_stop_the_run(key, backbone):
+    """36 epochs from random weights by mistake cost days; both ways on are named."""
+    tool = load_tool('train')[1]
+    cfg = Config(dict(work_dir='nowhere', model=dict(backbone=backbone)))
+    with pytest.raises(ValueError) as stop:
         tool.check_weights(cfg)
+    assert f'--cfg-options model.backbone.{key}=FILE' in str(stop.value) and '--from-scratch' in str(stop.value)
+    tool.apply_options(cfg, tool.parse_args(['x.py', '--from-scratch']))
+    tool.check_weights(cfg)
+    assert cfg.model.backbone.get('init_cfg') is None and cfg.model.backbone.get('pretrained') is None
+
+
+@pytest.mark.parametrize('config, launcher, size, stops', [
+    ('upernet_mambavision_t', 'none', 1, True), ('upernet_mambavision_t', 'pytorch', 1, True),
+    ('upernet_mambavision_t', 'pytorch', 16, False), ('upernet_mambavision_s', 'none', 1, False),
+    ('cascade_mask_rcnn_mambavision_t', 'none', 1, False), ('upernet_mambavision_l3_wholemap', 'none', 1, True)])
+def test_one_image_before_a_batch_norm_of_1x1(config, launcher, size, stops, monkeypatch):
+    tool = load_tool('train')[1]
+    cfg = Config.fromfile(ROOT / 'configs' / f'{config}.py')
+    cfg.launcher = launcher
+    monkeypatch.setenv('WORLD_SIZE', str(size))
+    if not stops:
+        return tool.check_batch(cfg)
+    with pytest.raises(ValueError, match='UPerHead pools the map to 1x1.*train_dataloader.batch_size=2'):
+        tool.check_batch(cfg)
+    cfg.train_dataloader.batch_size = 2
+    tool.check_batch(cfg)
 
 
 @pytest.mark.parametrize('option, message', [

@@ -1,7 +1,7 @@
 """Operators for an mmcv that has none of its own: what mmcv.ops looks for in mmcv._ext, on torchvision and plain torch.
 
-`install()` lets mmcv-lite, or an mmcv built without operators, find them; a compiled mmcv keeps its own. The environment
-variable MMMAMBAVISION_MMCV_OPS=off leaves mmcv as it is. What is here: docs/openmmlab_operators.md.
+`install()` lets mmcv-lite, or an mmcv built without operators, find them; a compiled mmcv keeps its own. With the
+environment variable MMMAMBAVISION_MMCV_OPS=off mmcv stays as it is. What is here: docs/openmmlab_operators.md.
 """
 import os
 import sys

@@ -4,14 +4,14 @@ from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 
-from . import EXTENSION, __name__ as PACKAGE
+from . import EXTENSION
+from . import __name__ as PACKAGE
 
-# mmcv's name for a module that is missing is kept, so programs that can do without operators go on doing without.
-FILE = f"""\
-try: from {PACKAGE} import provide; provide(globals())
-except ModuleNotFoundError as e: raise e if e.name == __name__ else ImportError(f'{{e}}: {{__file__}} takes mmcv\\'s operators \
-from mmmambavision, so either pip install mmmambavision torchvision, or delete that file') from e
-"""
+# Switched off, the module is missing as it is in mmcv-lite; programs that go on without operators then do.
+FILE = (
+    f'try: from {PACKAGE} import provide; provide(globals())\n'
+    "except ModuleNotFoundError as e: raise e if e.name == __name__ else ImportError(f\"{e}: {__file__} takes mmcv's "
+    'operators from mmmambavision, so either pip install mmmambavision torchvision, or delete that file") from e\n')
 
 
 def compiled(folder):
@@ -25,10 +25,10 @@ def ours(file):
 
 
 def put(folder):
-    """Write _ext.py into mmcv's folder; returns what to tell, raises SystemExit with it where nothing may be written."""
+    """Write _ext.py into mmcv's folder -> what to tell; where nothing may be written, SystemExit tells it."""
     file = folder / '_ext.py'
     if compiled(folder):
-        raise SystemExit(f'{folder} is a compiled mmcv, with operators of its own in {compiled(folder)}: nothing is written.')
+        raise SystemExit(f'mmcv has operators of its own, compiled, in {compiled(folder)}: nothing is written.')
     if file.exists() and not ours(file):
         raise SystemExit(f'{file} is there and not from mmmambavision: nothing is written.')
     file.write_text(FILE)
@@ -36,13 +36,13 @@ def put(folder):
 
 
 def remove(folder):
-    """Delete the _ext.py that `put` wrote; returns what to tell, raises SystemExit with it where it is another's."""
+    """Delete the _ext.py that `put` wrote -> what to tell; where it is not ours to remove, SystemExit tells it."""
     file = folder / '_ext.py'
     if ours(file):
         file.unlink()
         return f'{file} is removed.'
     if compiled(folder):
-        raise SystemExit(f'{folder} is a compiled mmcv, its operators in {compiled(folder)}: nothing is removed.')
+        raise SystemExit(f'mmcv has operators of its own, compiled, in {compiled(folder)}: nothing is removed.')
     if file.exists():
         raise SystemExit(f'{file} is not from mmmambavision: nothing is removed.')
     return f'{file} is not there: nothing to remove.'
@@ -51,8 +51,8 @@ def remove(folder):
 def main(arguments=None):
     parser = argparse.ArgumentParser(
         prog=f'python -m {PACKAGE}',
-        description='Importing mmmambavision gives mmcv-lite operators. For programs that import mmdet, mmseg or mmcv.ops '
-                    "without it or before it, they can be put into mmcv's folder.")
+        description='Importing mmmambavision gives mmcv-lite operators. For programs that import mmdet, mmseg or '
+                    "mmcv.ops before it or without it, they can be put into mmcv's folder.")
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument('--install', dest='action', action='store_const', const=put,
                         help="write a two-line _ext.py into mmcv's folder; a compiled mmcv is left alone")

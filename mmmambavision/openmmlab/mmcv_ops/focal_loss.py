@@ -1,14 +1,13 @@
 """Focal loss (arXiv 1708.02002), forward and backward.
 
-Names and arguments are those by which mmcv.ops calls its extension; tensors named as results are filled in place. Shapes:
-input, softmax and grad_input (N, C); target (N,); weight, one of each class, (C,) or empty. Logarithms are cut at the
-smallest normal float32, as mmcv's kernels have it.
+Names and arguments are those by which mmcv.ops calls its extension; tensors named as results are filled in place.
+Shapes: input, softmax and grad_input (N, C); target (N,); weight (C,), one of each class, or empty.
 """
 import torch
 
 from .precision import widened
 
-TINY = torch.finfo(torch.float32).tiny
+TINY = torch.finfo(torch.float32).tiny  # where mmcv's kernels cut the logarithm off
 
 
 def is_class(target, classes):

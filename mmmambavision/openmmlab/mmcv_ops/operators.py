@@ -4,7 +4,7 @@ from importlib import metadata
 import torch
 import torchvision
 
-from . import boxes, deformable, focal_loss, regions
+from . import boxes, deformable, focal_loss, regions, rotated_boxes
 
 
 def get_compiler_version():
@@ -32,13 +32,14 @@ def how_to_compile():
         release, uninstall = f"onedl-mmcv=={metadata.version('onedl-mmcv')}", 'onedl-mmcv'
     except metadata.PackageNotFoundError:
         release, uninstall = 'mmcv==2.1.0', 'mmcv-lite'
-    return f'`pip uninstall {uninstall}`, then `MMCV_WITH_OPS=1 pip install --no-cache-dir --no-build-isolation {release}`'
+    return (f'`pip uninstall {uninstall}`, then '
+            f'`MMCV_WITH_OPS=1 pip install --no-cache-dir --no-build-isolation {release}`')
 
 
 # mmcv's autograd functions hand over results to be filled in, and of those that torch.compile traces into its graph it
 # loses the gradients, without a word (torch 2.11). So these end a graph, as compiled operators do.
 OPERATORS = {function.__name__: torch.compiler.disable(function) for function in (
-    boxes.bbox_overlaps, boxes.box_iou_rotated, boxes.nms_match, boxes.nms_rotated, boxes.softnms,
+    boxes.bbox_overlaps, boxes.nms_match, boxes.softnms, rotated_boxes.box_iou_rotated, rotated_boxes.nms_rotated,
     deformable.deform_conv_backward_input, deformable.deform_conv_backward_parameters, deformable.deform_conv_forward,
     deformable.modulated_deform_conv_backward, deformable.modulated_deform_conv_forward,
     deformable.ms_deform_attn_backward, deformable.ms_deform_attn_forward,

@@ -101,12 +101,12 @@ def channels_last(maps):
 
 
 def maxima(values):
-    """(height, down, width, across, C) -> the maximum of down x across values and its index, both (C, height, width)."""
+    """(height, down, width, across, C) -> the maximum of down x across values and its index: (C, height, width)."""
     return (result.permute(2, 0, 1) for result in values.transpose(1, 2).flatten(2, 3).max(2))
 
 
 def neighbours(places, size):
-    """The two pixels that places are between, each with its weight: up to a pixel off the map as at its border, then 0."""
+    """The two pixels that places are between, each with its weight; up to a pixel off the map its border, then 0."""
     inside = (places >= -1) & (places <= size)
     places = places.clamp(0, size - 1)
     low = places.long()

@@ -9,7 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 import mmmambavision  # noqa: F401
 
-from .conftest import ROOT, TESTS
+from ..conftest import ROOT, TESTS
 
 CONFIGS = ROOT / 'configs'
 RELEASED = {
@@ -35,7 +35,7 @@ def build(cfg):
 
 
 @pytest.mark.parametrize('name', RELEASED)
-@pytest.mark.parametrize('suffix', ['', '_native'])
+@pytest.mark.parametrize('suffix', ['', '_wholemap'])
 def test_state_dict_is_the_released_one(name, suffix):
     manifest = json.loads((TESTS / 'data' / 'manifests' / f'{RELEASED[name]}.json').read_text())
     assert {k: list(v.shape) for k, v in build(load(name + suffix)).state_dict().items()} == manifest
@@ -65,9 +65,9 @@ WINDOWS = {'upernet_mambavision_s': (160, 56)}
 
 @pytest.mark.parametrize('name', RELEASED)
 def test_windows(name):
-    released, native = load(name).model.backbone, load(f'{name}_native').model.backbone
+    released, whole_map = load(name).model.backbone, load(f'{name}_wholemap').model.backbone
     assert tuple(released.window_size) == WINDOWS.get(name, (112, 56) if name.startswith('cascade') else (64, 32))
-    assert tuple(native.window_size) == (None, None)
+    assert whole_map.window_size is None
 
 
 @pytest.mark.parametrize('size, lr', [('t', 1e-4), ('s', 1e-4), ('b', 2e-4)])
@@ -122,7 +122,7 @@ def test_comparison_recipes(name, epochs):
     assert cfg.train_cfg.max_epochs == epochs
     assert cfg.param_scheduler[1].milestones == ([8, 11] if epochs == 12 else [27, 33])
     assert cfg.optim_wrapper.optimizer.lr == 1e-4 and cfg.optim_wrapper.optimizer.weight_decay == .05
-    assert cfg.model.backbone.window_size == (None, None)
+    assert cfg.model.backbone.window_size is None
     assert ('RandomChoice' in str(cfg.train_dataloader)) == (epochs == 36)
 
 

@@ -1,4 +1,4 @@
 # The released recipe with whole-map windows: nothing is padded, see docs/reproduce.md.
 _base_ = 'cascade_mask_rcnn_mambavision_b.py'
 
-model = dict(backbone=dict(window_size=(None, None)))
+model = dict(backbone=dict(window_size=None))

@@ -3,6 +3,8 @@ import argparse
 import http.server
 import os
 import re
+import subprocess
+import sys
 import threading
 import zipfile
 from collections import OrderedDict
@@ -12,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import load_checkpoint
 from safetensors.torch import save_file
 from torch import nn
 
 from mmmambavision import MambaVision
-from mmmambavision.checkpoints.weights import backbone_weights, describe
+from mmmambavision.checkpoints.weights import STEM, adapt_to_channels, backbone_weights, describe
 from mmmambavision.errors import UnreachableError
 from mmmambavision.models.presets import PRESETS
 from mmmambavision.checkpoints.files import read_checkpoint
@@ -199,10 +202,21 @@ def test_numpy_of_either_version(core, tmp_path):
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch):
+def requests():
+    """Paths that the server was asked for."""
+    return []
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch, requests):
     """A web server on this machine over tmp_path."""
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            requests.append(self.path)
+            super().do_GET()
+
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    handler = partial(Handler, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as httpd:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         yield f'http://127.0.0.1:{httpd.server_port}'
@@ -257,3 +271,168 @@ def test_files_that_are_none(tmp_path):
         Path(tmp_path / name).write_text('hello')
         with pytest.raises(ValueError, match=f'{name} is not a checkpoint'):
             read_checkpoint(tmp_path / name)
+
+
+def test_refusal_names_the_way_for_a_class_that_the_user_trusts(tmp_path):
+    torch.save(dict(x=Mine()), tmp_path / 'x.pth')
+    with pytest.raises(ValueError, match=r'torch.serialization.add_safe_globals\(\[Mine\]\)'):
+        read_checkpoint(tmp_path / 'x.pth')
+    with torch.serialization.safe_globals([Mine]):
+        assert isinstance(read_checkpoint(tmp_path / 'x.pth')['x'], Mine)
+
+
+class Mine:
+    pass
+
+
+def test_configs_in_checkpoints_are_harmless(tmp_path):
+    torch.save(dict(meta=ConfigDict(model=dict(type='X', sizes=[1, 2], inner=dict(a=1)))), tmp_path / 'x.pth')
+    meta = read_checkpoint(tmp_path / 'x.pth')['meta']
+    assert isinstance(meta, ConfigDict) and meta.model.inner.a == 1 and meta.model.sizes == [1, 2]
+
+
+@pytest.mark.parametrize('map_location', [
+    None, 'cpu', torch.device('cpu'), 'meta', torch.device('meta'), {'cpu': 'meta'}, {'cuda:0': 'cpu'},
+    lambda storage, location: storage, lambda storage, location: None], ids=str)
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+def test_map_location(map_location, suffix, tmp_path):
+    """Means for one kind of file what torch.load has it mean for the other."""
+    weights = dict(a=torch.arange(6.).view(2, 3))
+    path = tmp_path / f'x.{suffix}'
+    torch.save(weights, path) if suffix == 'pth' else save_file(weights, path)
+    tensor = read_checkpoint(path, map_location)['a']
+    if 'meta' in str(map_location):
+        assert tensor.device.type == 'meta' and tensor.shape == (2, 3)
+    else:
+        assert torch.equal(tensor, weights['a'])
+
+
+def foreign(source):
+    """A network whose stem has our names, as FasterViT's has, and whose levels have not."""
+    state = {k: v for k, v in classifier(source).items() if not k.startswith(('levels.2', 'levels.3'))}
+    return {**state, 'levels.2.blocks.0.attn.qkv.weight': torch.ones(2, 2)}
+
+
+def test_foreign_networks_are_left_alone(source, tmp_path):
+    torch.save(dict(state_dict=foreign(source)), tmp_path / 'x.pth')
+    with pytest.raises(ValueError, match='holds no MambaVision'):
+        backbone_weights(foreign(source))
+
+    model = nn.Module()
+    model.patch_embed = MambaVision(NANO).patch_embed  # names as in the file, not behind `backbone.`
+    load_checkpoint(model, str(tmp_path / 'x.pth'))
+    assert torch.equal(model.patch_embed.conv_down[0].weight, source.patch_embed.conv_down[0].weight)
+
+
+@pytest.mark.parametrize('missing', ['levels.3.', 'levels.0.blocks.0.norm1.num_batches_tracked', 'outnorm1.', STEM])
+def test_parts_are_loaded_and_the_rest_reported(missing, source, tmp_path):
+    """By torch's load_state_dict and by mmengine."""
+    state = source.state_dict()
+    gone = [k for k in state if k.startswith(missing)]
+    for name in gone:
+        del state[name]
+    model = MambaVision(NANO)
+    assert model.load_state_dict(state, strict=False).missing_keys == gone
+    assert_same(model, source, but=missing)
+    torch.save(dict(state_dict=state), tmp_path / 'x.pth')
+    model = MambaVision(NANO)
+    load_checkpoint(model, str(tmp_path / 'x.pth'))
+    assert_same(model, source, but=missing)
+    with pytest.raises(RuntimeError, match=f'Missing key.*{re.escape(gone[0])}'):
+        MambaVision(NANO).load_state_dict(state)
+
+
+def test_load_state_dict_is_as_strict_as_torch(source):
+    state = {**source.state_dict(), 'head.weight': torch.ones(2)}
+    with pytest.raises(RuntimeError, match='Unexpected key.*head.weight'):
+        MambaVision(NANO).load_state_dict(state)
+    assert MambaVision(NANO).load_state_dict(state, strict=False).unexpected_keys == ['head.weight']
+    with pytest.raises(RuntimeError, match='Unexpected key.*"model.patch_embed'):
+        MambaVision(NANO).load_state_dict(behind('model.', source.state_dict()))
+
+
+@pytest.mark.parametrize('channels', [1, 2, 4, 6, 7])
+def test_stem_for_other_images(channels, source, tmp_path, logged):
+    """Equal channels give what they gave with three; the log says what was done."""
+    path = save('pth.tar', source, tmp_path)
+    model = MambaVision(NANO, in_channels=channels, init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+    model.init_weights()
+    assert f'the stem for 3 channels was adapted to {channels}' in '\n'.join(logged)
+    assert_same(model, source, but=('outnorm', STEM))
+    grey = torch.randn(2, 1, 32, 32)
+    expected = source.patch_embed.eval()(grey.repeat(1, 3, 1, 1))
+    if channels % 3 == 0 or channels == 1:
+        actual = model.patch_embed.eval()(grey.repeat(1, channels, 1, 1))
+        torch.testing.assert_close(actual, expected)
+    detector = Detector(MambaVision(NANO, in_channels=channels))
+    load_checkpoint(detector, str(path))
+    assert torch.equal(detector.backbone.patch_embed.conv_down[0].weight, model.patch_embed.conv_down[0].weight)
+
+
+def test_channels_are_repeated_in_turn():
+    weight = torch.arange(12.).view(2, 3, 2, 1)
+    assert torch.equal(adapt_to_channels(weight, 1), weight.sum(1, keepdim=True))
+    five = adapt_to_channels(weight, 5)
+    assert torch.equal(five, weight[:, [0, 1, 2, 0, 1]] * .6)
+
+
+def test_stem_of_other_weights_is_an_error(tmp_path):
+    torch.save(MambaVision(NANO, in_channels=4).state_dict(), tmp_path / 'x.pth')
+    model = MambaVision(NANO, in_channels=1, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth')))
+    with pytest.raises(ValueError, match=r"x.pth: the checkpoint's stem takes images of 4 channels, .* set in_channels=4"):
+        model.init_weights()
+
+
+@pytest.mark.parametrize('init_cfg', [dict(type='Kaiming'), dict(type='Pretrained'), 'x.pth', [dict(type='Pretrained')]])
+def test_other_init_cfgs_get_a_sentence(init_cfg):
+    with pytest.raises(ValueError, match="init_cfg must be dict\\(type='Pretrained', checkpoint="):
+        MambaVision(NANO, init_cfg=init_cfg).init_weights()
+
+
+IN_GROUP = """
+import sys, torch, torch.distributed as dist
+from datetime import timedelta
+if 'group' in sys.argv:
+    dist.init_process_group('gloo', timeout=timedelta(seconds=60))
+from mmmambavision.checkpoints import files
+rank = int(__import__('os').environ['RANK'])
+if rank == 0 and 'broken' in sys.argv:
+    def refuse(url, path):
+        raise OSError('no route')
+    torch.hub.download_url_to_file = refuse
+try:
+    print('got', files.load_checkpoint(sys.argv[1])['a'], flush=True)
+except Exception as error:
+    print('ended', error, flush=True)
+"""
+
+
+def in_two_processes(url, tmp_path, *arguments):
+    from ..conftest import free_port
+    environment = {**os.environ, 'TORCH_HOME': str(tmp_path / 'torch'), 'MASTER_ADDR': '127.0.0.1', 'WORLD_SIZE': '2',
+                   'MASTER_PORT': str(free_port())}
+    running = [subprocess.Popen([sys.executable, '-c', IN_GROUP, url, *arguments], text=True, stdout=subprocess.PIPE,
+                                env={**environment, 'RANK': str(rank)}) for rank in range(2)]
+    return [[line for line in process.communicate(timeout=120)[0].splitlines() if line.startswith(('got', 'ended'))]
+            for process in running]
+
+
+@pytest.mark.parametrize('group', ['group', 'alone'])
+def test_every_process_ends_where_none_can_download(group, server, tmp_path):
+    """With the same sentence, whether or not the process group exists already."""
+    first, second = in_two_processes(f'{server}/nothing.pth', tmp_path, group)
+    assert first == second == [f'ended could not download {server}/nothing.pth: HTTP Error 404: File not found']
+
+
+def test_every_process_ends_where_the_first_cannot_download(server, tmp_path):
+    torch.save(dict(a=1), tmp_path / 'x.pth')
+    first, second = in_two_processes(f'{server}/x.pth', tmp_path, 'group', 'broken')
+    assert first == second
+    assert first in (['got 1'], [f'ended could not download {server}/x.pth: no route'])  # whoever came first
+
+
+@pytest.mark.parametrize('group', ['group', 'alone'])
+def test_one_process_downloads(group, server, tmp_path, requests):
+    torch.save(dict(a=1), tmp_path / 'x.pth')
+    assert in_two_processes(f'{server}/x.pth', tmp_path, group) == [['got 1'], ['got 1']]
+    assert requests == ['/x.pth']

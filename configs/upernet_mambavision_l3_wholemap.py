@@ -1,4 +1,4 @@
 # The released recipe with whole-map windows: nothing is padded, see docs/reproduce.md.
 _base_ = 'upernet_mambavision_l3.py'
 
-model = dict(backbone=dict(window_size=(None, None)))
+model = dict(backbone=dict(window_size=None))

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from mmengine.optim import build_optim_wrapper
 from torch import nn
@@ -40,6 +42,23 @@ def test_learning_rates():
                             ('backbone.levels.2.blocks.0.norm1.weight', .5 ** 4, 0.),
                             ('backbone.outnorm1.bias', 1., 0.), ('head.weight', 10., .05)]:
         assert (groups[name]['lr'], groups[name]['weight_decay']) == pytest.approx((lr, decay)), name
+
+
+def test_log_has_the_rates_that_apply(logged):
+    model = Model(MambaVision(NANO))
+    wrapper = build_optim_wrapper(model, dict(
+        optimizer=dict(type='AdamW', lr=1e-3), constructor='LayerDecayOptimWrapperConstructor',
+        paramwise_cfg=dict(layer_decay_rate=.5, custom_keys={'outnorm': dict(lr_mult=2.)})))
+    names = {p: name for name, p in model.named_parameters()}
+    rates = {names[group['params'][0]]: group['lr'] for group in wrapper.optimizer.param_groups}
+    lines = [re.fullmatch(r'layer decay -- (\S+): .*\blr=([^ ,]+).* \((.*)\)', line) for line in logged]
+    said = {match[1]: (float(match[2]), match[3]) for match in lines if match}
+    assert said.keys() == rates.keys()
+    assert {name: lr for name, (lr, _) in said.items()} == pytest.approx(rates, rel=1e-5)
+    assert said['backbone.patch_embed.conv_down.0.weight'] == (pytest.approx(1e-3 * .5 ** 7, rel=1e-5), 'depth 0 of 7')
+    assert said['backbone.outnorm0.weight'] == (pytest.approx(2e-3), 'depth 7 of 7')
+    assert said['head.bias'] == (pytest.approx(1e-3), 'not of the backbone')
+    assert not any('paramwise_options' in line for line in logged)  # the base class's, which has rates before decay
 
 
 def test_without_other_options_and_frozen():

@@ -1,0 +1,73 @@
+"""Overlaps of rotated boxes (x, y, width, height, radians) and their non-maximum suppression.
+
+Names and arguments are those by which mmcv.ops calls its extension; tensors named as results are filled in place.
+"""
+import torch
+
+from .boxes import suppressed
+
+PAIRS_AT_ONCE = 2 ** 20  # each takes some 50 numbers on the way
+
+
+def box_iou_rotated(bboxes1, bboxes2, ious, mode_flag, aligned):
+    """ious: (N,) if aligned, else (N M,). Mode 1 divides by the area of bboxes1."""
+    if aligned:
+        ious.copy_(rotated_overlaps(bboxes1, bboxes2, mode_flag == 1))
+        return
+    rows = max(1, PAIRS_AT_ONCE // max(1, len(bboxes2)))
+    for part, result in zip(bboxes1.split(rows), ious.view(len(bboxes1), len(bboxes2)).split(rows)):
+        result.copy_(rotated_overlaps(part[:, None], bboxes2, mode_flag == 1))
+
+
+def nms_rotated(dets, scores, order, dets_sorted, labels, iou_threshold, multi_label):
+    """The kept indices, by score. With multi_label, dets has labels as a sixth column and only equal ones compete."""
+    def overlap(kept, rest):
+        iou = rotated_overlaps(dets[kept, :5], dets[rest, :5])
+        return torch.where(dets[kept, 5] == dets[rest, 5], iou, -1) if multi_label else iou
+
+    return torch.cat([order[:0], *(kept for kept, _ in suppressed(order, overlap, iou_threshold))])
+
+
+def rotated_overlaps(boxes1, boxes2, foreground=False):
+    """Intersection over union, or over the area of boxes1, of boxes (..., 5) and (..., 5) that broadcast -> (...)."""
+    boxes1, boxes2 = boxes1.double(), boxes2.double()
+    shared = rotated_intersection(boxes1, boxes2)
+    area1, area2 = boxes1[..., 2] * boxes1[..., 3], boxes2[..., 2] * boxes2[..., 3]
+    ratio = shared / (area1 if foreground else area1 + area2 - shared)
+    return ratio.masked_fill((area1 < 1e-14) | (area2 < 1e-14), 0)
+
+
+def rotated_intersection(boxes1, boxes2):
+    """The area that boxes (..., 5) and (..., 5) share -> (...).
+
+    Seen along its own axes the second box is the set 0 < x < w, 0 < y < h. By Green's theorem the area that it shares
+    with a polygon is the integral of clamp(x, 0, w) dy along the polygon, where that is within 0 < y < h.
+    """
+    x, y = corners_seen_from(boxes1, boxes2)
+    width, height = boxes2[..., 2, None], boxes2[..., 3, None]
+
+    def within(value, limit):
+        return value.clamp(min=0).minimum(limit)
+
+    # Each of the four edges, from (x, y) to the next corner, cut to 0 < y < h; of a level one nothing is left.
+    next_x, next_y = x.roll(-1, -1), y.roll(-1, -1)
+    start, end = within(y, height), within(next_y, height)
+    slope = (next_x - x) / torch.where(next_y == y, 1, next_y - y)
+    x0, x1 = x + (start - y) * slope, x + (end - y) * slope
+    # The mean of clamp(x, 0, w) from x0 to x1, of a part between 0 and w and one beyond w.
+    a, b = within(x0, width), within(x1, width)
+    beyond = (x1 - width).clamp(min=0) - (x0 - width).clamp(min=0)
+    mean = ((b - a) * (a + b) / 2 + beyond * width) / torch.where(x0 == x1, 1, x1 - x0)
+    return (torch.where(x0 == x1, a, mean) * (end - start)).sum(-1).clamp(min=0)
+
+
+def corners_seen_from(boxes1, boxes2):
+    """x and y, (..., 4), of the corners of boxes1 from the first corner of boxes2 and along its edges."""
+    angle = (boxes1[..., 4] - boxes2[..., 4])[..., None]
+    across, down = boxes1.new_tensor([[.5, -.5, -.5, .5], [.5, .5, -.5, -.5]])
+    x, y = across * boxes1[..., 2, None], down * boxes1[..., 3, None]
+    x, y = angle.cos() * x - angle.sin() * y, angle.sin() * x + angle.cos() * y
+    cos, sin = boxes2[..., 4].cos(), boxes2[..., 4].sin()
+    right, below = (boxes1[..., :2] - boxes2[..., :2]).unbind(-1)
+    return (x + (cos * right + sin * below + boxes2[..., 2] / 2)[..., None],
+            y + (cos * below - sin * right + boxes2[..., 3] / 2)[..., None])
