@@ -10,9 +10,9 @@ import torch
 from common import run
 from safetensors.torch import save_file
 
+from mmmambavision.checkpoints.files import fetch, read_checkpoint
 from mmmambavision.checkpoints.weights import backbone_weights, is_classifier
 from mmmambavision.errors import UserError
-from mmmambavision.checkpoints.files import fetch, read_checkpoint
 
 
 def weights_of(checkpoint):

@@ -6,8 +6,8 @@ from mmengine.config import ConfigDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmmambavision.errors import UserError
 from mmmambavision.checkpoints.files import load_checkpoint
+from mmmambavision.errors import UserError
 
 
 def parse_args(argv=None):

@@ -6,8 +6,8 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmmambavision.errors import UnreachableError, UserError
 from mmmambavision.checkpoints.files import load_checkpoint, read_checkpoint
+from mmmambavision.errors import UnreachableError, UserError
 
 WEIGHTS_KEYS = {'init_cfg', 'pretrained'}  # of a backbone, the second in released configs
 

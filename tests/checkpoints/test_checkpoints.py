@@ -21,10 +21,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mmmambavision import MambaVision
+from mmmambavision.checkpoints.files import read_checkpoint
 from mmmambavision.checkpoints.weights import STEM, adapt_to_channels, backbone_weights, describe
 from mmmambavision.errors import UnreachableError
 from mmmambavision.models.presets import PRESETS
-from mmmambavision.checkpoints.files import read_checkpoint
 
 NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4))
 

@@ -12,7 +12,6 @@ from torch._dynamo.testing import CompileCounter
 from mmmambavision import MambaVision
 from mmmambavision.models.blocks import DropPath
 from mmmambavision.models.levels import HybridLevel, from_windows, to_windows
-
 from mmmambavision.models.presets import PRESETS, SHORT_NAMES
 
 NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4))

@@ -10,7 +10,6 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-
 WIDTH = 16   # channels in a block: one vector of AVX-512, two of AVX2
 CHUNK = 64   # steps between the states that the forward pass keeps for the backward pass
 # Reordering of sums lets the compiler use vectors; it is the same order on every run.
