@@ -1,36 +1,46 @@
-# make demo | make demo-seg | make test      set up what is missing, then run; STACK=onedl for the maintained onedl packages
+# make demo | demo-seg | test | test-slow | lint | check-gpu | setup      sets up what is missing, then runs
+#   STACK=onedl     the maintained onedl packages instead of the original mmengine, mmdet and mmsegmentation
+#   MMCV=compiled   mmcv with its operators compiled here, instead of mmcv-lite with ours
 STACK  ?= openmmlab
+MMCV   ?= lite
 PYTHON ?= python3
 
+# Pinned as a pair: each torchvision fits one torch only, and an unpinned one would replace it.
+TORCH  := torch==2.11.0 torchvision==0.26.0
+
 ifeq ($(STACK),openmmlab)
-  VENV := .venv
-  MMCV := mmcv==2.1.0
+  COMPILED := mmcv==2.1.0
 else ifeq ($(STACK),onedl)
-  VENV := .venv-onedl
-  MMCV := onedl-mmcv==2.3.6
+  COMPILED := onedl-mmcv==2.3.6
 else
   $(error STACK is '$(STACK)'; choose openmmlab or onedl)
 endif
+ifeq ($(filter $(MMCV),lite compiled),)
+  $(error MMCV is '$(MMCV)'; choose lite or compiled)
+endif
 
-# Pinned as a pair: each torchvision fits one torch only, and an unpinned one would replace it.
-TORCH := torch==2.11.0 torchvision==0.26.0
-# mmcv's own set-up imports torch, psutil and pkg_resources, the last gone from setuptools 81 on.
-BUILD := setuptools==80.9.0 wheel ninja psutil
-
+VENV  := .venv$(STACK:openmmlab=)$(MMCV:lite=)
+VENV  := $(subst .venvonedl,.venv-onedl,$(subst compiled,-compiled,$(VENV)))
 PY    := $(VENV)/bin/python
 PIP   := $(PY) -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.done
 
-.PHONY: help setup test demo demo-seg
+.PHONY: help setup lint test test-slow demo demo-seg check-gpu
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 1p Makefile
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
-setup: $(STAMP)-package
+setup: $(STAMP)-mmcv-$(MMCV)
+
+lint: setup
+	@$(PY) -m ruff check .
 
 test: setup
 	@$(PY) -m pytest tests
+
+test-slow: setup
+	@$(PY) -m pytest tests -m slow
 
 demo: setup
 	@$(PY) tools/demo.py
@@ -38,30 +48,36 @@ demo: setup
 demo-seg: setup
 	@$(PY) tools/demo.py configs/upernet_mambavision_demo.py
 
+check-gpu: setup
+	@$(PY) tools/check_gpu.py
+
 $(STAMP)-venv:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || { \
-	  echo "$(PYTHON) is $$($(PYTHON) --version 2>&1); Python 3.10, 3.11 or 3.12 is needed: make ... PYTHON=python3.11"; exit 1; }
-	@echo "[1/5] a virtual environment in $(VENV) (seconds)"
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { \
+	  echo "$(PYTHON) is $$($(PYTHON) --version 2>&1); Python 3.10 to 3.13 is needed: make ... PYTHON=python3.11"; exit 1; }
+	@echo "[1/4] a virtual environment in $(VENV) (seconds)"
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 $(STAMP)-torch: $(STAMP)-venv
-	@echo "[2/5] $(TORCH) (1 to 10 minutes, 3 GB)"
-	@$(PIP) $(BUILD) $(TORCH)
+	@echo "[2/4] $(TORCH) (1 to 10 minutes, 3 GB)"
+	@$(PIP) $(TORCH)
 	@touch $@
 
-$(STAMP)-mmcv: $(STAMP)-torch
-	@echo "[3/5] $(MMCV), its operators compiled here (10 minutes on 2 cores; seconds when pip has it in its cache)"
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" MMCV_WITH_OPS=1 $(PIP) --no-build-isolation $(MMCV)
-	@$(PY) -c 'import mmcv.ops'
+$(STAMP)-package: $(STAMP)-torch pyproject.toml setup.py
+	@echo "[3/4] this package and the $(STACK) packages (a minute)"
+	@$(PIP) $(TORCH) --editable '.[$(STACK),test]'
 	@touch $@
 
-$(STAMP)-requirements: $(STAMP)-mmcv requirements.txt requirements-$(STACK).txt
-	@echo "[4/5] requirements-$(STACK).txt (a minute)"
-	@$(PIP) $(TORCH) -r requirements-$(STACK).txt
+$(STAMP)-mmcv-lite: $(STAMP)-package
+	@echo "[4/4] mmcv's operators on torchvision's (seconds)"
+	@$(PY) -m mmmambavision.openmmlab.mmcv_ops --install
 	@touch $@
 
-$(STAMP)-package: $(STAMP)-requirements setup.py
-	@echo "[5/5] mmmambavision itself (seconds)"
-	@$(PIP) --no-build-isolation --no-deps -e .
+# mmcv's own set-up imports torch, psutil and pkg_resources, the last gone from setuptools 81 on.
+$(STAMP)-mmcv-compiled: $(STAMP)-package
+	@echo "[4/4] $(COMPILED), its operators compiled here (10 minutes on 2 cores; seconds when pip has it in its cache)"
+	@$(PIP) setuptools==80.9.0 wheel ninja psutil
+	@$(PY) -m pip uninstall --quiet --yes mmcv-lite onedl-mmcv
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" MMCV_WITH_OPS=1 $(PIP) --no-build-isolation $(COMPILED)
+	@$(PY) -c 'import mmcv._ext'
 	@touch $@

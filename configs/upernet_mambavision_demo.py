@@ -20,7 +20,8 @@ model = dict(
         in_channels=[32, 64, 128, 256], channels=channels, num_classes=5, norm_cfg=norm_cfg, dropout_ratio=0.,
         loss_decode=dict(class_weight=class_weight)),
     auxiliary_head=dict(
-        in_channels=128, channels=channels, num_classes=5, norm_cfg=norm_cfg, loss_decode=dict(class_weight=class_weight)))
+        in_channels=128, channels=channels, num_classes=5, norm_cfg=norm_cfg,
+        loss_decode=dict(class_weight=class_weight)))
 
 dataset = dict(
     _delete_=True, type='BaseSegDataset', data_root='data/shapes/ade', metainfo=metainfo, reduce_zero_label=True,

@@ -21,8 +21,8 @@ def test_exports():
 
 ALONE = """
 import sys
-for name in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm', 'transformers', 'huggingface_hub', 'safetensors', 'rich', 'tqdm',
-             'matplotlib', 'torchvision', {more}):
+for name in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm', 'transformers', 'huggingface_hub', 'safetensors', 'rich',
+             'tqdm', 'matplotlib', 'torchvision', {more}):
     sys.modules[name] = None
 import torch
 import mmmambavision
@@ -42,8 +42,8 @@ def test_with_torch_alone(more, tmp_path):
     """A forward and a backward pass, and weights from a file, in a process to which everything optional is hidden."""
     model = mmmambavision.MambaVision(dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4)))
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'x.pth')
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', ALONE.format(more=more), str(tmp_path / 'x.pth')], text=True,
-                          capture_output=True)
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', ALONE.format(more=more), str(tmp_path / 'x.pth')],
+                          text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ("['MambaVision', '__version__'] "
                            '[(2, 16, 16, 16), (2, 32, 8, 8), (2, 64, 4, 4), (2, 128, 2, 2)]\n')

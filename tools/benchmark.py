@@ -4,11 +4,11 @@ Names are configs, measured whole on random images with random weights, and the 
 with whole-map windows or, `-padded`, the released (112, 56); options follow a colon, as in
 mambavision-t:window_size=64,32:scan_backend=reference.
 
-Every model is run once to warm up, then all in turn (A B A B ...). Times are medians; ratios are medians of each round's
-ratio to the first model. Multiply-adds are counted without running: layers (linear and convolution), attention (q k^T and
-weights v), scan (3 N + 2 a channel and step); of detectors with 1000 proposals and 100 mask regions. A training step is
-forward, backward and AdamW, the loss of a backbone being the mean of its outputs. Peak memory is what is allocated on top
-of parameters and input while it runs, measured in a pass of its own.
+Every model is run once to warm up, then all in turn (A B A B ...). Times are medians; ratios are medians of each
+round's ratio to the first model. Multiply-adds are counted without running: layers (linear and convolution), attention
+(q k^T and weights v), scan (3 N + 2 per channel and step); of detectors with 1000 proposals and 100 mask regions. A
+training step is forward, backward and AdamW, the loss of a backbone being the mean of its outputs. Peak memory is what
+is allocated on top of parameters and input while it runs, measured in a pass of its own.
 """
 import argparse
 import csv
@@ -28,9 +28,9 @@ from rich.progress import Progress
 
 from mmmambavision.errors import UserError
 
-COLUMNS = dict(model='model', size='H x W', params='params M', layers='layers G', attention='attention G', scan='scan G',
-               forward='forward ms', images='images/s', forward_ratio='ratio', forward_memory='peak MiB', train='train ms',
-               train_ratio='ratio', train_memory='peak MiB', box_ap='box AP')
+COLUMNS = dict(model='model', size='H x W', params='params M', layers='layers G', attention='attention G',
+               scan='scan G', forward='forward ms', images='images/s', forward_ratio='ratio', forward_memory='peak MiB',
+               train='train ms', train_ratio='ratio', train_memory='peak MiB', box_ap='box AP')
 
 
 def parse_args(argv):
@@ -49,8 +49,8 @@ def parse_args(argv):
                         help='default: a GPU if there is one')
     parser.add_argument('--csv', type=Path, help='new file for the table')
     parser.add_argument('--markdown', action='store_true', help='print the table for a document')
-    parser.add_argument('--plot', type=Path, help='new image: speed against published box AP or, with several sizes, time '
-                                                  'and memory against pixels')
+    parser.add_argument('--plot', type=Path, help='new image: speed against published box AP or, with several sizes, '
+                                                  'time and memory against pixels')
     parser.add_argument('--paper-table', action='store_true',
                         help='print the published COCO table beside our counts and stop')
     args = parser.parse_args(argv)
@@ -159,7 +159,8 @@ def main(argv=None):
     if args.paper_table:
         import paper_table
         return show(paper_table.COLUMNS, list(paper_table.rows()), args.markdown)
-    name = torch.cuda.get_device_name(args.device) if torch.device(args.device).type == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
+    name = (torch.cuda.get_device_name(args.device) if torch.device(args.device).type == 'cuda'
+            else f'CPU, {torch.get_num_threads()} threads')
     how = ['bfloat16 autocast' if args.amp else 'float32', 'compiled' if args.compile else '',
            'batch norms folded' if args.fuse else '', f'{args.rounds} rounds']
     print(f"{name}; torch {torch.__version__}; Python {platform.python_version()}; batch {args.batch}, "

@@ -1,8 +1,9 @@
 """Time, memory and achieved bandwidth of every implementation of the selective scan: `python tools/benchmark_scan.py`.
 
-Shapes are those that the recipes produce. Bytes are what any implementation has to move: each input read and each output
-written once (forward), twice that and the gradients (forward and backward); a share of the bandwidth of a plain copy on
-the same device in the same run. Kept memory is what the forward pass leaves for the backward pass beside the inputs.
+Shapes are those that the recipes produce. Bytes are what any implementation has to move: each input read and each
+output written once (forward), twice that and the gradients (forward and backward); a share of the bandwidth of a plain
+copy on the same device in the same run. Kept memory is what the forward pass leaves for the backward pass beside the
+inputs.
 """
 import argparse
 import csv
@@ -19,7 +20,7 @@ from rich.progress import Progress
 from mmmambavision.ops import available_backends, selective_scan
 
 STATES = 8
-SHAPES = {  # sequences an image, channels, length: levels 2 and 3 of tiny
+SHAPES = {  # sequences per image, channels, length: levels 2 and 3 of tiny
     'COCO padded, level 2': (1, 160, 112 * 112), 'COCO padded, level 3': (1, 320, 56 * 56),
     'COCO whole map, level 2': (1, 160, 50 * 84), 'COCO whole map, level 3': (1, 320, 25 * 42),
     'ADE20K padded, level 2': (1, 160, 64 * 64), 'ADE20K padded, level 3': (1, 320, 32 * 32),
@@ -54,7 +55,7 @@ def median_seconds(function, device, seconds):
 
 
 def copy_bandwidth(device, seconds):
-    """Bytes a second of a plain copy, read and written bytes both counted."""
+    """Bytes per second of a plain copy, read and written bytes both counted."""
     source = torch.empty(64 * 2 ** 20, device=device)
     target = torch.empty_like(source)
     return 2 * source.numel() * 4 / median_seconds(lambda: target.copy_(source), device, seconds)
@@ -98,8 +99,9 @@ def measure(shape, batch, dtype, layout, backend, device, bandwidth, seconds):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--backends', nargs='+', choices=list(available_backends()), help='default: all present')
-    parser.add_argument('--batch', nargs='+', type=int, default=[1, 2, 16], help='images a batch; default 1 2 16')
-    parser.add_argument('--dtype', nargs='+', default=['float32', 'bfloat16'], choices=('float32', 'bfloat16', 'float16'))
+    parser.add_argument('--batch', nargs='+', type=int, default=[1, 2, 16], help='images per batch; default 1 2 16')
+    parser.add_argument('--dtype', nargs='+', default=['float32', 'bfloat16'],
+                        choices=('float32', 'bfloat16', 'float16'))
     parser.add_argument('--shapes', nargs='+', default=list(SHAPES), choices=SHAPES, metavar='SHAPE',
                         help='some of: %(choices)s')
     parser.add_argument('--layout', default='channels-last', choices=('channels-last', 'sequence-last'),
@@ -119,8 +121,8 @@ def main(argv=None):
     bandwidth = copy_bandwidth(device, args.seconds)
     name = torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
     print(f'{name}; torch {torch.__version__}; {args.layout}; a copy moves {bandwidth / 1e9:.1f} GB/s')
-    combinations = [(shape, batch, dtype, backend) for shape in args.shapes for batch in args.batch for dtype in args.dtype
-                    for backend in backends]
+    combinations = [(shape, batch, dtype, backend) for shape in args.shapes for batch in args.batch
+                    for dtype in args.dtype for backend in backends]
     rows = []
     with Progress(console=Console(stderr=True)) as progress:
         for shape, batch, dtype, backend in progress.track(combinations, description='measuring'):

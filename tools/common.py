@@ -65,8 +65,8 @@ def check_data(cfg, *loaders):
         if dataset is None or 'datasets' in dataset:
             continue
         if any(str(step.get('color_type', '')).startswith('gray') for step in dataset.get('pipeline', [])):
-            raise UserError(f"{key}.pipeline reads images with one channel (color_type='grayscale'), the backbone takes "
-                            'three: leave color_type out, and grey images are read with theirs three times')
+            raise UserError(f"{key}.pipeline reads images with one channel (color_type='grayscale'), the backbone "
+                            'takes three: leave color_type out, and grey images are read with theirs three times')
         files = {'ann_file': dataset.get('ann_file'),
                  **{f'data_prefix.{name}': prefix for name, prefix in dataset.get('data_prefix', {}).items()}}
         for name, file in files.items():

@@ -2,7 +2,7 @@
 
 Detectors are counted as in the published tables, 1000 proposals through every box head and 100 regions through every
 mask head; segmentors without their auxiliary head. Attention products (q k^T and weights v) and scans (3 N + 2
-multiply-adds a channel and step) have columns of their own, since published figures leave them out.
+multiply-adds per channel and step) have columns of their own, since published figures leave them out.
 """
 import argparse
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Slim a checkpoint to its weights: `python tools/convert_checkpoint.py CHECKPOINT OUT.safetensors` (or OUT.pth).
 
-Detectors and segmentors keep all their weights and classifiers those of their backbone, under the names of this package;
-optimizers, logs and arguments go. OUT.pth is mmengine's form; both load as any checkpoint does.
+Detectors and segmentors keep all their weights and classifiers those of their backbone, under the names of this
+package; optimizers, logs and arguments go. OUT.pth is mmengine's form; both load as any checkpoint does.
 """
 import argparse
 from pathlib import Path

@@ -126,7 +126,8 @@ def _batch(model, batch, size):
         for _ in range(batch):
             labels = PixelData(data=torch.randint(model.decode_head.num_classes, (1, *size)))
             samples.append(SegDataSample(gt_sem_seg=labels, metainfo=dict(img_shape=size, ori_shape=size)))
-        return dict(inputs=[torch.randint(256, (3, *size), dtype=torch.uint8) for _ in range(batch)], data_samples=samples)
+        return dict(inputs=[torch.randint(256, (3, *size), dtype=torch.uint8) for _ in range(batch)],
+                    data_samples=samples)
     from mmdet.testing import demo_mm_inputs
     head = complexity.as_list(model.roi_head.bbox_head)[0] if hasattr(model, 'roi_head') else model.bbox_head
     return demo_mm_inputs(batch, [(3, *size)] * batch, [10] * batch, head.num_classes, with_mask=True)

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import track
 
 CONFIG = Path(__file__).parent.parent / 'configs' / 'cascade_mask_rcnn_mambavision_t_wholemap.py'
-COLUMNS = ('backbone', 'params M', 'published', 'FLOPs G', 'with attention', 'scan', 'published', 'off', 'box AP', 'mask AP')
+COLUMNS = ('backbone', 'params M', 'published', 'FLOPs G', 'with attention', 'scan', 'published', 'off',
+           'box AP', 'mask AP')
 
 
 def measure(name, size=(800, 1280)):
@@ -35,5 +36,6 @@ def rows():
         published_params, published_flops, box, mask = peers.PUBLISHED[name]
         params, (layers, attention, scan) = measure(name)
         compared = layers + attention if name == 'deit-s' else layers
-        yield [name, f'{params:.1f}', str(published_params), f'{layers:.0f}', f'{layers + attention:.0f}', f'{scan:.1f}',
-               str(published_flops), f'{compared / published_flops - 1:+.1%}', f'{box:.1f}', f'{mask:.1f}']
+        yield [name, f'{params:.1f}', str(published_params), f'{layers:.0f}', f'{layers + attention:.0f}',
+               f'{scan:.1f}', str(published_flops), f'{compared / published_flops - 1:+.1%}', f'{box:.1f}',
+               f'{mask:.1f}']

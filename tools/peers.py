@@ -63,8 +63,9 @@ BACKBONES = {
 # Published Cascade Mask R-CNN on COCO at 1280x800 (arXiv 2407.08083, table 4): parameters M, FLOPs G, box AP, mask AP.
 PUBLISHED = {
     'deit-s': (80, 889, 48.0, 41.4), 'resnet50': (82, 739, 46.3, 40.1), 'swin-t': (86, 745, 50.4, 43.7),
-    'convnext-t': (86, 741, 50.4, 43.7), 'mambavision-t': (86, 740, 51.1, 44.3), 'resnext101-32x4d': (101, 819, 48.1, 41.6),
-    'swin-s': (107, 838, 51.9, 45.0), 'convnext-s': (108, 827, 51.9, 45.0), 'mambavision-s': (108, 828, 52.3, 45.2),
+    'convnext-t': (86, 741, 50.4, 43.7), 'mambavision-t': (86, 740, 51.1, 44.3),
+    'resnext101-32x4d': (101, 819, 48.1, 41.6), 'swin-s': (107, 838, 51.9, 45.0),
+    'convnext-s': (108, 827, 51.9, 45.0), 'mambavision-s': (108, 828, 52.3, 45.2),
     'resnext101-64x4d': (140, 972, 48.3, 41.7), 'swin-b': (145, 982, 51.9, 45.0), 'convnext-b': (146, 964, 52.7, 45.6),
     'mambavision-b': (145, 964, 52.8, 45.7),
 }

@@ -15,7 +15,8 @@ def parse_args(argv=None):
     parser.add_argument('checkpoint', help='checkpoint file, URL or hf://owner/repository')
     parser.add_argument('--out', type=Path, help='new file for the predictions, .pkl')
     parser.add_argument('--show-dir', help='folder for pictures of predictions, in the run\'s folder unless absolute')
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation, by tta_model and tta_pipeline of the config')
+    parser.add_argument('--tta', action='store_true',
+                        help='test-time augmentation, by tta_model and tta_pipeline of the config')
     return parser.parse_args(argv)
 
 
@@ -44,8 +45,8 @@ def augment(cfg):
     """Test-time augmentation by the config's tta_model and tta_pipeline; flips, as in mmdet's own tool, by default."""
     if cfg.get('default_scope') != 'mmseg':
         if cfg.model.get('roi_head', {}).get('mask_head') or cfg.model.get('mask_head'):
-            raise UserError("mmdet's test-time augmentation merges boxes and no masks: for the boxes alone, add --cfg-options "
-                            'model.roi_head.mask_head=None test_evaluator.metric=bbox')
+            raise UserError("mmdet's test-time augmentation merges boxes and no masks: for the boxes alone, add "
+                            '--cfg-options model.roi_head.mask_head=None test_evaluator.metric=bbox')
         cfg.setdefault('tta_model', dict(
             type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)))
         if 'tta_pipeline' not in cfg:

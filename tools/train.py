@@ -32,8 +32,8 @@ def apply_options(cfg, args):
         cfg.model.backbone.update(dict.fromkeys(WEIGHTS_KEYS & cfg.model.backbone.keys()))
     if args.auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-            raise UserError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config: the batch size '
-                            'over all processes that its learning rate is for')
+            raise UserError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config: the batch '
+                            'size over all processes that its learning rate is for')
         cfg.auto_scale_lr.enable = True
     resume = args.resume or cfg.get('resume') and (cfg.get('load_from') or 'auto')
     if resume == 'auto':
@@ -53,7 +53,8 @@ def checkpoints(work_dir):
 
 
 def latest_checkpoint(work_dir):
-    """The last checkpoint in a work dir that can be read; one half written when its process was killed is passed over."""
+    """The last checkpoint in a work dir that can be read; one half written when its process was
+    killed is passed over."""
     for path in checkpoints(work_dir):
         try:
             read_checkpoint(path)
@@ -82,8 +83,8 @@ def check_weights(cfg):
         try:
             load_checkpoint(source)
         except UnreachableError as error:
-            raise UserError(f"{error}. The backbone's weights by path: --cfg-options model.backbone.{key}=FILE; none, which "
-                            'falls short of the published results: --from-scratch') from None
+            raise UserError(f"{error}. The backbone's weights by path: --cfg-options model.backbone.{key}=FILE; none, "
+                            'which falls short of the published results: --from-scratch') from None
 
 
 def check_batch(cfg):
@@ -99,9 +100,9 @@ def check_batch(cfg):
         return
     together = world_size(cfg) if (pooled.get('norm_cfg') or {}).get('type') == 'SyncBN' else 1
     if together == 1 and 'BN' in (pooled.get('norm_cfg') or {}).get('type', ''):
-        raise UserError(f'{pooled.type} pools the map to 1x1, where a batch norm cannot train on one image: this recipe is for '
-                        'one image on each of several GPUs (torchrun ... --launcher pytorch). On one, add --auto-scale-lr '
-                        '--cfg-options train_dataloader.batch_size=2, or as many as fit')
+        raise UserError(f'{pooled.type} pools the map to 1x1, where a batch norm cannot train on one image: this '
+                        'recipe is for one image on each of several GPUs (torchrun ... --launcher pytorch). On one, '
+                        'add --auto-scale-lr --cfg-options train_dataloader.batch_size=2, or as many as fit')
 
 
 def main(argv=None):

@@ -27,8 +27,8 @@ def fetch(name):
     """Path of a checkpoint given as a path, a URL, hf://owner/repository (its one checkpoint) or
     hf://owner/repository/file; local paths are not looked at.
 
-    One process of a machine downloads while the others wait. In a process group all have to call this, and if any of them
-    cannot have the file, all of them raise its error.
+    One process of a machine downloads while the others wait. In a process group all have to call this, and if any of
+    them cannot have the file, all of them raise its error.
 
     Raises:
         UserError: an hf:// name of another form, or a repository with no checkpoint or several.
@@ -112,7 +112,8 @@ def read_checkpoint(path, map_location='cpu'):
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise UnreachableError(f'checkpoint not found: {path}. Give the path of a file, a URL, or hf://owner/repository')
+        raise UnreachableError(f'checkpoint not found: {path}. Give the path of a file, a URL, or '
+                               'hf://owner/repository')
     try:
         if path.suffix == '.safetensors':
             return _read_safetensors(path, map_location)
@@ -123,8 +124,8 @@ def read_checkpoint(path, map_location='cpu'):
             raise UserError(
                 f'{path} was not loaded: it asks for {found[1]}, which is not on the list of harmless classes, and '
                 'unpickling it could run code. If you trust the class, allow it: '
-                f'torch.serialization.add_safe_globals([{found[1].split(".")[-1]}]). If you trust the author, save the weights '
-                'alone where the file can be loaded: torch.save(checkpoint["state_dict"], ...)') from None
+                f'torch.serialization.add_safe_globals([{found[1].split(".")[-1]}]). If you trust the author, save the '
+                'weights alone where the file can be loaded: torch.save(checkpoint["state_dict"], ...)') from None
         raise UserError(f'{path} is not a checkpoint, or it is damaged or half written: {_first_line(error)}') from None
 
 
@@ -141,7 +142,8 @@ def _read_safetensors(path, map_location):
     if map_location is None or str(map_location) == 'cpu':
         return tensors
     if callable(map_location):  # of storages, and None for where they are
-        devices = {name: getattr(map_location(t.untyped_storage(), 'cpu'), 'device', 'cpu') for name, t in tensors.items()}
+        devices = {name: getattr(map_location(t.untyped_storage(), 'cpu'), 'device', 'cpu')
+                   for name, t in tensors.items()}
     else:
         device = map_location.get('cpu', 'cpu') if isinstance(map_location, dict) else map_location
         devices = dict.fromkeys(tensors, device)

@@ -50,8 +50,8 @@ def backbone_weights(checkpoint):
     prefixes = sorted((key[:-len(STEM)] for key in state if isinstance(key, str) and key.endswith(STEM)), key=len)
     prefix = next((prefix for prefix in prefixes if _is_mambavision(state, prefix)), None)
     if prefix is None:
-        raise UserError(f"the checkpoint holds no MambaVision: no name in it ends in {STEM}, or the levels behind it are of "
-                        f"another network; it has {', '.join(list(map(str, state))[:3]) or 'nothing'}, ...")
+        raise UserError(f"the checkpoint holds no MambaVision: no name in it ends in {STEM}, or the levels behind it "
+                        f"are of another network; it has {', '.join(list(map(str, state))[:3]) or 'nothing'}, ...")
     weights, rest = {}, []
     for key, value in state.items():
         name = key[len(prefix):]
@@ -77,7 +77,8 @@ def state_dict_of(checkpoint):
 
 
 def _is_mambavision(state, prefix):
-    """Whether the third level, if there is one, has MambaVision's mixers: FasterViT, for one, shares the stem's names."""
+    """Whether the third level, if there is one, has MambaVision's mixers: FasterViT, for one,
+    shares the stem's names."""
     level = f'{prefix}levels.2.blocks.'
     blocks = [key for key in state if key.startswith(level)]
     return not blocks or any(key.startswith(f'{level}0.mixer.') for key in blocks)
@@ -93,7 +94,8 @@ def is_classifier(checkpoint):
 
 
 def describe(weights):
-    """The sizes of the network that a backbone's weights belong to, as `MambaVision(arch=...)` takes them, but for heads."""
+    """The sizes of the network that a backbone's weights belong to, as `MambaVision(arch=...)` takes them, without
+    the numbers of heads."""
     stem_out = weights.get('patch_embed.conv_down.3.weight')
     return dict(dim=None if stem_out is None else stem_out.shape[0], in_dim=weights[STEM].shape[0],
                 depths=tuple(len(_blocks(weights, level)) for level in range(4)),
@@ -120,7 +122,8 @@ def looks_like(weights):
 
 
 def fit(weights, model):
-    """A backbone's weights for a model of the same sizes, the stem adapted where it takes other images than of 3 channels.
+    """A backbone's weights for a model of the same sizes, the stem adapted where it takes other images than
+    of 3 channels.
 
     Weights may lack parts of the model or have more than it; no more is asked than that what both have is one network.
 
@@ -166,8 +169,8 @@ def _first_difference(weights, own):
 
 
 def adapt_to_channels(weight, channels):
-    """A convolution's weight (out, 3, h, w) for images of another number of channels: their sum for one, else repeated in
-    turn and scaled by 3 / channels, so that equal channels give what they gave."""
+    """A convolution's weight (out, 3, h, w) for images of another number of channels: their sum for one, else
+    repeated in turn and scaled by 3 / channels, so that equal channels give what they gave."""
     if channels == 1:
         return weight.sum(1, keepdim=True)
     repeated = weight.repeat(1, -(-channels // 3), 1, 1)[:, :channels]

@@ -11,7 +11,8 @@ class Stem(nn.Module):
     def __init__(self, in_channels, in_dim, dim):
         super().__init__()
         self.conv_down = nn.Sequential(
-            nn.Conv2d(in_channels, in_dim, 3, 2, 1, bias=False), nn.BatchNorm2d(in_dim, eps=1e-4), nn.ReLU(inplace=True),
+            nn.Conv2d(in_channels, in_dim, 3, 2, 1, bias=False), nn.BatchNorm2d(in_dim, eps=1e-4),
+            nn.ReLU(inplace=True),
             nn.Conv2d(in_dim, dim, 3, 2, 1, bias=False), nn.BatchNorm2d(dim, eps=1e-4), nn.ReLU(inplace=True))
 
     def forward(self, x):
@@ -30,8 +31,8 @@ class Downsample(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016): in training a sample's branch becomes 0 with probability `drop_prob`, less than
-    1, and the others are scaled so that the mean stays."""
+    """Stochastic depth (Huang et al. 2016): in training a sample's branch becomes 0 with probability `drop_prob`, less
+    than 1, and the others are scaled so that the mean stays."""
 
     def __init__(self, drop_prob=0.):
         super().__init__()

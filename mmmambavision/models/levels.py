@@ -79,7 +79,8 @@ class HybridLevel(Level):
         return x.permute(0, 3, 1, 2)
 
     def _run_on_any_size(self, x):
-        """What `forward` does, in operations that are the same for every size: with or without padding, one window or more.
+        """What `forward` does, in operations that are the same for every size: with or without padding,
+        one window or more.
 
         Tokens are fetched by their places in windows, -1 where there is padding, and fetched back.
         """
@@ -89,7 +90,8 @@ class HybridLevel(Level):
         row, column = (torch.arange(side, device=x.device) for side in (height, width))
         window = (row // self.window)[:, None] * columns + column // self.window
         place = (window * area + (row % self.window)[:, None] * self.window + column % self.window).flatten()
-        # By way of a tensor, torch forgets how many windows the sample has; it would keep a graph for one window to one.
+        # By way of a tensor, torch forgets how many windows the sample has; it would keep a graph for one
+        # window to one.
         count = torch.scalar_tensor(rows * columns, dtype=torch.int64).item()
         torch._check(count >= 1)
         source = torch.full((count * area,), -1, dtype=torch.int64, device=x.device)
@@ -130,7 +132,8 @@ def run_again_later(block, *arguments):
 
 
 class _OnCopies:
-    """Context, entered as often as need be, in which batch norms count on copies: each batch has been counted already."""
+    """Context, entered as often as need be, in which batch norms count on copies: each batch has been
+    counted already."""
 
     def __init__(self, norms):
         self.norms = norms
@@ -139,7 +142,8 @@ class _OnCopies:
     def __enter__(self):
         self.originals.append([dict(norm._buffers) for norm in self.norms])
         for norm in self.norms:
-            norm._buffers.update({name: None if value is None else value.clone() for name, value in norm._buffers.items()})
+            norm._buffers.update({name: None if value is None else value.clone()
+                                  for name, value in norm._buffers.items()})
 
     def __exit__(self, *_):
         for norm, buffers in zip(self.norms, self.originals.pop()):

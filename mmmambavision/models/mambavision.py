@@ -21,7 +21,8 @@ class MambaVision(nn.Module):
 
     Args:
         arch: a preset (tiny, tiny2, small, base, large, large2, large3, or t, t2, s, b, l, l2, l3), or a dict with
-            dim, in_dim (stem channels), depths and num_heads (one per level) and, optionally, layer_scale and mlp_ratio.
+            dim, in_dim (stem channels), depths and num_heads (one per level) and, optionally, layer_scale and
+            mlp_ratio.
         window_size: None, the whole map: one window that is exactly the map, whatever its size. An integer, or two for
             levels 2 and 3 (each may be None): windows of that side in tokens, and maps padded to them. Of a released
             4-entry tuple the last two count.
@@ -33,8 +34,8 @@ class MambaVision(nn.Module):
         norm_eval: keep batch norms in eval mode in training.
         with_cp: activation checkpointing of every block.
         scan_backend: implementation of the selective scan, see `mmmambavision.ops.selective_scan`.
-        init_cfg: dict(type='Pretrained', checkpoint=...), a released checkpoint in any form by path, URL or hf:// name, for
-            `init_weights()` to load. Without it, weights are initialised as in the released training.
+        init_cfg: dict(type='Pretrained', checkpoint=...), a released checkpoint in any form by path, URL or hf:// name,
+            for `init_weights()` to load. Without it, weights are initialised as in the released training.
 
     Raises:
         UserError: (a ValueError) for arguments that do not describe a network, or an input that is not a float tensor
@@ -81,11 +82,12 @@ class MambaVision(nn.Module):
 
     def forward(self, x):
         if x.dim() != 4 or x.shape[1] != self.in_channels:
-            raise UserError(f'this MambaVision takes images (B, {self.in_channels}, H, W), got {tuple(x.shape)}; in_channels '
-                            'sets the number of channels (mmdet and mmseg read grey images with 3 by default)')
+            raise UserError(f'this MambaVision takes images (B, {self.in_channels}, H, W), got {tuple(x.shape)}; '
+                            'in_channels sets the number of channels (mmdet and mmseg read grey images with 3 by '
+                            'default)')
         if not x.is_floating_point():
-            raise UserError(f'MambaVision takes normalised images of a float type, got {x.dtype}: subtract the mean and '
-                            "divide by the standard deviation first, as a detector's data_preprocessor does")
+            raise UserError(f'MambaVision takes normalised images of a float type, got {x.dtype}: subtract the mean '
+                            "and divide by the standard deviation first, as a detector's data_preprocessor does")
         zero = self._zero_of_all_norms() if self.training and torch.is_grad_enabled() else None
         x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
         outputs = []
@@ -100,8 +102,8 @@ class MambaVision(nn.Module):
     def _zero_of_all_norms(self):
         """0, and a function of every norm on the outputs.
 
-        Added to their weights, it gives the norm of a map that a head leaves out (RetinaNet's and FCN's do) a gradient of
-        0 instead of none, at which distributed training would stop.
+        Added to their weights, it gives the norm of a map that a head leaves out (RetinaNet's and FCN's do) a gradient
+        of 0 instead of none, at which distributed training would stop.
         """
         norms = [getattr(self, f'outnorm{i}') for i in self.out_indices]
         return 0. * sum(parameter.sum() for norm in norms for parameter in norm.parameters())
@@ -125,8 +127,8 @@ class MambaVision(nn.Module):
             return
         if not isinstance(self.init_cfg, dict) or self.init_cfg.get('type') != 'Pretrained' or not self.init_cfg.get(
                 'checkpoint'):
-            raise UserError("init_cfg must be dict(type='Pretrained', checkpoint=<path, URL or hf://owner/repository>) or None "
-                            f'for the initialisation of the released training, got {self.init_cfg!r}')
+            raise UserError("init_cfg must be dict(type='Pretrained', checkpoint=<path, URL or hf://owner/repository>) "
+                            f'or None for the initialisation of the released training, got {self.init_cfg!r}')
         load_weights(self, self.init_cfg['checkpoint'])
         self.is_init = True  # to mmengine: not again
 
@@ -204,8 +206,8 @@ def parse_windows(window_size):
     if len(windows) == NUM_LEVELS:
         windows = windows[2:]
     if len(windows) != 2 or not all(w is None or (type(w) is int and w > 0) for w in windows):
-        raise UserError('window_size must be None for the whole map, a positive integer, or two entries, for levels 2 and 3 '
-                        f'(or a released four), each a positive integer or None; got {window_size!r}')
+        raise UserError('window_size must be None for the whole map, a positive integer, or two entries, for levels 2 '
+                        f'and 3 (or a released four), each a positive integer or None; got {window_size!r}')
     return windows
 
 

@@ -14,9 +14,10 @@ KERNEL_SIZE = 3
 def linear(layer, tokens):
     """`layer(tokens)` for tokens (B, L, C), as a 1x1 convolution where that is faster.
 
-    On a CPU torch gives convolutions in float32 to oneDNN and linear layers to BLAS, which is slower on some CPUs (a fifth
-    on an AMD EPYC with MKL) and adds the bias in a pass of its own. Compiled and exported graphs have linear layers, and
-    so has everything that somebody else put in a layer's place or hooked to it (quantised layers, adapters, pruning).
+    On a CPU torch gives convolutions in float32 to oneDNN and linear layers to BLAS, which is slower on some CPUs (a
+    fifth on an AMD EPYC with MKL) and adds the bias in a pass of its own. Compiled and exported graphs have linear
+    layers, and so has everything that somebody else put in a layer's place or hooked to it (quantised layers, adapters,
+    pruning).
     """
     plain = type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks
                                               or layer._backward_pre_hooks)
@@ -27,7 +28,8 @@ def linear(layer, tokens):
 
 
 class MambaVisionMixer(nn.Module):
-    """Selective scan over one half of the channels beside a convolved gate of the other (arXiv 2407.08083, section 3.2).
+    """Selective scan over one half of the channels beside a convolved gate of the other (arXiv 2407.08083,
+    section 3.2).
 
     Args:
         dim: channels C, even. The scan and the gate each take C / 2.

@@ -1,11 +1,12 @@
 """All that knows mmengine, mmcv, mmdet or mmseg; importing it registers the package there."""
 import logging
 
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import print_log
 from mmengine.registry import MODELS
 
 from ..models.mambavision import MambaVision
-from . import loading
+from . import loading, mmcv_ops
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .released import MMMambaVision
 
@@ -19,7 +20,9 @@ class _ToMMEngine(logging.Handler):
         print_log(record.getMessage(), logger='current', level=record.levelno)
 
 
-MODELS.register_module(module=MambaVision)
+mmcv_ops.install()
 loading.install()
+MODELS.register_module(module=MambaVision)
+MODULE2PACKAGE['mmmambavision'] = 'mmmambavision'  # _base_ = 'mmmambavision::CONFIG.py', of an installed wheel
 logging.getLogger('mmmambavision').addHandler(_ToMMEngine())
 logging.getLogger('mmmambavision').setLevel(logging.INFO)

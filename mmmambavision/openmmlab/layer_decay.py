@@ -21,8 +21,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
         self.rate = (paramwise_cfg or {}).get('layer_decay_rate')
         if not isinstance(self.rate, (int, float)) or not 0 < self.rate <= 1:
-            raise UserError('LayerDecayOptimWrapperConstructor needs paramwise_cfg.layer_decay_rate, more than 0 and at most '
-                            f'1, got {self.rate!r}')
+            raise UserError('LayerDecayOptimWrapperConstructor needs paramwise_cfg.layer_decay_rate, more than 0 and '
+                            f'at most 1, got {self.rate!r}')
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
 
     def add_params(self, params, module, prefix='', **kwargs):
@@ -36,7 +36,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             logger.removeFilter(_before_decay)
         backbone = getattr(module, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
-            raise UserError(f'{type(backbone or module).__name__} does not answer get_layer_depth, which layer decay needs')
+            raise UserError(f'{type(backbone or module).__name__} does not answer get_layer_depth, '
+                            'which layer decay needs')
         depths = {parameter: backbone.get_layer_depth(name) for name, parameter in backbone.named_parameters()}
         names = {parameter: name for name, parameter in module.named_parameters()}
         print_log(f'layer decay {self.rate}: options of each parameter', logger='current')

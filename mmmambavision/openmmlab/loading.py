@@ -28,14 +28,14 @@ def load_from_disk_or_url(filename, map_location='cpu', **_):
     if not is_classifier(checkpoint):
         return checkpoint
     weights, rest = backbone_weights(checkpoint)
-    print_log(f'{filename}: a classifier; took the {len(weights)} tensors of its backbone, left out {group_names(rest)}',
-              logger='current')
+    print_log(f'{filename}: a classifier; took the {len(weights)} tensors of its backbone, left out '
+              f'{group_names(rest)}', logger='current')
     return dict(state_dict={f'backbone.{name}': value for name, value in weights.items()}, meta={})
 
 
 def load_state_dict(module, state_dict, strict=False, logger=None):
-    """mmengine's, which goes on whatever the shapes, after a look whether a `MambaVision` in the model is the network that
-    its weights are of.
+    """mmengine's, which goes on whatever the shapes, after a look whether a `MambaVision` in the model is the network
+    that its weights are of.
 
     A `MambaVision` by itself takes its weights from behind any prefix.
 

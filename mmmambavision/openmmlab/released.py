@@ -7,8 +7,8 @@ from ..models.mambavision import MambaVision
 
 # Left over in released configs from the ResNet and Swin configs that they inherit; their code swallows them.
 LEFTOVERS = {'depth', 'num_stages', 'frozen_stages', 'norm_cfg', 'norm_eval', 'style', 'init_cfg',
-             'pretrain_img_size', 'embed_dims', 'patch_size', 'strides', 'qkv_bias', 'qk_scale', 'patch_norm', 'drop_rate',
-             'attn_drop_rate', 'use_abs_pos_embed', 'act_cfg'}
+             'pretrain_img_size', 'embed_dims', 'patch_size', 'strides', 'qkv_bias', 'qk_scale', 'patch_norm',
+             'drop_rate', 'attn_drop_rate', 'use_abs_pos_embed', 'act_cfg'}
 EFFECTIVE_DROP_PATH_RATE = 0.2
 
 
@@ -35,15 +35,17 @@ class MMMambaVision(MambaVision):
                  out_indices=(0, 1, 2, 3), pretrained=None, drop_path_rate=EFFECTIVE_DROP_PATH_RATE, norm_layer='ln2d',
                  **leftovers):
         if unknown := leftovers.keys() - LEFTOVERS:
-            raise UserError(f"MM_mamba_vision takes the released configs' arguments, which {', '.join(sorted(unknown))} is "
-                            "not among; type='MambaVision' has more options")
+            raise UserError("MM_mamba_vision takes the released configs' arguments, which "
+                            f"{', '.join(sorted(unknown))} is not among; type='MambaVision' has more options")
         if norm_layer != 'ln2d':
             raise UserError(f"MM_mamba_vision has norm_layer='ln2d' only, got {norm_layer!r}")
         if drop_path_rate != EFFECTIVE_DROP_PATH_RATE:
-            print_log(f'MM_mamba_vision: the config asks for drop_path_rate={drop_path_rate}; {EFFECTIVE_DROP_PATH_RATE} is '
-                      "used, as in the released training. type='MambaVision' takes any rate", logger='current')
+            print_log(f'MM_mamba_vision: the config asks for drop_path_rate={drop_path_rate}; '
+                      f"{EFFECTIVE_DROP_PATH_RATE} is used, as in the released training. type='MambaVision' takes "
+                      'any rate', logger='current')
         if leftovers:
-            print_log(f"MM_mamba_vision ignores, as the released code does: {', '.join(sorted(leftovers))}", logger='current')
+            print_log(f"MM_mamba_vision ignores, as the released code does: {', '.join(sorted(leftovers))}",
+                      logger='current')
         super().__init__(
             arch=dict(dim=dim, in_dim=in_dim, depths=depths, num_heads=num_heads, mlp_ratio=mlp_ratio,
                       layer_scale=layer_scale),

@@ -379,11 +379,13 @@ def test_channels_are_repeated_in_turn():
 def test_stem_of_other_weights_is_an_error(tmp_path):
     torch.save(MambaVision(NANO, in_channels=4).state_dict(), tmp_path / 'x.pth')
     model = MambaVision(NANO, in_channels=1, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth')))
-    with pytest.raises(ValueError, match=r"x.pth: the checkpoint's stem takes images of 4 channels, .* set in_channels=4"):
+    with pytest.raises(ValueError, match=r"x.pth: the checkpoint's stem takes images of 4 channels, "
+                                         r'.* set in_channels=4'):
         model.init_weights()
 
 
-@pytest.mark.parametrize('init_cfg', [dict(type='Kaiming'), dict(type='Pretrained'), 'x.pth', [dict(type='Pretrained')]])
+@pytest.mark.parametrize('init_cfg', [
+    dict(type='Kaiming'), dict(type='Pretrained'), 'x.pth', [dict(type='Pretrained')]])
 def test_other_init_cfgs_get_a_sentence(init_cfg):
     with pytest.raises(ValueError, match="init_cfg must be dict\\(type='Pretrained', checkpoint="):
         MambaVision(NANO, init_cfg=init_cfg).init_weights()

@@ -56,7 +56,8 @@ def test_gradients(name, backend):
     assert loss.item() == pytest.approx(float(golden['loss']), rel=1e-4)
     for key, parameter in model.named_parameters():
         sample = parameter.grad.cpu().flatten()[seeded.sample_index(parameter.numel(), 16)]
-        if key.endswith(('conv1.bias', 'conv2.bias')):  # before a batch norm in training mode: exactly 0, stored as noise
+        # Before a batch norm in training mode: exactly 0, stored as noise.
+        if key.endswith(('conv1.bias', 'conv2.bias')):
             assert sample.abs().max() < 1e-3, key
         else:
             assert relative_error(sample, golden[f'grad/{key}']) < 1e-4, key

@@ -90,8 +90,8 @@ def test_whole_map_window_is_the_window_of_that_size():
 def test_leaving_out_what_is_cropped_changes_nothing(depth, with_cp):
     """One padded window, as released for COCO: the last block computes only what survives the crop."""
     torch.manual_seed(0)
-    level = HybridLevel(16, [0.] * depth, False, num_heads=2, window=9, mlp_ratio=4., layer_scale=.5, scan_backend='auto',
-                        with_cp=with_cp).double()
+    level = HybridLevel(16, [0.] * depth, False, num_heads=2, window=9, mlp_ratio=4., layer_scale=.5,
+                        scan_backend='auto', with_cp=with_cp).double()
     x, cotangent = torch.randn(2, 16, 8, 6).double().requires_grad_(), torch.randn(2, 16, 8, 6).double()
 
     def everything(x):

@@ -53,7 +53,8 @@ def test_checkpointed_blocks_keep_nothing(frozen_stages, norm_eval):
     def kept_bytes(model):
         sizes = {}
         with torch.autograd.graph.saved_tensors_hooks(
-                lambda t: sizes.setdefault(t.untyped_storage().data_ptr(), t.untyped_storage().nbytes()) and t, lambda t: t):
+                lambda t: sizes.setdefault(t.untyped_storage().data_ptr(), t.untyped_storage().nbytes()) and t,
+                lambda t: t):
             outputs = model.train()(x)
         return sum(sizes.values()), outputs
 
@@ -155,7 +156,8 @@ def test_second_derivatives():
         return value
 
     direction = torch.randn_like(weight)
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # torch's others have no second derivatives
+    # Torch's others have no second derivatives.
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         second, = torch.autograd.grad((gradient() * direction).sum(), weight)
     with torch.no_grad():
         steps = []

@@ -127,17 +127,18 @@ def test_comparison_recipes(name, epochs):
 
 
 RELEASED_ARGUMENTS = dict(
-    out_indices=(0, 1, 2, 3), pretrained=None, depths=(1, 3, 8, 4), num_heads=(2, 4, 8, 16), window_size=(8, 8, 112, 56),
-    dim=80, in_dim=32, mlp_ratio=4, drop_path_rate=0.3, norm_layer='ln2d', layer_scale=None, depth=50, num_stages=4,
-    frozen_stages=1, norm_cfg=dict(type='BN', requires_grad=True), norm_eval=True, style='pytorch',
-    init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50'))
+    out_indices=(0, 1, 2, 3), pretrained=None, depths=(1, 3, 8, 4), num_heads=(2, 4, 8, 16),
+    window_size=(8, 8, 112, 56), dim=80, in_dim=32, mlp_ratio=4, drop_path_rate=0.3, norm_layer='ln2d',
+    layer_scale=None, depth=50, num_stages=4, frozen_stages=1, norm_cfg=dict(type='BN', requires_grad=True),
+    norm_eval=True, style='pytorch', init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50'))
 
 
 def test_released_configs_run_unchanged(logged):
     cfg = load('cascade_mask_rcnn_mambavision_t')
     cfg.model.backbone = dict(type='MM_mamba_vision', **RELEASED_ARGUMENTS)
     model = build(cfg)
-    manifest = json.loads((TESTS / 'data' / 'manifests' / f"{RELEASED['cascade_mask_rcnn_mambavision_t']}.json").read_text())
+    path = TESTS / 'data' / 'manifests' / f"{RELEASED['cascade_mask_rcnn_mambavision_t']}.json"
+    manifest = json.loads(path.read_text())
     assert {k: list(v.shape) for k, v in model.state_dict().items()} == manifest
     assert drop_paths(model)[-1] == pytest.approx(.2)
     assert sum('drop_path_rate=0.3; 0.2 is used' in line for line in logged) == 1

@@ -118,7 +118,8 @@ def test_segmentor(name, tmp_path):
 
 
 def train_in_two_processes(folder):
-    """Every model for three steps under DistributedDataParallel, which stops where parameters are left without gradient."""
+    """Every model for three steps under DistributedDataParallel, which stops where parameters are left
+    without gradient."""
     torch.distributed.init_process_group('gloo')
     rank = torch.distributed.get_rank()
     folder = folder / str(rank)
@@ -142,8 +143,8 @@ def train_in_two_processes(folder):
 
 @pytest.mark.slow
 def test_two_processes_train_every_model(tmp_path):
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', str(free_port()),
-               '--module', 'tests.openmmlab.test_drop_in', str(tmp_path)]
+    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2',
+               '--master_port', str(free_port()), '--module', 'tests.openmmlab.test_drop_in', str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           env={**os.environ, 'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0, done.stdout

@@ -153,7 +153,7 @@ def overlap(a, b, offset=0):
 
 def plain_nms(boxes, scores, threshold, offset=0):
     boxes, kept = boxes.numpy(), []
-    for i in np.argsort(-scores.numpy(), kind='stable'):
+    for i in scores.sort(0, descending=True).indices.tolist():
         if all(overlap(boxes[j], boxes[i], offset) <= np.float32(threshold) for j in kept):
             kept.append(i)
     return torch.tensor(kept, dtype=torch.long)
@@ -167,11 +167,18 @@ def test_nms(offset):
     check(dets, torch.cat([boxes, scores[:, None]], 1)[kept])
 
 
-@stand_in
-def test_nms_takes_the_first_of_equal_scores():
-    """And an overlap that is the threshold suppresses nothing, whole numbers having many."""
-    boxes, scores = random_boxes(150, 8).round(), torch.randint(0, 4, (150,)) / 4
+@pytest.mark.parametrize('number', [3, 60, 700])
+def test_nms_of_equal_scores(number):
+    """Which of them is first, torch's sort decides. An overlap that is the threshold, as many are here, is none."""
+    boxes, scores = random_boxes(number, 8).round(), torch.randint(0, 4, (number,)) / 4
     check(ops.nms(boxes, scores, .6)[1], plain_nms(boxes, scores, .6))
+    groups = ops.nms_match(torch.cat([boxes, scores[:, None]], 1), .6)
+    left = scores.sort(0, descending=True).indices.tolist()
+    while left:
+        group = [left[0]] + [i for i in left[1:] if overlap(boxes[left[0]].numpy(), boxes[i].numpy()) >= np.float32(.6)]
+        assert groups.pop(0).tolist() == group
+        left = [i for i in left if i not in group]
+    assert groups == []
 
 
 def test_nms_at_its_threshold():
@@ -620,6 +627,7 @@ def test_autocast(dtype):
 
 
 @stand_in
+@pytest.mark.filterwarnings('ignore:.*create_unbacked_symint:FutureWarning')
 def test_compiled_graph():
     """torch.compile keeps gradients, and has no graph break in NMS."""
     maps, scores = torch.randn(2, 3, 9, 11, requires_grad=True), torch.rand(4)

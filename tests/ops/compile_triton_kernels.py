@@ -36,7 +36,8 @@ class Compiled:
 
 
 def main():
-    kernels = {name: getattr(triton_kernels, name) for name in ('segment_ends', 'segment_starts', 'forward', 'backward')}
+    kernels = {name: getattr(triton_kernels, name)
+               for name in ('segment_ends', 'segment_starts', 'forward', 'backward')}
     for capability, dtype, z in ((80, torch.float32, False), (90, torch.bfloat16, True)):
         for name, kernel in kernels.items():
             setattr(triton_kernels, name, Compiled(kernel, capability))

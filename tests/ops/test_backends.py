@@ -35,12 +35,14 @@ def interpreted(backend):
 
 
 def small_if_interpreted(backend, **sizes):
-    """Sizes of inputs: those given, and for Triton's interpreter fewer channels and states, since it takes a second each."""
+    """Sizes of inputs: those given, and for Triton's interpreter fewer channels and states, since it takes
+    a second each."""
     return {**sizes, **(dict(batch=1, channels=5, states=3) if interpreted(backend) else {})}
 
 
 def make_inputs(batch=2, channels=37, length=65, states=8, groups=None, without=(), dtype=torch.float64):
-    """Random inputs [B, L, D] seen as (B, D, L), as a channels-last network gives them, and steps that decay visibly."""
+    """Random inputs [B, L, D] seen as (B, D, L), as a channels-last network gives them, and steps that
+    decay visibly."""
     bc = (batch, length, states) if groups is None else (batch, groups, length, states)
     inputs = dict(u=torch.randn(batch, length, channels).transpose(1, 2),
                   delta=torch.randn(batch, length, channels).transpose(1, 2),
@@ -97,7 +99,8 @@ def test_lengths_of_detection(backend, length):
 
 @pytest.mark.parametrize('backend', PRESENT)
 @pytest.mark.parametrize('batch, channels, states, groups', [
-    (1, 1, 1, None), (1, 16, 8, None), (3, 5, 16, None), (2, 24, 8, 1), (2, 24, 8, 2), (1, 18, 3, 3), (1, 160, 8, None)])
+    (1, 1, 1, None), (1, 16, 8, None), (3, 5, 16, None), (2, 24, 8, 1), (2, 24, 8, 2), (1, 18, 3, 3),
+    (1, 160, 8, None)])
 def test_shapes(backend, batch, channels, states, groups):
     assert_as_reference(backend, make_inputs(batch, channels, 18 if interpreted(backend) else 70, states, groups))
 
@@ -142,7 +145,8 @@ def test_strides_do_not_matter(backend):
 def test_same_bits_on_every_run(backend):
     if backend == 'mamba_ssm':
         pytest.skip('sums gradients of B and C in whichever order they come')
-    inputs = make_inputs(**small_if_interpreted(backend, length=18 if interpreted(backend) else 300), dtype=torch.float32)
+    inputs = make_inputs(**small_if_interpreted(backend, length=18 if interpreted(backend) else 300),
+                         dtype=torch.float32)
     first, cotangents = run(inputs, backend)
     for _ in range(3):
         again, _ = run(inputs, backend, cotangents=cotangents)
@@ -190,7 +194,8 @@ def test_table_of_backends_and_choice(monkeypatch):
 
 
 def test_forced_backend_says_why_it_cannot():
-    with pytest.raises(ValueError, match="cannot use its backend 'cpu' here: it computes in float32, the input is float64"):
+    with pytest.raises(ValueError, match="cannot use its backend 'cpu' here: it computes in float32, "
+                                         'the input is float64'):
         selective_scan(**make_inputs(), backend='cpu')
     with pytest.raises(ValueError, match="backend 'cpu' here: it runs on the CPU, the input is on meta"):
         selective_scan(**{k: v.to('meta') for k, v in make_inputs().items()}, backend='cpu')
@@ -260,8 +265,8 @@ def test_why_triton_is_absent(monkeypatch):
     monkeypatch.setenv('TRITON_INTERPRET', '1')
     assert triton.unavailable() is None
     monkeypatch.setattr(compiler, '__version__', '3.2.0')
-    assert triton.unavailable() == ('triton 3.2.0 is too old for its kernels: install torch 2.7 or newer, which brings 3.3 or '
-                                    'newer')
+    assert triton.unavailable() == ('triton 3.2.0 is too old for its kernels: install torch 2.7 or newer, which brings '
+                                    '3.3 or newer')
     monkeypatch.setenv('TRITON_INTERPRET', '0')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     assert triton.unavailable() == 'it needs a GPU, and torch sees none'
@@ -273,7 +278,8 @@ def test_why_triton_is_absent(monkeypatch):
 def test_why_mamba_ssm_is_absent(monkeypatch):
     assert available_backends()['mamba_ssm'] is None or mamba_ssm.unavailable() == available_backends()['mamba_ssm']
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-    assert mamba_ssm.unavailable().startswith('its compiled module selective_scan_cuda is not installed; mamba-ssm builds it')
+    assert mamba_ssm.unavailable().startswith(
+        'its compiled module selective_scan_cuda is not installed; mamba-ssm builds it')
     monkeypatch.setattr('importlib.util.find_spec', lambda name: object())
     monkeypatch.setitem(sys.modules, 'selective_scan_cuda', None)
     assert mamba_ssm.unavailable().startswith('its compiled module selective_scan_cuda does not load: ')
@@ -390,7 +396,8 @@ def test_without_numba_one_warning_names_the_price(monkeypatch):
     monkeypatch.setitem(BACKENDS, 'triton', BACKENDS['triton']._replace(absent='not in its interpreter'))
     interface._warn_of_slow_scan.cache_clear()
     inputs = make_inputs(length=5, dtype=torch.float32)
-    with pytest.warns(UserWarning, match='takes about four times as long: numba is not installed: pip install numba') as seen:
+    with pytest.warns(UserWarning, match='takes about four times as long: numba is not installed: '
+                                         'pip install numba') as seen:
         selective_scan(**inputs)
         selective_scan(**inputs)
     assert len(seen) == 1
@@ -418,7 +425,8 @@ def test_kernels_compile_where_nothing_can_be_written(tmp_path):
     done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     x, r, w = torch.ones(1, 2, 3), torch.ones(2, 4), torch.ones(1, 4, 3)
-    assert float(done.stdout.splitlines()[-1]) == pytest.approx(selective_scan(x, x, -r, w, w, backend='reference').sum().item(), rel=1e-5)
+    expected = selective_scan(x, x, -r, w, w, backend='reference').sum().item()
+    assert float(done.stdout.splitlines()[-1]) == pytest.approx(expected, rel=1e-5)
     assert done.stderr.count('cannot be kept on disk') == 1 and 'NUMBA_CACHE_DIR' in done.stderr
 
 

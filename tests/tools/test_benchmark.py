@@ -44,15 +44,16 @@ def test_plot_of_speed_against_published_ap(tmp_path):
 
 @pytest.mark.parametrize('config', ['cascade_mask_rcnn_mambavision_demo.py', 'upernet_mambavision_demo.py'])
 def test_whole_models(tmp_path, config):
-    load_tool('benchmark')[1].main([str(ROOT / 'configs' / config), '--size', '64x96', '--batch', '2', '--rounds', '1', '--train',
-                                    '--csv', str(tmp_path / 't.csv')])
+    load_tool('benchmark')[1].main([str(ROOT / 'configs' / config), '--size', '64x96', '--batch', '2', '--rounds', '1',
+                                    '--train', '--csv', str(tmp_path / 't.csv')])
     row, = rows_of(tmp_path / 't.csv')
     assert float(row['train']) > float(row['forward']) > 0
 
 
 def test_times_are_taken_in_turn():
     tool, order = load_tool('benchmark')[1], []
-    times = tool.median_times({name: lambda name=name: order.append(name) for name in 'AB'}, rounds=2, advance=lambda: None)
+    times = tool.median_times({name: lambda name=name: order.append(name) for name in 'AB'}, rounds=2,
+                              advance=lambda: None)
     assert order == ['A', 'B'] * 3
     assert [len(values) for values in times.values()] == [2, 2]
 

@@ -7,8 +7,9 @@ from ..conftest import load_tool
 
 def test_a_row_for_every_combination(tmp_path, capsys):
     tool = load_tool('benchmark_scan')[1]
-    arguments = ['--shapes', 'ImageNet, level 3', '--batch', '1', '2', '--dtype', 'float32', '--backends', 'chunked', 'cpu',
-                 '--layout', 'sequence-last', '--seconds', '0.01', '--csv', str(tmp_path / 't.csv')]
+    arguments = ['--shapes', 'ImageNet, level 3', '--batch', '1', '2', '--dtype', 'float32',
+                 '--backends', 'chunked', 'cpu', '--layout', 'sequence-last', '--seconds', '0.01',
+                 '--csv', str(tmp_path / 't.csv')]
     tool.main(arguments)
     assert 'sequence-last; a copy moves' in capsys.readouterr().out
     with open(tmp_path / 't.csv') as file:

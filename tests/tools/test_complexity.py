@@ -7,7 +7,7 @@ from ..conftest import ROOT, load_tool
 def left_out(dim):
     """G of linear layers and attention products of the padding that the last blocks of released windows leave out.
 
-    At 1280x800: projection and MLP (9 C^2) and both products of queries with all keys (2 C a key).
+    At 1280x800: projection and MLP (9 C^2) and both products of queries with all keys (2 C per key).
     """
     linear = attention = 0.
     for width, tokens, window in ((4 * dim, 50 * 80, 112), (8 * dim, 25 * 40, 56)):
@@ -18,10 +18,11 @@ def left_out(dim):
 
 
 @pytest.mark.parametrize('size, dim, params, released, whole_map', [
-    ('t', 80, 89.20, (206.8, 428.0, 855), (91.0, 43.5, 740)), ('s', 96, 107.48, (316.8, 392.8, 966), (152.7, 39.9, 802)),
+    ('t', 80, 89.20, (206.8, 428.0, 855), (91.0, 43.5, 740)),
+    ('s', 96, 107.48, (316.8, 392.8, 966), (152.7, 39.9, 802)),
     ('b', 128, 154.89, (672.9, 845.9, 1323), (305.1, 86.0, 955))])
 def test_detectors_as_counted_for_the_published_table(size, dim, params, released, whole_map):
-    """The released code's counts, less what is known to reach no output."""
+    """The released code's counts, without what is known to reach no output."""
     linear, attention = left_out(dim)
     less = (released[0] - linear, released[1] - attention, released[2] - linear)
     for suffix, expected in (('', less), ('_wholemap', whole_map)):
@@ -37,8 +38,9 @@ def test_segmentors(name, params):
 
 
 def test_scan_count():
-    """(3 N + 2) multiply-adds a channel and step: 4 mixers at level 2 with 160 channels, 2 at level 3 with 320."""
-    row = load_tool('complexity')[1].measure(ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_t_wholemap.py', (512, 512))
+    """(3 N + 2) multiply-adds per channel and step: 4 mixers at level 2 with 160 channels, 2 at level 3 with 320."""
+    row = load_tool('complexity')[1].measure(ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_t_wholemap.py',
+                                             (512, 512))
     assert row['scan'] == pytest.approx((4 * 160 * 32 * 32 + 2 * 320 * 16 * 16) * 26 / 1e9)
 
 

@@ -30,7 +30,8 @@ def test_both_layouts_agree(shapes):
 
 
 def test_run_lengths_are_exact_and_same_seed_same_data(shapes, tmp_path):
-    run_tool('make_shapes_dataset.py', tmp_path / 'rle', '--train', 3, '--val', 1, '--size', 96, '--segmentation', 'rle')
+    run_tool('make_shapes_dataset.py', tmp_path / 'rle', '--train', 3, '--val', 1, '--size', 96,
+             '--segmentation', 'rle')
     coco = COCO(tmp_path / 'rle' / 'coco' / 'annotations' / 'instances_train2017.json')
     for image in coco.imgs.values():
         name = image['file_name']

@@ -19,8 +19,9 @@ TABLE = r'(coco/bbox_mAP: .*coco/segm_mAP_l: [-\d.]+)'
 
 
 def torchrun(script, *arguments):
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', str(free_port()),
-               str(ROOT / 'tools' / script), *map(str, arguments), '--launcher', 'pytorch']
+    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2',
+               '--master_port', str(free_port()), str(ROOT / 'tools' / script), *map(str, arguments),
+               '--launcher', 'pytorch']
     done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           env={**os.environ, 'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0, done.stdout
@@ -43,8 +44,8 @@ def test_killed_in_an_epoch_and_resumed(shapes, tmp_path):
     options = ['--work-dir', work_dir, '--cfg-options', *data_options(shapes), 'train_dataloader.batch_size=4',
                'train_cfg.max_epochs=3', 'train_cfg.val_interval=10']
     with open(tmp_path / 'log', 'w') as log:
-        process = subprocess.Popen([sys.executable, str(ROOT / 'tools' / 'train.py'), DEMO, *map(str, options)], cwd=ROOT,
-                                   stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen([sys.executable, str(ROOT / 'tools' / 'train.py'), DEMO, *map(str, options)],
+                                   cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         deadline = time.time() + 240
         while '[2][2/4]' not in (tmp_path / 'log').read_text() and time.time() < deadline:
             time.sleep(.05)

@@ -34,14 +34,15 @@ def test_train(trained):
 
 def test_evaluate_with_and_without_augmentation(trained, shapes, tmp_path):
     work_dir, training = trained
-    output = run_tool('test.py', DEMO, work_dir / 'iter_6.pth', '--work-dir', tmp_path / 'a', '--out', tmp_path / 'p.pkl',
-                      '--show-dir', tmp_path / 'pictures', '--cfg-options', *data_options(shapes))
+    output = run_tool('test.py', DEMO, work_dir / 'iter_6.pth', '--work-dir', tmp_path / 'a',
+                      '--out', tmp_path / 'p.pkl', '--show-dir', tmp_path / 'pictures',
+                      '--cfg-options', *data_options(shapes))
     table = r'mIoU: ([\d.]+)  mAcc: ([\d.]+)'
     assert re.search(table, output).groups() == re.findall(table, training)[-1]
     assert len(pickle.loads((tmp_path / 'p.pkl').read_bytes())) == 6
     assert len([*(tmp_path / 'pictures').rglob('*.png')]) == 6
-    augmented = run_tool('test.py', DEMO, work_dir / 'iter_6.pth', '--work-dir', tmp_path / 'b', '--tta', '--cfg-options',
-                         *data_options(shapes), 'test_dataloader.batch_size=1')
+    augmented = run_tool('test.py', DEMO, work_dir / 'iter_6.pth', '--work-dir', tmp_path / 'b', '--tta',
+                         '--cfg-options', *data_options(shapes), 'test_dataloader.batch_size=1')
     assert re.search(table, augmented)
 
 

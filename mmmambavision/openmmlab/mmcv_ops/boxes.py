@@ -33,15 +33,19 @@ def bbox_overlaps(bboxes1, bboxes2, ious, mode, aligned, offset):
 
 
 def nms(boxes, scores, iou_threshold, offset):
-    """The kept indices, by score. Of equal scores the first box goes first, where compiled mmcv's order is any."""
+    """The kept indices, by score."""
     boxes, scores = widened(boxes, scores)
     if offset:
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
+    # Equal scores are common, and this sort of mmcv's has an order of its own for them, which torchvision's then keeps.
+    order = by_score(scores)
     # mmcv compares in float32: 3 / 5 is not above a threshold of 0.6, in double it is.
     threshold = torch.tensor(iou_threshold, dtype=torch.float32).item()
-    # torchvision sorts them itself, but then reads them here and there, which takes a CPU a tenth longer.
-    order = scores.sort(dim=0, descending=True, stable=True).indices
     return order[torch.ops.torchvision.nms(boxes[order], scores[order], threshold)]
+
+
+def by_score(scores):
+    return scores.sort(0, descending=True).indices
 
 
 @quietly
@@ -86,7 +90,7 @@ def suppressed(order, overlap, threshold):
 def nms_match(dets, iou_threshold):
     """Lists of indices, on a CPU: each kept box of dets, (N, 5) with scores, and then those that it suppresses."""
     dets, = widened(dets)
-    order = dets[:, 4].sort(dim=0, descending=True, stable=True).indices.numpy()
+    order = by_score(dets[:, 4].contiguous()).numpy()
     boxes = dets[:, :4].numpy()
     groups = suppressed(order, lambda kept, rest: overlaps(boxes[kept], boxes[rest]), iou_threshold)
     return [kept.tolist() + rest.tolist() for kept, rest in groups]

@@ -79,7 +79,8 @@ def _arguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
     flat = []
     for tensor in (u, delta, B, C, u if z is None else z):
         values, strides = _flat(tensor, unit=1 if tensor.dim() == 3 else 2)
-        flat += [values, (strides[0], strides[-1]) if tensor.dim() == 3 else (strides[0], strides[3], strides[1], groups)]
+        flat += [values, (strides[0], strides[-1]) if tensor.dim() == 3
+                 else (strides[0], strides[3], strides[1], groups)]
     u_flat, us, delta_flat, ds, b_flat, bs, c_flat, cs, z_flat, zs = flat
     zeros = torch.zeros(channels)
     vector = [(zeros if value is None else value.float().contiguous()).numpy() for value in (D, delta_bias)]

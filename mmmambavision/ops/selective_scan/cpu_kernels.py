@@ -21,9 +21,9 @@ def can_cache():
     try:
         njit(cache=True)(can_cache)
     except RuntimeError:
-        warnings.warn('the compiled kernels of the selective scan cannot be kept on disk, so every process compiles them '
-                      'again: neither the folder of the package nor the home folder can be written to. Set NUMBA_CACHE_DIR '
-                      'to a folder that can', stacklevel=2)
+        warnings.warn('the compiled kernels of the selective scan cannot be kept on disk, so every process compiles '
+                      'them again: neither the folder of the package nor the home folder can be written to. Set '
+                      'NUMBA_CACHE_DIR to a folder that can', stacklevel=2)
         return False
     return True
 

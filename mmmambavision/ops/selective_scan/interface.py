@@ -86,7 +86,8 @@ def _chunked_operations(*arguments):
 
 def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False,
                    backend='auto'):
-    """Scan each channel with a linear recurrence whose coefficients depend on the input (arXiv 2312.00752, eq. 2 and 4).
+    """Scan each channel with a linear recurrence whose coefficients depend on the input (arXiv 2312.00752,
+    eq. 2 and 4).
 
     With step_t = delta_t + delta_bias, through softplus if asked for, per channel d and state n:
 
@@ -141,12 +142,12 @@ def _check(u, delta, A, B, C, D, z, delta_bias):
     states = A.shape[1]
     for name, value in (('B', B), ('C', C)):
         if value.dim() == 2:
-            raise ValueError(f'{name} of shape {tuple(value.shape)} is constant over the sequence, which is not supported: '
-                             f'give it as (B, N, L) or (B, G, N, L)')
+            raise ValueError(f'{name} of shape {tuple(value.shape)} is constant over the sequence, which is not '
+                             'supported: give it as (B, N, L) or (B, G, N, L)')
         groups = value.shape[1] if value.dim() == 4 else 1
         expected = (batch, groups, states, length) if value.dim() == 4 else (batch, states, length)
         if value.shape != expected or channels % groups:
-            raise ValueError(f'{name} must be (B, N, L) = {(batch, states, length)} or (B, G, N, L) with G a divisor of '
-                             f'{channels}, got {tuple(value.shape)}')
+            raise ValueError(f'{name} must be (B, N, L) = {(batch, states, length)} or (B, G, N, L) with G a divisor '
+                             f'of {channels}, got {tuple(value.shape)}')
     if B.dim() != C.dim() or B.shape != C.shape:
         raise ValueError(f'B and C must have one shape, got {tuple(B.shape)} and {tuple(C.shape)}')

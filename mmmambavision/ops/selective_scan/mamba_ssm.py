@@ -1,4 +1,5 @@
-"""The scan by mamba-ssm's kernel: its compiled module `selective_scan_cuda` by itself, without the package around it."""
+"""The scan by mamba-ssm's kernel: its compiled module `selective_scan_cuda` by itself, without the package
+around it."""
 import importlib
 import importlib.util
 
@@ -36,7 +37,8 @@ def _as_wanted(u, delta, A, B, C, D, delta_bias):
     """Inputs of the kernel: sequences next to each other in memory, in the type of u; parameters in float32."""
     sequences = [t.to(u.dtype) for t in (u, delta, B, C)]
     u, delta, B, C = (t if t.stride(-1) == 1 else t.contiguous() for t in sequences)
-    return u, delta, A.float().contiguous(), B, C, *(None if t is None else t.float().contiguous() for t in (D, delta_bias))
+    return (u, delta, A.float().contiguous(), B, C,
+            *(None if t is None else t.float().contiguous() for t in (D, delta_bias)))
 
 
 def kept_shape(u, A, B):

@@ -24,12 +24,12 @@ def register(name, forward, backward, kept_shape):
 
     Args:
         name: the implementation's name; the operators are `selective_scan_<name>` and `..._backward`.
-        forward: (inputs..., delta_softplus, keep) to (y, last_state, kept), y in any type and layout; kept is empty, (0,),
-            unless `keep`.
+        forward: (inputs..., delta_softplus, keep) to (y, last_state, kept), y in any type and layout; kept is empty,
+            (0,), unless `keep`.
         backward: (dy, dlast_state, kept, inputs..., delta_softplus) to gradients of the eight inputs; anything for
             those that are None. dlast_state is None where nothing depends on the last state.
-        kept_shape: (u, A, B) to the shape of `kept`. Between forward and backward pass it lies flat: exported graphs serve
-            any length, and torch tells apart shapes with a 1 in them.
+        kept_shape: (u, A, B) to the shape of `kept`. Between forward and backward pass it lies flat: exported graphs
+            serve any length, and torch tells apart shapes with a 1 in them.
 
     Returns:
         The operator, called as (inputs..., delta_softplus), returning (y, last_state).
@@ -55,8 +55,8 @@ def register(name, forward, backward, kept_shape):
         return 2 * batch * channels * length * (3 * A[1] + 2)
 
     @torch.library.custom_op(f'{NAMESPACE}::selective_scan_{name}_backward', mutates_args=())
-    def operator_backward(dy: Tensor, dlast: Optional[Tensor], kept: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor,
-                          C: Tensor, D: Optional[Tensor], z: Optional[Tensor], delta_bias: Optional[Tensor],
+    def operator_backward(dy: Tensor, dlast: Optional[Tensor], kept: Tensor, u: Tensor, delta: Tensor, A: Tensor,
+                          B: Tensor, C: Tensor, D: Optional[Tensor], z: Optional[Tensor], delta_bias: Optional[Tensor],
                           delta_softplus: bool) -> List[Tensor]:
         dy, dlast, kept, *inputs = _detached(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias)
         with _as_it_is(u):
@@ -82,8 +82,8 @@ def register(name, forward, backward, kept_shape):
         return *(None if value is None else gradient for gradient, value in zip(gradients, inputs)), None, None
 
     def differentiate_again(ctx, *_):
-        raise NotImplementedError(f"selective_scan's backend '{name}' has no second derivatives: backend='reference' (of a "
-                                  "model: scan_backend='reference') has them")
+        raise NotImplementedError(f"selective_scan's backend '{name}' has no second derivatives: backend='reference' "
+                                  "(of a model: scan_backend='reference') has them")
 
     operator.register_autograd(differentiate, setup_context=setup_context)
     operator_backward.register_autograd(differentiate_again)
@@ -100,7 +100,8 @@ def under_functional_transform():
 
 
 def refusal(u, fits, where):
-    """Why an implementation that runs on `where` and in float32 cannot take u, or None; `fits`: u is on such a device."""
+    """Why an implementation that runs on `where` and in float32 cannot take u, or None; `fits`: u is on
+    such a device."""
     if not fits:
         return f'it runs on {where}, the input is on {u.device}'
     return 'it computes in float32, the input is float64' if u.dtype == torch.float64 else None

@@ -1,8 +1,8 @@
 """The scan on a GPU: kernels compiled by the triton that comes with torch, at first use.
 
-Long sequences are cut into segments, so that even one image fills the GPU: what each segment makes of a zero state, then
-the state that each really starts with, then its outputs. Where the channels of the batch fill the GPU by themselves the
-last of the three does it alone. The backward pass is the same from the other end.
+Long sequences are cut into segments, so that even one image fills the GPU: what each segment makes of a zero state,
+then the state that each really starts with, then its outputs. Where the channels of the batch fill the GPU by
+themselves the last of the three does it alone. The backward pass is the same from the other end.
 """
 import importlib.util
 import os
@@ -12,10 +12,10 @@ import torch
 from .operators import like, refusal
 
 OLDEST = (3, 3)  # of triton's versions, the first that has tuples in kernels
-WIDTH = 64     # channels of a program, two a lane
-WARPS = 16     # a multiprocessor, wanted to hide the latency of loads
+WIDTH = 64     # channels of a program, two per lane
+WARPS = 16     # per multiprocessor, wanted to hide the latency of loads
 SHORTEST = 2   # chunks of a segment
-TOGETHER = 64  # segments loaded at a time where their states are passed on, for so many channels a program:
+TOGETHER = 64  # segments loaded at a time where their states are passed on, for so many channels per program:
 LANES = 32
 
 
@@ -70,7 +70,8 @@ class _Launch:
         return self.u.new_empty(shape, dtype=torch.float32)
 
     def starts(self, u, weights, last=None, reverse=False):
-        """States before the segments (B, blocks, segments, N, WIDTH), or with `reverse` gradients of those after them."""
+        """States before the segments (B, blocks, segments, N, WIDTH), or with `reverse` gradients of those
+        after them."""
         ends, starts, sums = self.new(*self.states_shape), self.new(*self.states_shape), self.new(
             *self.states_shape[:3], self.states_shape[4])
         if self.segments > 1:
@@ -102,8 +103,8 @@ def chunk_size(states):
 def kept_shape(u, A, B):
     """Shape of the states kept for the backward pass: (B, blocks, chunks, N, WIDTH)."""
     groups = B.shape[1]
-    return (u.shape[0], groups * -(-(u.shape[1] // groups) // WIDTH), -(-u.shape[2] // chunk_size(A.shape[1])), A.shape[1],
-            WIDTH)
+    return (u.shape[0], groups * -(-(u.shape[1] // groups) // WIDTH), -(-u.shape[2] // chunk_size(A.shape[1])),
+            A.shape[1], WIDTH)
 
 
 def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):

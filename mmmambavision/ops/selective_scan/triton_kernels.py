@@ -1,10 +1,10 @@
 """Kernels of the Triton scan; see `triton.py` for how they are launched and docs/selective_scan.md for the derivation.
 
-A program is one warp. It takes WIDTH channels of a sequence, a few a lane, and walks over a segment of the time with the
-N states of its channels in registers, a tuple of N tensors [WIDTH]: no step needs another lane, but for the sums over
-channels in dB and dC, and weights B and C, the same for all channels, are scalars. Time goes by chunks of CHUNK steps,
-unrolled, so that a chunk's loads are under way together. Loops over chunks are written with while: Triton's interpreter
-cannot take the bounds of a range from numpy since its release 2.4.
+A program is one warp. It takes WIDTH channels of a sequence, a few per lane, and walks over a segment of the time with
+the N states of its channels in registers, a tuple of N tensors [WIDTH]: no step needs another lane, but for the sums
+over channels in dB and dC, and weights B and C, the same for all channels, are scalars. Time goes by chunks of CHUNK
+steps, unrolled, so that a chunk's loads are under way together. Loops over chunks are written with while: Triton's
+interpreter cannot take the bounds of a range from numpy since its release 2.4.
 """
 import triton
 import triton.language as tl
@@ -21,7 +21,8 @@ def sigmoid(x):
 
 @triton.jit
 def softplus(x):
-    """log(1 + e^x) as max(x, 0) + log(1 + e), e = e^-|x|, by the series of 2 artanh(e / (2 + e)): exact for small e, too."""
+    """log(1 + e^x) as max(x, 0) + log(1 + e), e = e^-|x|, by the series of 2 artanh(e / (2 + e)): exact
+    for small e, too."""
     e = tl.exp(-tl.abs(x))
     s = e / (e + 2.)
     q = s * s
@@ -37,10 +38,10 @@ def softplus(x):
 
 @triton.jit
 def locate(lane, blocks, group_blocks, group_channels, WIDTH: tl.constexpr):
-    """This program's batch entry, block, group, channels of the places `lane` and which of them there are.
+    """This program's batch entry, block and group; for each place in `lane` its channel and whether it really has one.
 
-    Places beyond the last channel, and times beyond the last one, repeat it, with a step of 0: loads need no mask, and a
-    step of 0 leaves a state as it is.
+    Places beyond the last channel, and times beyond the last one, repeat it, with a step of 0: loads need no mask, and
+    a step of 0 leaves a state as it is.
     """
     program = tl.program_id(0)
     block = program % blocks
@@ -105,10 +106,10 @@ def advance(h, step, weighted, rates, B, B_n, N: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=SIZES)
-def segment_ends(u, delta, A, weights, z, bias, ends, sums, u_b, u_d, u_t, delta_b, delta_d, delta_t, B_b, B_g, B_n, B_t,
-                 z_b, z_d, z_t, blocks, group_blocks, group_channels, length, segments, segment_chunks,
-                 REVERSE: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr,
-                 N: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr):
+def segment_ends(u, delta, A, weights, z, bias, ends, sums, u_b, u_d, u_t, delta_b, delta_d, delta_t,
+                 B_b, B_g, B_n, B_t, z_b, z_d, z_t, blocks, group_blocks, group_channels, length, segments,
+                 segment_chunks, REVERSE: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_Z: tl.constexpr,
+                 HAS_BIAS: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr):
     """What a segment makes of a zero state, into ends (B, blocks, segments, N, WIDTH), and the sum of its steps.
 
     Forward the state after it, with u and weights = B. With REVERSE the gradient of the state before it, from its own
@@ -183,8 +184,8 @@ def segment_starts(ends, sums, A, last, starts, blocks, group_blocks, group_chan
 
 @triton.jit(do_not_specialize=SIZES)
 def forward(u, delta, A, B, C, D, z, bias, starts, y, kept, last, u_b, u_d, u_t, delta_b, delta_d, delta_t,
-            B_b, B_g, B_n, B_t, C_b, C_g, C_n, C_t, z_b, z_d, z_t, blocks, group_blocks, group_channels, channels, length,
-            chunks, segments, segment_chunks, SPLIT: tl.constexpr, KEEP: tl.constexpr, SOFTPLUS: tl.constexpr,
+            B_b, B_g, B_n, B_t, C_b, C_g, C_n, C_t, z_b, z_d, z_t, blocks, group_blocks, group_channels, channels,
+            length, chunks, segments, segment_chunks, SPLIT: tl.constexpr, KEEP: tl.constexpr, SOFTPLUS: tl.constexpr,
             HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr,
             CHUNK: tl.constexpr):
     """Outputs y (B, L, D) of a segment from its start, zero without SPLIT; the last one's state into last (B, D, N).
@@ -239,8 +240,8 @@ def backward(u, delta, A, B, C, D, z, bias, kept, starts, dy, du, ddelta, dz, dA
              WIDTH: tl.constexpr, CHUNK: tl.constexpr):
     """Gradients of a segment, walking back from the gradient of the state after it in `starts`.
 
-    du, ddelta and dz are (B, L, D). Sums over time are per segment: dA (B, blocks, segments, N, WIDTH), dD and dbias (B,
-    blocks, segments, WIDTH); sums over channels per block: dB and dC (B, blocks, L, N).
+    du, ddelta and dz are (B, L, D). Sums over time are per segment: dA (B, blocks, segments, N, WIDTH), dD and dbias
+    (B, blocks, segments, WIDTH); sums over channels per block: dB and dC (B, blocks, L, N).
     """
     lane, segment = tl.arange(0, WIDTH), tl.program_id(1)
     b, block, group, d, here = locate(lane, blocks, group_blocks, group_channels, WIDTH)
