@@ -11,6 +11,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')  # before anything imports triton: its kernels then run on the CPU
 
+import mmmambavision  # noqa: E402, F401  (before anything imports mmcv.ops, whose operators it may have to provide)
+
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 GOLDEN = TESTS / 'data' / 'golden'

@@ -1,7 +1,11 @@
 """The package as a whole: what it exports, that it needs torch alone, and that its index is true."""
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +25,9 @@ def test_exports():
 
 ALONE = """
 import sys
+import tarfile
+import zipfile
+from pathlib import Path
 for name in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'timm', 'transformers', 'huggingface_hub', 'safetensors', 'rich',
              'tqdm', 'matplotlib', 'torchvision', {more}):
     sys.modules[name] = None
@@ -68,3 +75,39 @@ def test_index_is_as_measured(entry):
     row = load_tool('complexity')[1].measure(ROOT / entry['Config'])
     assert entry['Metadata']['Parameters'] == round(row['params'] * 1e6)
     assert float(entry['Metadata']['FLOPs']) == pytest.approx(row['total'] * 1e9, rel=1e-3)
+
+
+@pytest.fixture(scope='module')
+def built(tmp_path_factory):
+    """The names in a wheel and in an sdist of what is here."""
+    folder = tmp_path_factory.mktemp('built')
+    source = folder / 'source'
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns('.*', 'work_dirs', 'data', '__pycache__', '*.egg-info',
+                                                                'build', 'dist'))
+    (source / 'tests').mkdir(exist_ok=True)
+    code = 'from setuptools import build_meta as b; print(b.build_sdist("."), b.build_wheel("."), sep="\\n")'
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], cwd=source, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    sdist, wheel = done.stdout.splitlines()[-2:]
+    with tarfile.open(source / sdist) as tar, zipfile.ZipFile(source / wheel) as zipped:
+        return [name.partition('/')[2] for name in tar.getnames()], zipped.namelist()
+
+
+def tracked(folder):
+    return {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob('*.py') if '.mim' not in path.parts}
+
+
+def test_wheel_has_the_package_and_the_recipes(built):
+    _, wheel = built
+    recipes = {f'mmmambavision/.mim/{name}' for name in
+               [*tracked('configs'), *tracked('tools'), 'model-index.yml']}
+    assert {name for name in wheel if 'dist-info' not in name} == tracked('mmmambavision') | recipes
+    assert any(name.endswith('licenses/LICENSE') for name in wheel)
+
+
+def test_sdist_has_what_a_wheel_is_made_of(built):
+    sdist, _ = built
+    needed = tracked('mmmambavision') | tracked('configs') | tracked('tools') | {
+        'LICENSE', 'README.md', 'CHANGELOG.md', 'model-index.yml', 'pyproject.toml', 'setup.py', 'MANIFEST.in'}
+    files = {name for name in sdist if '.' in Path(name).name or name == 'LICENSE'}
+    assert {name for name in files if 'egg-info' not in name} - {'PKG-INFO', 'setup.cfg'} == needed

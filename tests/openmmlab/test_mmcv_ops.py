@@ -27,13 +27,18 @@ GOLDEN = {name: torch.from_numpy(array)
           for name, array in np.load(Path(__file__).parents[1] / 'data/golden/mmcv_ops.npz').items()}
 
 
-def golden(name):
+devices = pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.skipif(
+    not torch.cuda.is_available(), reason='no GPU'))])
+
+
+def golden(name, device='cpu'):
     """The tensors NAME/0, NAME/1, ... of compiled mmcv."""
-    return [GOLDEN[key] for key in sorted(GOLDEN) if key.rpartition('/')[0] == name]
+    return [GOLDEN[key].to(device, copy=True) for key in sorted(GOLDEN) if key.rpartition('/')[0] == name]
 
 
 def check(got, expected, rtol=1e-5):
     """Equal integers, or numbers that differ by no more than rtol of the largest."""
+    got, expected = got.cpu(), expected.cpu()
     assert got.shape == expected.shape
     if expected.dtype.is_floating_point:
         scale = expected.abs().max().item() if expected.numel() else 0
@@ -82,9 +87,10 @@ BOXES = {
 }
 
 
+@devices
 @pytest.mark.parametrize('name', BOXES)
-def test_golden_boxes(name):
-    for got, expected in zip(BOXES[name](*golden('in/nms')), golden(name), strict=True):
+def test_golden_boxes(name, device):
+    for got, expected in zip(BOXES[name](*golden('in/nms', device)), golden(name), strict=True):
         check(got, expected)
 
 
@@ -102,19 +108,21 @@ def test_golden_nms_match():
     check(torch.cat(groups), GOLDEN['nms_match/flat/0'])
 
 
-def test_golden_rotated():
-    boxes1, boxes2, scores = golden('in/rotated')
+@devices
+def test_golden_rotated(device):
+    boxes1, boxes2, scores = golden('in/rotated', device)
     check(ops.box_iou_rotated(boxes1, boxes2), GOLDEN['box_iou_rotated/0'])
     for got, expected in zip(ops.nms_rotated(boxes1, scores, .1), golden('nms_rotated'), strict=True):
         check(got, expected)
 
 
+@devices
 @pytest.mark.parametrize('ratio', [0, 2])
 @pytest.mark.parametrize('aligned', [1, 0])
 @pytest.mark.parametrize('mode', ['avg', 'max'])
-def test_golden_roi_align(mode, aligned, ratio):
-    maps, rois = golden('in/roi')
-    expected, output_gradient, gradient = golden(f'roi_align/{mode}_aligned{aligned}_ratio{ratio}')
+def test_golden_roi_align(mode, aligned, ratio, device):
+    maps, rois = golden('in/roi', device)
+    expected, output_gradient, gradient = golden(f'roi_align/{mode}_aligned{aligned}_ratio{ratio}', device)
     maps.requires_grad_()
     output = ops.roi_align(maps, rois, (7, 5), .25, ratio, mode, bool(aligned))
     check(output, expected)
@@ -130,12 +138,14 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize('name', [
-    pytest.param(name, marks=stand_in if name == 'ms_deform_attn' else ()) for name in LAYERS])
-def test_golden_layers(name):
-    inputs = golden(f'in/{name}')
+@devices
+@pytest.mark.parametrize('name', LAYERS)
+def test_golden_layers(name, device):
+    if name == 'ms_deform_attn' and device == 'cpu' and not STAND_IN:
+        pytest.skip('compiled for GPUs alone')
+    inputs = golden(f'in/{name}', device)
     learnt = [tensor.requires_grad_() for tensor in inputs if tensor.is_floating_point()]
-    expected, output_gradient, *gradients = golden(name)
+    expected, output_gradient, *gradients = golden(name, device)
     output = LAYERS[name](*inputs)
     check(output, expected)
     for got, gradient in zip(torch.autograd.grad(output, learnt, output_gradient), gradients, strict=True):

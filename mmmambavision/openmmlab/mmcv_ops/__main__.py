@@ -11,7 +11,7 @@ from . import __name__ as PACKAGE
 FILE = (
     f'try: from {PACKAGE} import provide; provide(globals())\n'
     "except ModuleNotFoundError as e: raise e if e.name == __name__ else ImportError(f\"{e}: {__file__} takes mmcv's "
-    'operators from mmmambavision, so either pip install mmmambavision torchvision, or delete that file") from e\n')
+    'operators from mmmambavision, so either pip install mmmambavision torchvision, or delete that file")\n')
 
 
 def compiled(folder):

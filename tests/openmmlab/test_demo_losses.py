@@ -1,0 +1,71 @@
+"""The demo's detector trained for some steps against the losses that it had with mmcv's compiled operators.
+
+`MMCV=compiled make setup`, then `.venv-compiled/bin/python -m tests.openmmlab.test_demo_losses` stored them.
+"""
+import json
+
+import numpy as np
+import pytest
+import seeded
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import InstanceData
+
+from ..conftest import GOLDEN, ROOT
+
+STORED = GOLDEN / 'demo_losses.json'
+STEPS, SIZE = 5, 128
+
+
+def images(step, count=2):
+    """Rectangles of four classes on noise, as a function of the step's number: inputs and their annotations."""
+    generator = np.random.Generator(np.random.PCG64(step))
+    inputs, samples = [], []
+    for _ in range(count):
+        image = generator.integers(0, 60, (3, SIZE, SIZE))
+        boxes, masks = [], np.zeros((4, SIZE, SIZE), np.uint8)
+        for label in range(4):
+            x, y = generator.integers(0, SIZE - 50, 2)
+            width, height = generator.integers(16, 50, 2)
+            image[:, y:y + height, x:x + width] += 45 * (label + 1)
+            masks[label, y:y + height, x:x + width] = 1
+            boxes.append([x, y, x + width, y + height])
+        truth = InstanceData(bboxes=torch.tensor(np.array(boxes), dtype=torch.float32), labels=torch.arange(4),
+                             masks=BitmapMasks(masks, SIZE, SIZE))
+        inputs.append(torch.from_numpy(image).to(torch.uint8))
+        samples.append(DetDataSample(gt_instances=truth, metainfo=dict(
+            img_shape=(SIZE, SIZE), ori_shape=(SIZE, SIZE), scale_factor=(1., 1.))))
+    return dict(inputs=inputs, data_samples=samples)
+
+
+def train():
+    """The losses of every step, as a list of dicts."""
+    cfg = Config.fromfile(ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_demo.py')
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    model = seeded.fill(MODELS.build(cfg.model)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    history = []
+    for step in range(STEPS):
+        torch.manual_seed(step)  # what the samplers draw
+        data = model.data_preprocessor(images(step), training=True)
+        total, losses = model.parse_losses(model(**data, mode='loss'))
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        history.append({name: value.item() for name, value in losses.items()})
+    return history
+
+
+def test_losses_are_those_of_compiled_mmcv():
+    expected = json.loads(STORED.read_text())
+    for step, (actual, stored) in enumerate(zip(train(), expected, strict=True)):
+        assert actual == pytest.approx(stored, rel=2e-3 if step else 2e-4), step
+    assert expected[-1]['loss'] < expected[0]['loss']
+
+
+if __name__ == '__main__':
+    STORED.write_text(json.dumps(train(), indent=1) + '\n')
