@@ -1,5 +1,4 @@
 """mmdet's own commands with our configs."""
-import os
 import re
 import subprocess
 import sys
@@ -15,10 +14,10 @@ TOOLS = Path(mmdet.__file__).parent / '.mim' / 'tools'
 
 
 def run(script, *arguments):
-    done = subprocess.run([sys.executable, '-W', 'ignore', str(TOOLS / script), *map(str, arguments)], cwd=ROOT, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(os.environ))
+    command = [sys.executable, '-W', 'ignore', str(TOOLS / script), *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if "No module named 'mmcv._ext'" in done.stdout:
-        pytest.skip('needs compiled mmcv, or what make setup does: python -m mmmambavision.openmmlab.mmcv_ops --install')
+        pytest.skip('needs what make setup does: python -m mmmambavision.openmmlab.mmcv_ops --install')
     assert done.returncode == 0, done.stdout
     return done.stdout
 
