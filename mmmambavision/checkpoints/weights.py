@@ -47,11 +47,7 @@ def backbone_weights(checkpoint):
         UserError: there is no MambaVision in it.
     """
     state = state_dict_of(checkpoint)
-    prefixes = sorted((key[:-len(STEM)] for key in state if isinstance(key, str) and key.endswith(STEM)), key=len)
-    prefix = next((prefix for prefix in prefixes if _is_mambavision(state, prefix)), None)
-    if prefix is None:
-        raise UserError(f"the checkpoint holds no MambaVision: no name in it ends in {STEM}, or the levels behind it "
-                        f"are of another network; it has {', '.join(list(map(str, state))[:3]) or 'nothing'}, ...")
+    prefix = _prefix_of(state)
     weights, rest = {}, []
     for key, value in state.items():
         name = key[len(prefix):]
@@ -60,6 +56,28 @@ def backbone_weights(checkpoint):
         else:
             rest.append(key)
     return weights, sorted(rest)
+
+
+def classifier_weights(checkpoint):
+    """The weights of a released classifier by the names that `MambaVisionClassifier` uses, from any form of file.
+
+    Raises:
+        UserError: there is no MambaVision in it.
+    """
+    state = state_dict_of(checkpoint)
+    prefix = _prefix_of(state)
+    names = re.compile(re.escape(prefix) + r'(patch_embed|levels|norm|head)\.')
+    return {key[len(prefix):]: value for key, value in state.items() if names.match(key)}
+
+
+def _prefix_of(state):
+    """What stands before the names of the MambaVision in a state dict."""
+    prefixes = sorted((key[:-len(STEM)] for key in state if isinstance(key, str) and key.endswith(STEM)), key=len)
+    prefix = next((prefix for prefix in prefixes if _is_mambavision(state, prefix)), None)
+    if prefix is None:
+        raise UserError(f'the checkpoint holds no MambaVision: no name in it ends in {STEM}, or the levels behind it are '
+                        f"of another network; it has {', '.join(list(map(str, state))[:3]) or 'nothing'}, ...")
+    return prefix
 
 
 def state_dict_of(checkpoint):

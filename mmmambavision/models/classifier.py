@@ -1,0 +1,119 @@
+"""The ImageNet classifiers (arXiv 2407.08083, table 1)."""
+import torch
+from torch import nn
+
+from .trunk import NUM_LEVELS, Trunk, init_as_released
+
+
+class MambaVisionClassifier(Trunk):
+    """Stem and levels of `MambaVision`, batch norm, the mean over the map and a linear layer.
+
+    Parameters carry the names of the released checkpoints. Methods are those of timm's models.
+
+    Args:
+        arch, window_size, in_channels, drop_path_rate, with_cp, scan_backend: as `MambaVision`. The released classifiers
+            have windows of a sixteenth and a thirty-second of the image's side: 14 and 7 at 224.
+        num_classes: outputs; 0 for none, and the pooled features instead.
+        drop_rate: dropout before the linear layer.
+
+    Shape:
+        (B, in_channels, H, W), any H and W, to logits (B, num_classes).
+    """
+
+    def __init__(self, arch='tiny', num_classes=1000, window_size=None, in_channels=3, drop_path_rate=0.2, drop_rate=0.,
+                 with_cp=False, scan_backend='auto'):
+        super().__init__(arch, window_size, in_channels, NUM_LEVELS, drop_path_rate, with_cp, scan_backend)
+        self.num_features = self.head_hidden_size = self.dims[-1]
+        self.norm = nn.BatchNorm2d(self.num_features)
+        self.drop = nn.Dropout(drop_rate)
+        self.reset_classifier(num_classes)
+
+    def forward_features(self, x):
+        """The normed map of the last level (B, 8 dim, ceil(H / 32), ceil(W / 32))."""
+        return self.norm(self.level_maps(x)[-1])
+
+    def forward_head(self, x, pre_logits=False):
+        """Logits (B, num_classes) of a map that `forward_features` gave, or before the linear layer (B, 8 dim)."""
+        pooled = self.drop(x.mean((2, 3)))
+        return pooled if pre_logits else self.head(pooled)
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self):
+        """The linear layer."""
+        return self.head
+
+    def reset_classifier(self, num_classes, global_pool=None):
+        """A new linear layer; global_pool is 'avg', the only pooling there is, or None."""
+        if global_pool not in (None, 'avg'):
+            raise ValueError(f"global_pool is 'avg', the mean over the map, and no other; got {global_pool!r}")
+        self.num_classes = num_classes
+        self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
+        self.head.to(self.norm.weight.device, self.norm.weight.dtype).apply(init_as_released)
+
+    def forward_intermediates(self, x, indices=None, norm=False, stop_early=False, output_fmt='NCHW',
+                              intermediates_only=False):
+        """The levels' maps, and what `forward_features` gives.
+
+        Args:
+            x: images (B, in_channels, H, W).
+            indices: levels to return, a sequence; the number of them from the last one; None for all.
+            norm: whether the last level's map goes through the batch norm.
+            stop_early: whether levels beyond the last index are left out; then there is no final map.
+            output_fmt: 'NCHW', the only one.
+            intermediates_only: return the maps alone.
+        """
+        if output_fmt != 'NCHW':
+            raise ValueError(f"output_fmt is 'NCHW' and no other, got {output_fmt!r}")
+        indices = self.level_indices(indices)
+        maps = self.level_maps(x, 1 + max(indices) if stop_early else None)
+        if len(maps) == NUM_LEVELS and norm:
+            maps = [*maps[:-1], self.norm(maps[-1])]
+        intermediates = [maps[i] for i in indices]
+        if intermediates_only:
+            return intermediates
+        return (maps[-1] if norm or len(maps) < NUM_LEVELS else self.norm(maps[-1])), intermediates
+
+    def prune_intermediate_layers(self, indices=1, prune_norm=False, prune_head=True):
+        """Take away levels beyond the last of `indices`, the norm and the linear layer; returns the indices."""
+        indices = self.level_indices(indices)
+        self.levels = self.levels[:1 + max(indices)]
+        self.levels[-1].downsample = None
+        if prune_norm or len(self.levels) < NUM_LEVELS:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.num_classes, self.head = 0, nn.Identity()
+        return indices
+
+    @staticmethod
+    def level_indices(indices):
+        """Levels as a list of integers from 0: of a sequence (negative ones from the end), a number of levels, or None."""
+        chosen = range(NUM_LEVELS) if indices is None else indices
+        chosen = range(NUM_LEVELS - chosen, NUM_LEVELS) if isinstance(chosen, int) else chosen
+        chosen = [i + NUM_LEVELS if i < 0 else i for i in chosen]
+        if not chosen or not set(chosen) <= set(range(NUM_LEVELS)):
+            raise ValueError(f'indices are levels from 0 to {NUM_LEVELS - 1}, got {indices!r}')
+        return chosen
+
+    @property
+    def feature_info(self):
+        """Channels, stride and name of each level, as timm wants them."""
+        return [dict(num_chs=dim, reduction=4 * 2 ** i, module=f'levels.{i}') for i, dim in enumerate(self.dims)]
+
+    def set_grad_checkpointing(self, enable=True):
+        """Activation checkpointing of every block."""
+        for level in self.levels:
+            level.with_cp = enable
+
+    @torch.jit.ignore
+    def no_weight_decay(self):
+        """Names of parameters without weight decay: none beyond biases and norms, as in the released training."""
+        return set()
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse=False):
+        """Patterns that put parameters into layers, for layer-wise learning rates; coarse: levels for layers."""
+        blocks = r'^levels\.(\d+)' if coarse else [
+            (r'^levels\.(\d+)\.downsample', (99999,)), (r'^levels\.(\d+)\.blocks\.(\d+)', None), (r'^norm', (99999,))]
+        return dict(stem=r'^patch_embed', blocks=blocks)

@@ -1,0 +1,143 @@
+"""What backbones and classifiers share: the stem and the levels of MambaVision (Hatamizadeh and Kautz, arXiv 2407.08083)."""
+import numpy as np
+import torch
+from torch import nn
+
+from ..errors import UserError
+from ..ops.selective_scan import check_backend_name
+from .blocks import Stem
+from .levels import ConvLevel, HybridLevel
+from .presets import PRESETS, SHORT_NAMES
+
+NUM_LEVELS = 4
+
+
+class Trunk(nn.Module):
+    """The stem and the first `num_levels` levels, convolutions in two of them and scans and self-attention in two.
+
+    Level i has stride 4 * 2^i and dim * 2^i channels. Parameters carry the names of the released checkpoints.
+
+    Args:
+        arch, window_size, in_channels, drop_path_rate, with_cp, scan_backend: as `MambaVision`.
+        num_levels: how many levels to build.
+
+    Raises:
+        UserError: (a ValueError) for arguments that do not describe a network.
+    """
+
+    def __init__(self, arch, window_size, in_channels, num_levels, drop_path_rate, with_cp, scan_backend):
+        super().__init__()
+        spec = parse_arch(arch)
+        windows = parse_windows(window_size)
+        if not isinstance(in_channels, int) or in_channels < 1:
+            raise UserError(f'in_channels must be a positive integer, got {in_channels!r}')
+        if not 0 <= drop_path_rate < 1:
+            raise UserError(f'drop_path_rate must be from 0 to less than 1, got {drop_path_rate!r}')
+        check_backend_name(scan_backend)
+        self.in_channels = in_channels
+        self.dims = [spec['dim'] * 2 ** i for i in range(num_levels)]
+        self.patch_embed = Stem(in_channels, spec['in_dim'], spec['dim'])
+        rates = iter(np.linspace(0, drop_path_rate, sum(spec['depths'])).tolist())
+        self.levels = nn.ModuleList()
+        for i, dim in enumerate(self.dims):
+            shared = dict(dim=dim, drop_paths=[next(rates) for _ in range(spec['depths'][i])],
+                          downsample=i + 1 < num_levels, with_cp=with_cp)
+            self.levels.append(ConvLevel(**shared) if i < 2 else HybridLevel(
+                **shared, num_heads=spec['num_heads'][i], window=windows[i - 2], mlp_ratio=spec.get('mlp_ratio', 4.),
+                layer_scale=spec.get('layer_scale'), scan_backend=scan_backend))
+        self.apply(init_as_released)
+
+    def level_maps(self, x, count=None):
+        """The map of each level (B, dim * 2^i, ceil(H / stride), ceil(W / stride)), before its downsampling.
+
+        Args:
+            x: images (B, in_channels, H, W).
+            count: of how many levels; None for all.
+
+        Raises:
+            UserError: the input is not a float tensor (B, in_channels, H, W).
+        """
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise UserError(f'this MambaVision takes images (B, {self.in_channels}, H, W), got {tuple(x.shape)}; '
+                            'in_channels sets the number of channels (mmdet and mmseg read grey images with 3 by '
+                            'default)')
+        if not x.is_floating_point():
+            raise UserError(f'MambaVision takes normalised images of a float type, got {x.dtype}: subtract the mean and '
+                            "divide by the standard deviation first, as a detector's data_preprocessor does")
+        x, maps = self.patch_embed(x.contiguous(memory_format=torch.channels_last)), []
+        for i, level in enumerate(self.levels):
+            x = level(x)
+            maps.append(x)
+            if level.downsample is None or i + 1 == count:
+                return maps
+            x = level.downsample(x)
+
+    def get_layer_depth(self, param_name, prefix=''):
+        """Depth of a parameter, as mmpretrain's backbones give it to layer-wise learning rate decay.
+
+        Args:
+            param_name: the parameter's name.
+            prefix: what stands before the backbone's own names in it.
+
+        Returns:
+            The depth, from 0 (the stem) over one for each block to the number of blocks + 1 (norms on the outputs, and
+            names that are not the backbone's), and the number of depths.
+        """
+        blocks = [len(level.blocks) for level in self.levels]
+        depths = sum(blocks) + 2
+        name = param_name[len(prefix):].split('.') if param_name.startswith(prefix) else ['']
+        if name[0] == 'patch_embed':
+            return 0, depths
+        if name[0] == 'levels':
+            level = int(name[1])
+            # A downsampling layer belongs to the block before it.
+            return sum(blocks[:level]) + (int(name[3]) + 1 if name[2] == 'blocks' else blocks[level]), depths
+        return depths - 1, depths
+
+
+def parse_arch(arch):
+    """A preset's name or a dict to the dict of the network's sizes.
+
+    Raises:
+        UserError: naming what is unknown, missing or does not fit.
+    """
+    if isinstance(arch, str):
+        name = SHORT_NAMES.get(arch, arch)
+        if name not in PRESETS:
+            raise UserError(f"unknown arch '{arch}': choose one of {', '.join(PRESETS)} (or {', '.join(SHORT_NAMES)}), "
+                            'or give a dict with dim, in_dim, depths and num_heads')
+        return PRESETS[name]
+    required, optional = {'dim', 'in_dim', 'depths', 'num_heads'}, {'layer_scale', 'mlp_ratio'}
+    if missing := required - set(arch):
+        raise UserError(f"arch lacks {', '.join(sorted(missing))}: it needs {', '.join(sorted(required))}")
+    if unknown := set(arch) - required - optional:
+        raise UserError(f"arch has unknown {', '.join(sorted(unknown))}: it takes "
+                        f"{', '.join(sorted(required | optional))}")
+    for key in ('depths', 'num_heads'):
+        if len(arch[key]) != NUM_LEVELS or min(arch[key]) < 1:
+            raise UserError(f'arch.{key} must be {NUM_LEVELS} positive integers, one per level, got {arch[key]!r}')
+    for i in (2, 3):
+        if arch['dim'] * 2 ** i % arch['num_heads'][i]:
+            raise UserError(f"arch.num_heads[{i}] = {arch['num_heads'][i]} does not divide the {arch['dim'] * 2 ** i} "
+                            f'channels of level {i}')
+    return dict(arch)
+
+
+def parse_windows(window_size):
+    """Windows of levels 2 and 3, each a positive integer or None, from any form that `window_size` takes."""
+    windows = tuple(window_size) if isinstance(window_size, (tuple, list)) else (window_size, window_size)
+    if len(windows) == NUM_LEVELS:
+        windows = windows[2:]
+    if len(windows) != 2 or not all(w is None or (type(w) is int and w > 0) for w in windows):
+        raise UserError('window_size must be None for the whole map, a positive integer, or two entries, for levels 2 '
+                        f'and 3 (or a released four), each a positive integer or None; got {window_size!r}')
+    return windows
+
+
+def init_as_released(module):
+    """Initial weights of linear layers; those of the others are torch's."""
+    if isinstance(module, nn.Linear):
+        # Bounds of 5 standard deviations: at the usual -2 and 2 float32 puts one weight in some millions, by infinity.
+        nn.init.trunc_normal_(module.weight, std=.02, a=-.1, b=.1)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,117 @@
+"""The ImageNet classifiers in timm's model zoo: importing this registers them.
+
+    import timm, mmmambavision.timm_models
+    model = timm.create_model('mambavision_tiny.in1k', pretrained=True)
+
+`pretrained=True` reads NVIDIA's files from Hugging Face (CC BY-NC-SA 4.0) through the package's safe loader;
+`pretrained_cfg_overlay=dict(file=...)` names a local one. Beside timm's own arguments a model takes `window_size`, by
+default that of its released weights; (None, None) is the whole map (None alone is dropped by `timm.create_model`). Images
+may have any size whatever `img_size` says.
+"""
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._builder import resolve_pretrained_cfg
+
+from .checkpoints.files import load_checkpoint
+from .checkpoints.weights import classifier_weights, fit
+from .models.classifier import MambaVisionClassifier
+
+__all__ = []  # register_model adds to it
+
+
+def _cfg(repository, file, size=224, **options):
+    """What timm keeps about released weights: where they are and how images are prepared for them."""
+    return dict(
+        hf_hub_id=f'nvidia/{repository}', hf_hub_filename=file, license='cc-by-nc-sa-4.0', num_classes=1000,
+        input_size=(3, size, size), pool_size=(size // 32, size // 32), crop_pct=1.0, crop_mode='center',
+        interpolation='bicubic', mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD,
+        first_conv='patch_embed.conv_down.0', classifier='head') | options
+
+
+default_cfgs = generate_default_cfgs({
+    'mambavision_tiny.in1k': _cfg('MambaVision-T-1K', 'mambavision_tiny_1k.pth.tar'),
+    'mambavision_tiny2.in1k': _cfg('MambaVision-T2-1K', 'mambavision_tiny2_1k.pth.tar', crop_pct=0.98),
+    'mambavision_small.in1k': _cfg('MambaVision-S-1K', 'mambavision_small_1k.pth.tar', crop_pct=0.93),
+    'mambavision_base.in1k': _cfg('MambaVision-B-1K', 'mambavision_base_1k.pth.tar'),
+    'mambavision_base.in21k_ft_in1k': _cfg('MambaVision-B-21K', 'mambavision_base_21k.pth.tar'),
+    'mambavision_large.in1k': _cfg('MambaVision-L-1K', 'mambavision_large_1k.pth.tar'),
+    'mambavision_large.in21k_ft_in1k': _cfg('MambaVision-L-21K', 'mambavision_large_21k.pth.tar'),
+    'mambavision_large2.in1k': _cfg('MambaVision-L2-1K', 'mambavision_large2_1k.pth.tar'),
+    'mambavision_large2.in21k_ft_in1k_512': _cfg(
+        'MambaVision-L2-512-21K', 'mambavision_L2_21k_240m_512.pth.tar', 512, crop_pct=0.93, crop_mode='squash'),
+    'mambavision_large3.in21k_ft_in1k_256': _cfg(
+        'MambaVision-L3-256-21K', 'mambavision_L3_21k_740m_256.pth.tar', 256),
+    'mambavision_large3.in21k_ft_in1k_512': _cfg(
+        'MambaVision-L3-512-21K', 'mambavision_L3_21k_740m_512.pth.tar', 512, crop_pct=0.93, crop_mode='squash'),
+})
+
+
+def _create(variant, pretrained, drop_path_rate, pretrained_cfg=None, pretrained_cfg_overlay=None, in_chans=3,
+            img_size=None, **kwargs):
+    cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
+    overlay = dict(pretrained_cfg_overlay or {})
+    if pretrained and not cfg.state_dict:
+        overlay['state_dict'] = classifier_weights(load_checkpoint(_source(cfg)))
+    side = cfg.input_size[-1]
+    options = dict(window_size=(side // 16, side // 32), drop_path_rate=drop_path_rate) | kwargs
+    model = build_model_with_cfg(
+        _build, variant, pretrained, pretrained_cfg, overlay, in_chans=in_chans, pretrained_filter_fn=_fitted,
+        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'), arch=variant.removeprefix('mambavision_'),
+        **options)
+    for part in (model, getattr(model, 'model', model)):  # the second inside a feature extractor
+        part.pretrained_cfg['state_dict'] = None
+    return model
+
+
+def _build(in_chans, num_classes=1000, **options):
+    return MambaVisionClassifier(in_channels=in_chans, num_classes=num_classes, **options)
+
+
+def _source(cfg):
+    """Name of the file that a pretrained_cfg asks for, as `load_checkpoint` takes it."""
+    if cfg.file:
+        return str(cfg.file)
+    if cfg.hf_hub_id:
+        return f'hf://{cfg.hf_hub_id}/{cfg.hf_hub_filename}' if cfg.hf_hub_filename else f'hf://{cfg.hf_hub_id}'
+    return cfg.url or None
+
+
+def _fitted(weights, model):
+    """Weights for a model after a look whether they are of its network; timm sees to the head."""
+    trunk = {name: value for name, value in weights.items() if name.startswith(('patch_embed.', 'levels.'))}
+    return {**weights, **fit(trunk, model)}
+
+
+@register_model
+def mambavision_tiny(pretrained=False, **kwargs):
+    return _create('mambavision_tiny', pretrained, **{'drop_path_rate': .2, **kwargs})
+
+
+@register_model
+def mambavision_tiny2(pretrained=False, **kwargs):
+    return _create('mambavision_tiny2', pretrained, **{'drop_path_rate': .2, **kwargs})
+
+
+@register_model
+def mambavision_small(pretrained=False, **kwargs):
+    return _create('mambavision_small', pretrained, **{'drop_path_rate': .2, **kwargs})
+
+
+@register_model
+def mambavision_base(pretrained=False, **kwargs):
+    return _create('mambavision_base', pretrained, **{'drop_path_rate': .3, **kwargs})
+
+
+@register_model
+def mambavision_large(pretrained=False, **kwargs):
+    return _create('mambavision_large', pretrained, **{'drop_path_rate': .3, **kwargs})
+
+
+@register_model
+def mambavision_large2(pretrained=False, **kwargs):
+    return _create('mambavision_large2', pretrained, **{'drop_path_rate': .3, **kwargs})
+
+
+@register_model
+def mambavision_large3(pretrained=False, **kwargs):
+    return _create('mambavision_large3', pretrained, **{'drop_path_rate': .5, **kwargs})

@@ -1,0 +1,152 @@
+"""The classifiers as timm models: what timm's own generic tests of models ask, and every released file's form.
+
+Of those tests, what cannot hold: torchscript and symbolic tracing (`torch.fx`), because forward passes look at the sizes
+of images and the scan is an operator chosen when it runs; fixed `img_size` in `set_input_size`, because any size is taken.
+"""
+import pytest
+import torch
+from safetensors.torch import save_file
+
+timm = pytest.importorskip('timm')
+from timm.data import resolve_model_data_config  # noqa: E402
+from timm.optim import param_groups_layer_decay  # noqa: E402
+
+import mmmambavision.timm_models  # noqa: E402, F401
+from mmmambavision.models.presets import PRESETS  # noqa: E402
+
+# name: window sizes, input size, crop_pct, crop_mode, drop path, repository; published with the released files
+RELEASED = {
+    'mambavision_tiny.in1k': ((14, 7), 224, 1.0, 'center', .2, 'MambaVision-T-1K'),
+    'mambavision_tiny2.in1k': ((14, 7), 224, .98, 'center', .2, 'MambaVision-T2-1K'),
+    'mambavision_small.in1k': ((14, 7), 224, .93, 'center', .2, 'MambaVision-S-1K'),
+    'mambavision_base.in1k': ((14, 7), 224, 1.0, 'center', .3, 'MambaVision-B-1K'),
+    'mambavision_base.in21k_ft_in1k': ((14, 7), 224, 1.0, 'center', .3, 'MambaVision-B-21K'),
+    'mambavision_large.in1k': ((14, 7), 224, 1.0, 'center', .3, 'MambaVision-L-1K'),
+    'mambavision_large.in21k_ft_in1k': ((14, 7), 224, 1.0, 'center', .3, 'MambaVision-L-21K'),
+    'mambavision_large2.in1k': ((14, 7), 224, 1.0, 'center', .3, 'MambaVision-L2-1K'),
+    'mambavision_large2.in21k_ft_in1k_512': ((32, 16), 512, .93, 'squash', .3, 'MambaVision-L2-512-21K'),
+    'mambavision_large3.in21k_ft_in1k_256': ((16, 8), 256, 1.0, 'center', .5, 'MambaVision-L3-256-21K'),
+    'mambavision_large3.in21k_ft_in1k_512': ((32, 16), 512, .93, 'squash', .5, 'MambaVision-L3-512-21K'),
+}
+SMALLEST = 'mambavision_tiny'
+
+
+def test_names():
+    assert timm.list_models('mambavision*') == sorted(f'mambavision_{arch}' for arch in PRESETS)
+    assert sorted(timm.list_pretrained('mambavision*')) == sorted(RELEASED)
+
+
+@pytest.mark.parametrize('name', RELEASED)
+def test_released_configuration(name):
+    windows, size, crop_pct, crop_mode, drop_path, repository = RELEASED[name]
+    with torch.device('meta'):
+        model = timm.create_model(name)
+    cfg = model.pretrained_cfg
+    assert tuple(level.window for level in model.levels[2:]) == windows
+    assert model.levels[3].blocks[-1].drop_path.drop_prob == pytest.approx(drop_path)
+    assert cfg['hf_hub_id'] == f'nvidia/{repository}' and cfg['hf_hub_filename'].endswith('.pth.tar')
+    data = resolve_model_data_config(model)
+    assert (data['input_size'], data['crop_pct'], data['crop_mode']) == ((3, size, size), crop_pct, crop_mode)
+    assert (data['interpolation'], data['mean']) == ('bicubic', (.485, .456, .406))
+    assert data['std'] == (.229, .224, .225)
+    parameters = dict(model.named_parameters())
+    assert cfg['classifier'] + '.weight' in parameters and cfg['first_conv'] + '.weight' in parameters
+    assert parameters['head.weight'].shape[0] == cfg['num_classes'] == 1000
+
+
+@pytest.mark.parametrize('form', ['pth.tar', 'module pth.tar', 'safetensors'])
+def test_a_released_file_by_path(form, tmp_path):
+    """In each of NVIDIA's forms; other classes, channels and features alone are seen to by timm."""
+    source = timm.create_model(SMALLEST).eval()
+    state = source.state_dict()
+    file = tmp_path / ('model.safetensors' if form == 'safetensors' else 'x.pth.tar')
+    if form == 'safetensors':
+        save_file({f'model.{name}': value for name, value in state.items()}, file)
+    else:
+        prefix = 'module.' if form.startswith('module') else ''
+        torch.save(dict(state_dict={prefix + name: value for name, value in state.items()}, epoch=3), file)
+    overlay = dict(pretrained=True, pretrained_cfg_overlay=dict(file=str(file)))
+    model = timm.create_model('mambavision_tiny.in1k', **overlay).eval()
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(model(x), source(x)) and model.pretrained_cfg['state_dict'] is None
+    if form != 'pth.tar':
+        return
+    fine_tuned = timm.create_model('mambavision_tiny', num_classes=5, in_chans=1, **overlay).eval()
+    assert fine_tuned(x[:, :1]).shape == (1, 5)
+    torch.testing.assert_close(fine_tuned.patch_embed(x[:, :1]), source.patch_embed(x[:, :1].expand(-1, 3, -1, -1)))
+    assert torch.equal(fine_tuned.levels[3].blocks[0].mixer.D, source.levels[3].blocks[0].mixer.D)
+    maps = timm.create_model('mambavision_tiny', features_only=True, **overlay).eval()(x)
+    for a, b in zip(maps, source.forward_intermediates(x, intermediates_only=True), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(ValueError, match="it looks like 'tiny', the model is 'small'"):
+        timm.create_model('mambavision_small', **overlay)
+
+
+@pytest.mark.parametrize('name', RELEASED)
+def test_every_released_name_loads_a_file(name, tmp_path, monkeypatch):
+    """By the name on Hugging Face, with files of the right shapes and no memory behind them."""
+    from mmmambavision import timm_models
+    asked = []
+    with torch.device('meta'):
+        state = timm.create_model(name).state_dict()
+        monkeypatch.setattr(timm_models, 'load_checkpoint', lambda source: asked.append(source) or dict(state_dict=state))
+        timm.create_model(name, pretrained=True)
+    *_, repository = RELEASED[name]
+    assert len(asked) == 1 and asked[0].startswith(f'hf://nvidia/{repository}/mambavision_')
+
+
+def test_forward_backward():
+    model = timm.create_model(SMALLEST, num_classes=42).train()
+    output = model(torch.randn(2, 3, 64, 96))
+    output.mean().backward()
+    assert output.shape == (2, 42) and output.isfinite().all()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    model.set_grad_checkpointing(True)
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 42)
+
+
+def test_default_methods():
+    model = timm.create_model(SMALLEST, num_classes=0).eval()
+    x = torch.randn(1, 3, 64, 64)
+    features = model.forward_features(x)
+    assert model(x).shape == (1, model.num_features) == (1, model.head_hidden_size)
+    model.reset_classifier(7)
+    assert model.forward_head(features).shape == (1, 7) == model(x).shape
+    assert model.forward_head(features, pre_logits=True).shape == (1, model.head_hidden_size)
+    assert model.get_classifier().out_features == model.num_classes == 7
+    model.reset_classifier(0)
+    assert model(x).shape == (1, model.num_features)
+
+
+@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (1, 3), (-2, -1), (2,)])
+def test_features(out_indices):
+    model = timm.create_model(SMALLEST, features_only=True, out_indices=out_indices, window_size=(None, None)).eval()
+    maps = model(torch.randn(2, 3, 96, 160))
+    levels = [i % 4 for i in out_indices]
+    assert model.feature_info.channels() == [80 * 2 ** i for i in levels] == [m.shape[1] for m in maps]
+    assert model.feature_info.reduction() == [4 * 2 ** i for i in levels]
+    for m, reduction in zip(maps, model.feature_info.reduction(), strict=True):
+        assert m.shape[2:] == (96 // reduction, 160 // reduction) and not m.isnan().any()
+    assert not any(name.startswith('model.head') for name in model.state_dict())
+
+
+def test_layer_decay_groups_follow_depth():
+    model = timm.create_model(SMALLEST)
+    scales = {name: group['lr_scale'] for group in param_groups_layer_decay(model, layer_decay=.5, verbose=False)
+              for name, p in model.named_parameters() if any(p is q for q in group['params'])}
+    assert len(scales) == len(list(model.parameters()))
+    order = ['patch_embed.conv_down.0.weight', 'levels.0.blocks.0.conv1.weight', 'levels.1.blocks.2.conv1.weight',
+             'levels.2.blocks.0.mixer.A_log', 'levels.2.blocks.7.mixer.qkv.weight', 'levels.3.blocks.3.mlp.fc1.weight',
+             'head.weight']
+    assert sorted(order, key=scales.get) == order and scales['head.weight'] == 1
+    assert model.no_weight_decay() == set()
+
+
+def test_options():
+    model = timm.create_model(SMALLEST, in_chans=6, drop_path_rate=.1, img_size=320, window_size=(None, None),
+                              drop_rate=.3)
+    assert [level.window for level in model.levels[2:]] == [None, None]
+    assert model.levels[3].blocks[-1].drop_path.drop_prob == pytest.approx(.1) and model.drop.p == .3
+    assert model.eval()(torch.randn(1, 6, 70, 50)).shape == (1, 1000)
+    # timm.create_model drops arguments that are None; the function itself takes them.
+    assert mmmambavision.timm_models.mambavision_tiny(window_size=None).levels[2].window is None
