@@ -12,6 +12,8 @@ ifeq ($(STACK),openmmlab)
   COMPILED := mmcv==2.1.0
 else ifeq ($(STACK),onedl)
   COMPILED := onedl-mmcv==2.3.6
+  # pip would take an earlier build of it, with operators or without.
+  NO_CACHE := --no-cache-dir
 else
   $(error STACK is '$(STACK)'; choose openmmlab or onedl)
 endif
@@ -65,12 +67,12 @@ $(STAMP)-torch: $(STAMP)-venv
 
 $(STAMP)-package: $(STAMP)-torch pyproject.toml setup.py
 	@echo "[3/4] this package and the $(STACK) packages (a minute)"
-	@$(PIP) $(TORCH) --editable '.[$(STACK),test]'
+	@$(PIP) $(NO_CACHE) $(TORCH) --editable '.[$(STACK),test]'
 	@touch $@
 
 $(STAMP)-mmcv-lite: $(STAMP)-package
 	@echo "[4/4] mmcv's operators on torchvision's (seconds)"
-	@$(PY) -m mmmambavision.openmmlab.mmcv_ops --install
+	@$(PY) -c 'import mmcv._ext' 2> /dev/null || $(PY) -m mmmambavision.openmmlab.mmcv_ops --install
 	@touch $@
 
 # mmcv's own set-up imports torch, psutil and pkg_resources, the last gone from setuptools 81 on.

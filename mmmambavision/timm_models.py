@@ -5,8 +5,8 @@
 
 `pretrained=True` reads NVIDIA's files from Hugging Face (CC BY-NC-SA 4.0) through the package's safe loader;
 `pretrained_cfg_overlay=dict(file=...)` names a local one. Beside timm's own arguments a model takes `window_size`, by
-default that of its released weights; (None, None) is the whole map (None alone is dropped by `timm.create_model`). Images
-may have any size whatever `img_size` says.
+default that of its released weights; (None, None) is the whole map (None alone is dropped by `timm.create_model`).
+Images may have any size whatever `img_size` says.
 """
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model

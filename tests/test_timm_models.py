@@ -1,7 +1,7 @@
 """The classifiers as timm models: what timm's own generic tests of models ask, and every released file's form.
 
-Of those tests, what cannot hold: torchscript and symbolic tracing (`torch.fx`), because forward passes look at the sizes
-of images and the scan is an operator chosen when it runs; fixed `img_size` in `set_input_size`, because any size is taken.
+Of those tests, what cannot hold: torchscript and symbolic tracing (`torch.fx`), because forward passes look at the
+sizes of images and the scan is an operator chosen when it runs; `set_input_size`, because any size is taken.
 """
 import pytest
 import torch
@@ -89,7 +89,8 @@ def test_every_released_name_loads_a_file(name, tmp_path, monkeypatch):
     asked = []
     with torch.device('meta'):
         state = timm.create_model(name).state_dict()
-        monkeypatch.setattr(timm_models, 'load_checkpoint', lambda source: asked.append(source) or dict(state_dict=state))
+        monkeypatch.setattr(timm_models, 'load_checkpoint',
+                            lambda source: asked.append(source) or dict(state_dict=state))
         timm.create_model(name, pretrained=True)
     *_, repository = RELEASED[name]
     assert len(asked) == 1 and asked[0].startswith(f'hf://nvidia/{repository}/mambavision_')

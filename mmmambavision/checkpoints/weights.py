@@ -75,8 +75,9 @@ def _prefix_of(state):
     prefixes = sorted((key[:-len(STEM)] for key in state if isinstance(key, str) and key.endswith(STEM)), key=len)
     prefix = next((prefix for prefix in prefixes if _is_mambavision(state, prefix)), None)
     if prefix is None:
-        raise UserError(f'the checkpoint holds no MambaVision: no name in it ends in {STEM}, or the levels behind it are '
-                        f"of another network; it has {', '.join(list(map(str, state))[:3]) or 'nothing'}, ...")
+        names = ', '.join(list(map(str, state))[:3]) or 'nothing'
+        raise UserError(f'the checkpoint holds no MambaVision: no name in it ends in {STEM}, or the levels behind it '
+                        f'are of another network; it has {names}, ...')
     return prefix
 
 

@@ -11,8 +11,8 @@ class MambaVisionClassifier(Trunk):
     Parameters carry the names of the released checkpoints. Methods are those of timm's models.
 
     Args:
-        arch, window_size, in_channels, drop_path_rate, with_cp, scan_backend: as `MambaVision`. The released classifiers
-            have windows of a sixteenth and a thirty-second of the image's side: 14 and 7 at 224.
+        arch, window_size, in_channels, drop_path_rate, with_cp, scan_backend: as `MambaVision`. The released
+            classifiers have windows of a sixteenth and a thirty-second of the image's side: 14 and 7 at 224.
         num_classes: outputs; 0 for none, and the pooled features instead.
         drop_rate: dropout before the linear layer.
 
@@ -88,7 +88,7 @@ class MambaVisionClassifier(Trunk):
 
     @staticmethod
     def level_indices(indices):
-        """Levels as a list of integers from 0: of a sequence (negative ones from the end), a number of levels, or None."""
+        """Levels as a list of integers from 0: of a sequence (negative ones from the end), a number, or None."""
         chosen = range(NUM_LEVELS) if indices is None else indices
         chosen = range(NUM_LEVELS - chosen, NUM_LEVELS) if isinstance(chosen, int) else chosen
         chosen = [i + NUM_LEVELS if i < 0 else i for i in chosen]

@@ -1,4 +1,4 @@
-"""What backbones and classifiers share: the stem and the levels of MambaVision (Hatamizadeh and Kautz, arXiv 2407.08083)."""
+"""The stem and the levels of MambaVision (Hatamizadeh and Kautz, arXiv 2407.08083), of backbones and classifiers."""
 import numpy as np
 import torch
 from torch import nn
@@ -62,8 +62,8 @@ class Trunk(nn.Module):
                             'in_channels sets the number of channels (mmdet and mmseg read grey images with 3 by '
                             'default)')
         if not x.is_floating_point():
-            raise UserError(f'MambaVision takes normalised images of a float type, got {x.dtype}: subtract the mean and '
-                            "divide by the standard deviation first, as a detector's data_preprocessor does")
+            raise UserError(f'MambaVision takes normalised images of a float type, got {x.dtype}: subtract the mean '
+                            "and divide by the standard deviation first, as a detector's data_preprocessor does")
         x, maps = self.patch_embed(x.contiguous(memory_format=torch.channels_last)), []
         for i, level in enumerate(self.levels):
             x = level(x)
