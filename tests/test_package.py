@@ -15,7 +15,7 @@ import mmmambavision
 
 from .conftest import ROOT, load_tool
 
-INDEX = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Models']
+INDEX = yaml.safe_load((ROOT / 'configs' / 'metafile.yml').read_text())['Models']
 
 
 def test_exports():
@@ -100,7 +100,7 @@ def tracked(folder):
 def test_wheel_has_the_package_and_the_recipes(built):
     _, wheel = built
     recipes = {f'mmmambavision/.mim/{name}' for name in
-               [*tracked('configs'), *tracked('tools'), 'model-index.yml']}
+               [*tracked('configs'), *tracked('tools'), 'model-index.yml', 'configs/metafile.yml']}
     assert {name for name in wheel if 'dist-info' not in name} == tracked('mmmambavision') | recipes
     assert any(name.endswith('licenses/LICENSE') for name in wheel)
 
@@ -108,6 +108,6 @@ def test_wheel_has_the_package_and_the_recipes(built):
 def test_sdist_has_what_a_wheel_is_made_of(built):
     sdist, _ = built
     needed = tracked('mmmambavision') | tracked('configs') | tracked('tools') | {
-        'LICENSE', 'README.md', 'CHANGELOG.md', 'model-index.yml', 'pyproject.toml', 'setup.py', 'MANIFEST.in'}
+        'LICENSE', 'README.md', 'CHANGELOG.md', 'model-index.yml', 'configs/metafile.yml', 'pyproject.toml', 'setup.py', 'MANIFEST.in'}
     files = {name for name in sdist if '.' in Path(name).name or name == 'LICENSE'}
     assert {name for name in files if 'egg-info' not in name} - {'PKG-INFO', 'setup.cfg'} == needed

@@ -5,7 +5,7 @@ from mmmambavision import MambaVision
 from mmmambavision.checkpoints.files import read_checkpoint
 
 from ..conftest import load_tool
-from ..test_checkpoints import FORMS, NANO, Detector, save
+from ..checkpoints.test_checkpoints import FORMS, NANO, Detector, save
 
 
 @pytest.mark.parametrize('suffix', ['.safetensors', '.pth'])
