@@ -4,8 +4,8 @@ import torch
 from mmmambavision import MambaVision
 from mmmambavision.checkpoints.files import read_checkpoint
 
-from ..conftest import load_tool
 from ..checkpoints.test_checkpoints import FORMS, NANO, Detector, save
+from ..conftest import load_tool
 
 
 @pytest.mark.parametrize('suffix', ['.safetensors', '.pth'])
