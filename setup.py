@@ -13,8 +13,9 @@ class BuildWithRecipes(build_py):
         if self.editable_mode:
             return
         target = Path(self.build_lib, 'mmmambavision', '.mim')
+        ignored = shutil.ignore_patterns('__pycache__', 'check_gpu.py')  # that runs the tests, which are not here
         for folder in ('configs', 'tools'):
-            shutil.copytree(folder, target / folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns('__pycache__'))
+            shutil.copytree(folder, target / folder, dirs_exist_ok=True, ignore=ignored)
         shutil.copy('model-index.yml', target)
 
 

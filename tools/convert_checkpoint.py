@@ -11,14 +11,14 @@ from common import run
 from safetensors.torch import save_file
 
 from mmmambavision.checkpoints.files import fetch, read_checkpoint
-from mmmambavision.checkpoints.weights import backbone_weights, is_classifier
+from mmmambavision.checkpoints.weights import backbone_weights, is_bare
 from mmmambavision.errors import UserError
 
 
 def weights_of(checkpoint):
     """The weights of a checkpoint's model by name, each with memory of its own."""
     backbone, _ = backbone_weights(checkpoint)
-    state = backbone if is_classifier(checkpoint) else checkpoint.get('state_dict', checkpoint)
+    state = backbone if is_bare(checkpoint) else checkpoint.get('state_dict', checkpoint)
     return {name.removeprefix('module.'): tensor.detach().clone().contiguous() for name, tensor in state.items()}
 
 

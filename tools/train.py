@@ -28,8 +28,6 @@ def apply_options(cfg, args):
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if args.from_scratch:
-        cfg.model.backbone.update(dict.fromkeys(WEIGHTS_KEYS & cfg.model.backbone.keys()))
     if args.auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise UserError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config: the batch '
@@ -41,7 +39,9 @@ def apply_options(cfg, args):
         cfg.resume = False  # mmengine would look for itself, and take a checkpoint that is half written
     if resume:
         cfg.resume, cfg.load_from = True, resume
-    elif not args.resume and checkpoints(cfg.work_dir):
+    if (resume or args.from_scratch) and cfg.get('model', {}).get('backbone'):
+        cfg.model.backbone.update(dict.fromkeys(WEIGHTS_KEYS & cfg.model.backbone.keys()))  # nobody is to wait for them
+    if not args.resume and not resume and checkpoints(cfg.work_dir):
         raise UserError(f'{cfg.work_dir} holds the checkpoints of an earlier run: --resume goes on with it, --work-dir '
                         'NEW_FOLDER leaves it alone')
 
@@ -73,7 +73,6 @@ def check_weights(cfg):
     """
     if cfg.get('load_from'):
         load_checkpoint(cfg.load_from)
-        return
     backbone = cfg.get('model', {}).get('backbone', {})
     init_cfg = backbone.get('init_cfg') or {}
     key, source = 'init_cfg.checkpoint', init_cfg.get('checkpoint') if init_cfg.get('type') == 'Pretrained' else None

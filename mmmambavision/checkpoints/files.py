@@ -1,12 +1,15 @@
 """A path, URL or hf:// name to the contents of a checkpoint, without running what a pickle may contain."""
 import argparse
 import hashlib
+import os
 import pathlib
 import pickle
 import re
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urlparse
+from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
@@ -41,6 +44,8 @@ def fetch(name):
         path = _from_hf(name) if name.startswith('hf://') else _from_url(name)
     except UserError as caught:
         error = caught
+    except Exception as caught:  # of any library on the way: whatever it is, all processes have to hear of it
+        error = UnreachableError(f'could not download {name}: {type(caught).__name__}: {_first_line(caught)}')
     if error := _first_of_all_processes(error):
         raise error
     return path
@@ -65,10 +70,26 @@ def _from_url(url):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f'{path}.lock'):
             if not path.exists():
-                torch.hub.download_url_to_file(url, str(path))
-    except (URLError, OSError, ValueError) as error:
+                part = f'{path}.part'
+                torch.hub.download_url_to_file(url, part)
+                _check_length(url, part)
+                os.replace(part, path)
+    except (URLError, OSError) as error:
         raise UnreachableError(f'could not download {url}: {_first_line(error)}') from None
     return path
+
+
+def _check_length(url, file):
+    """See that a downloaded file is whole, which torch does not, as far as the server says how long it is."""
+    try:
+        with urlopen(Request(url, method='HEAD'), timeout=60) as response:
+            expected = response.headers.get('Content-Length')
+    except (URLError, HTTPException, OSError):
+        return
+    size = Path(file).stat().st_size
+    if expected and size != int(expected):
+        os.remove(file)
+        raise OSError(f'the connection ended after {size} of {expected} bytes; try again')
 
 
 def _from_hf(name):

@@ -96,20 +96,22 @@ def state_dict_of(checkpoint):
 
 
 def _is_mambavision(state, prefix):
-    """Whether the third level, if there is one, has MambaVision's mixers: FasterViT, for one,
-    shares the stem's names."""
+    """Whether what is behind a stem of that name is ours: others, such as FasterViT, share its names.
+
+    The first level has convolution blocks, and the third, if there is one, MambaVision's mixers.
+    """
     level = f'{prefix}levels.2.blocks.'
     blocks = [key for key in state if key.startswith(level)]
-    return not blocks or any(key.startswith(f'{level}0.mixer.') for key in blocks)
+    return f'{prefix}levels.0.blocks.0.conv1.weight' in state and (
+        not blocks or any(key.startswith(f'{level}0.mixer.') for key in blocks))
 
 
-def is_classifier(checkpoint):
-    """Whether a checkpoint's MambaVision is a bare network with a classifier's head and not part of a larger model."""
+def is_bare(checkpoint):
+    """Whether a checkpoint's MambaVision is a classifier or a backbone by itself and not part of a larger model."""
     try:
-        weights, rest = backbone_weights(checkpoint)
+        return 'backbone.' not in _prefix_of(state_dict_of(checkpoint))
     except UserError:
         return False
-    return not any('backbone.' in name for name in rest) and not any(name.startswith('outnorm') for name in weights)
 
 
 def describe(weights):

@@ -96,7 +96,7 @@ class HybridLevel(Level):
         torch._check(count >= 1)
         source = torch.full((count * area,), -1, dtype=torch.int64, device=x.device)
         source = source.scatter(0, place, torch.arange(height * width, device=x.device))
-        tokens = x.reshape(batch, height * width, channels)[:, source] * (source >= 0)[:, None]
+        tokens = torch.where((source >= 0)[:, None], x.reshape(batch, height * width, channels)[:, source], 0.)
         tokens = self.run_blocks(tokens.reshape(batch * count, area, channels))
         return tokens.reshape(batch, count * area, channels)[:, place].reshape(x.shape)
 
@@ -125,9 +125,22 @@ def from_windows(tokens, window, size):
 def run_again_later(block, *arguments):
     """`block(*arguments)`, of which nothing but the arguments is kept: the backward pass computes it again."""
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
-    # Compiled graphs compute values again and not their effects, and take no contexts.
-    if not norms or torch.compiler.is_compiling():
+    if not norms:
         return checkpoint(block, *arguments, use_reentrant=False)
+    if torch.compiler.is_compiling() and not any(map(_breaks_graphs, block.modules())):
+        # Compiled graphs compute values again and not their effects, and take no contexts.
+        return checkpoint(block, *arguments, use_reentrant=False)
+    return _run_again_on_copies(block, norms, arguments)
+
+
+def _breaks_graphs(module):
+    """Whether a module may end a compiled graph: a batch norm that averages over all batches does, and hooks may."""
+    return bool(module._forward_hooks or module._forward_pre_hooks) or (
+        isinstance(module, _BatchNorm) and module.momentum is None)
+
+
+@torch.compiler.disable
+def _run_again_on_copies(block, norms, arguments):
     return checkpoint(block, *arguments, use_reentrant=False, context_fn=lambda: (nullcontext(), _OnCopies(norms)))
 
 

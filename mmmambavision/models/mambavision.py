@@ -43,7 +43,7 @@ class MambaVision(Trunk):
     def __init__(self, arch='tiny', window_size=None, in_channels=3, out_indices=(0, 1, 2, 3), drop_path_rate=0.2,
                  frozen_stages=-1, norm_eval=False, with_cp=False, scan_backend='auto', init_cfg=None):
         out_indices = parse_out_indices(out_indices)
-        if frozen_stages not in range(-1, NUM_LEVELS + 1):
+        if type(frozen_stages) is not int or frozen_stages not in range(-1, NUM_LEVELS + 1):
             raise UserError(f'frozen_stages must be from -1 (none) to {NUM_LEVELS} (all), got {frozen_stages!r}')
         super().__init__(arch, window_size, in_channels, 1 + max(out_indices), drop_path_rate, with_cp, scan_backend)
         self.out_indices = out_indices
@@ -55,18 +55,9 @@ class MambaVision(Trunk):
         self._freeze_stages()
 
     def forward(self, x):
-        zero = self._zero_of_all_norms() if self.training and torch.is_grad_enabled() else None
         maps = self.level_maps(x)
-        return tuple(getattr(self, f'outnorm{i}')(maps[i], zero) for i in self.out_indices)
-
-    def _zero_of_all_norms(self):
-        """0, and a function of every norm on the outputs.
-
-        Added to their weights, it gives the norm of a map that a head leaves out (RetinaNet's and FCN's do) a gradient
-        of 0 instead of none, at which distributed training would stop.
-        """
-        norms = [getattr(self, f'outnorm{i}') for i in self.out_indices]
-        return 0. * sum(parameter.sum() for norm in norms for parameter in norm.parameters())
+        outputs = tuple(getattr(self, f'outnorm{i}')(maps[i]) for i in self.out_indices)
+        return _UsedTogether.apply(*outputs) if self.training and torch.is_grad_enabled() else outputs
 
     def train(self, mode=True):
         super().train(mode)
@@ -102,18 +93,35 @@ class MambaVision(Trunk):
 class OutNorm(nn.LayerNorm):
     """LayerNorm over the channels of a map (B, C, H, W), to the same shape in contiguous memory."""
 
-    def forward(self, x, zero=None):
-        """`zero`, a tensor that is 0, is added to the weight for its gradient's sake."""
-        weight = self.weight if zero is None else self.weight + zero
-        x = nn.functional.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, weight, self.bias, self.eps)
+    def forward(self, x):
+        x = super().forward(x.permute(0, 2, 3, 1))
         # Not channels-last: mmcv's RoIAlign reads its input as if it were contiguous, without looking.
         return x.permute(0, 3, 1, 2).contiguous()
+
+
+class _UsedTogether(torch.autograd.Function):
+    """Maps as they are. One that a head leaves out, as RetinaNet's and FCN's do, gets a gradient of 0 and not none, at
+    which distributed training would stop."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*maps):
+        return tuple(m.view_as(m) for m in maps)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass  # gradients that are missing come as zeros by default
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        return gradients
 
 
 def parse_out_indices(out_indices):
     """Levels to return, as a sorted tuple."""
     indices = tuple(sorted(set(out_indices))) if isinstance(out_indices, (tuple, list, range, set)) else ()
-    if not indices or not set(indices) <= set(range(NUM_LEVELS)):
+    if not indices or not all(type(i) is int and 0 <= i < NUM_LEVELS for i in indices):
         raise UserError('out_indices must be a tuple of some of 0, 1, 2, 3 (the levels), such as (3,), got '
                         f'{out_indices!r}')
     return indices

@@ -29,9 +29,9 @@ class Trunk(nn.Module):
         super().__init__()
         spec = parse_arch(arch)
         windows = parse_windows(window_size)
-        if not isinstance(in_channels, int) or in_channels < 1:
+        if type(in_channels) is not int or in_channels < 1:
             raise UserError(f'in_channels must be a positive integer, got {in_channels!r}')
-        if not 0 <= drop_path_rate < 1:
+        if not isinstance(drop_path_rate, (int, float)) or not 0 <= drop_path_rate < 1:
             raise UserError(f'drop_path_rate must be from 0 to less than 1, got {drop_path_rate!r}')
         check_backend_name(scan_backend)
         self.in_channels = in_channels
@@ -107,6 +107,9 @@ def parse_arch(arch):
             raise UserError(f"unknown arch '{arch}': choose one of {', '.join(PRESETS)} (or {', '.join(SHORT_NAMES)}), "
                             'or give a dict with dim, in_dim, depths and num_heads')
         return PRESETS[name]
+    if not isinstance(arch, dict):
+        raise UserError('arch must be the name of a preset or a dict with dim, in_dim, depths and num_heads, got '
+                        f'{arch!r}')
     required, optional = {'dim', 'in_dim', 'depths', 'num_heads'}, {'layer_scale', 'mlp_ratio'}
     if missing := required - set(arch):
         raise UserError(f"arch lacks {', '.join(sorted(missing))}: it needs {', '.join(sorted(required))}")
@@ -114,7 +117,7 @@ def parse_arch(arch):
         raise UserError(f"arch has unknown {', '.join(sorted(unknown))}: it takes "
                         f"{', '.join(sorted(required | optional))}")
     for key in ('depths', 'num_heads'):
-        if len(arch[key]) != NUM_LEVELS or min(arch[key]) < 1:
+        if len(arch[key]) != NUM_LEVELS or not all(type(n) is int and n > 0 for n in arch[key]):
             raise UserError(f'arch.{key} must be {NUM_LEVELS} positive integers, one per level, got {arch[key]!r}')
     for i in (2, 3):
         if arch['dim'] * 2 ** i % arch['num_heads'][i]:

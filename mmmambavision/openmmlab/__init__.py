@@ -23,6 +23,6 @@ class _ToMMEngine(logging.Handler):
 mmcv_ops.install()
 loading.install()
 MODELS.register_module(module=MambaVision)
-MODULE2PACKAGE['mmmambavision'] = 'mmmambavision'  # _base_ = 'mmmambavision::CONFIG.py', of an installed wheel
+MODULE2PACKAGE['mmmambavision'] = 'mmmambavision'  # for _base_ = 'mmmambavision::...', see docs/reproduce.md
 logging.getLogger('mmmambavision').addHandler(_ToMMEngine())
 logging.getLogger('mmmambavision').setLevel(logging.INFO)

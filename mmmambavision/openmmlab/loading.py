@@ -13,7 +13,7 @@ from mmengine.logging import HistoryBuffer, print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 
 from ..checkpoints.files import load_checkpoint
-from ..checkpoints.weights import STEM, backbone_weights, fit, group_names, is_classifier
+from ..checkpoints.weights import STEM, backbone_weights, fit, group_names, is_bare
 from ..models.mambavision import MambaVision
 
 _load_state_dict = mmengine_checkpoint.load_state_dict
@@ -22,13 +22,14 @@ _load_state_dict = mmengine_checkpoint.load_state_dict
 def load_from_disk_or_url(filename, map_location='cpu', **_):
     """mmengine's loader for paths, URLs and hf:// names.
 
-    A released classifier comes as the state dict of a model whose `backbone` it is, as OpenMMLab's models call it.
+    A network by itself, such as a released classifier, comes as the state dict of a model whose `backbone` it is, as
+    OpenMMLab's models call it; what mmengine saved comes as it is.
     """
     checkpoint = load_checkpoint(filename, map_location)
-    if not is_classifier(checkpoint):
+    if not is_bare(checkpoint) or 'mmengine_version' in (checkpoint.get('meta') or {}):
         return checkpoint
     weights, rest = backbone_weights(checkpoint)
-    print_log(f'{filename}: a classifier; took the {len(weights)} tensors of its backbone, left out '
+    print_log(f'{filename}: a network by itself; took the {len(weights)} tensors of its backbone, left out '
               f'{group_names(rest)}', logger='current')
     return dict(state_dict={f'backbone.{name}': value for name, value in weights.items()}, meta={})
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mmmambavision import MambaVision
-from mmmambavision.checkpoints.files import read_checkpoint
+from mmmambavision.checkpoints.files import fetch, read_checkpoint
 from mmmambavision.checkpoints.weights import STEM, adapt_to_channels, backbone_weights, describe
 from mmmambavision.errors import UnreachableError
 from mmmambavision.models.presets import PRESETS
@@ -307,21 +307,48 @@ def test_map_location(map_location, suffix, tmp_path):
         assert torch.equal(tensor, weights['a'])
 
 
-def foreign(source):
-    """A network whose stem has our names, as FasterViT's has, and whose levels have not."""
-    state = {k: v for k, v in classifier(source).items() if not k.startswith(('levels.2', 'levels.3'))}
-    return {**state, 'levels.2.blocks.0.attn.qkv.weight': torch.ones(2, 2)}
+FOREIGN = {
+    'another third level': {'levels.0.blocks.0.conv1.weight': (2, 2), 'levels.2.blocks.0.attn.qkv.weight': (2, 2)},
+    'stages': {'stages.0.w': (2, 2)}, 'blocks': {'blocks.0.w': (2, 2)},
+    'other levels': {'levels.0.conv.weight': (2, 2)}}
 
 
-def test_foreign_networks_are_left_alone(source, tmp_path):
-    torch.save(dict(state_dict=foreign(source)), tmp_path / 'x.pth')
+@pytest.mark.parametrize('kind', FOREIGN)
+def test_foreign_networks_are_left_alone(kind, tmp_path):
+    """Networks whose stem has our names, as FasterViT's has, and whose levels have not."""
+    state = {name: torch.ones(shape) for name, shape in {STEM: (4, 3, 3, 3), **FOREIGN[kind]}.items()}
+    torch.save(dict(state_dict=state), tmp_path / 'x.pth')
     with pytest.raises(ValueError, match='holds no MambaVision'):
-        backbone_weights(foreign(source))
+        backbone_weights(state)
+    network = nn.Module()
+    for name, value in state.items():
+        *path, leaf = name.split('.')
+        module = network
+        for part in path:
+            if part not in module._modules:
+                module.add_module(part, nn.Module())
+            module = module._modules[part]
+        module.register_buffer(leaf, torch.zeros_like(value))
+    load_checkpoint(network, str(tmp_path / 'x.pth'), strict=True)
+    assert all(value.all() for value in network.state_dict().values())
 
-    model = nn.Module()
-    model.patch_embed = MambaVision(NANO).patch_embed  # names as in the file, not behind `backbone.`
-    load_checkpoint(model, str(tmp_path / 'x.pth'))
-    assert torch.equal(model.patch_embed.conv_down[0].weight, source.patch_embed.conv_down[0].weight)
+
+def test_a_backbone_by_itself_is_a_detectors_start(source, tmp_path):
+    """With its norms; and checked like any other."""
+    torch.save(source.state_dict(), tmp_path / 'x.pth')
+    detector = Detector(MambaVision(NANO))
+    load_checkpoint(detector, str(tmp_path / 'x.pth'))
+    assert_same(detector.backbone, source, but=())
+    torch.save(MambaVision(NANO, in_channels=4).state_dict(), tmp_path / 'y.pth')
+    with pytest.raises(ValueError, match='set in_channels=4'):
+        load_checkpoint(detector, str(tmp_path / 'y.pth'))
+
+
+def test_what_mmengine_saved_comes_whole(source, tmp_path):
+    saved = dict(state_dict=source.state_dict(), meta=dict(mmengine_version='0.10.7'), optimizer=dict(a=1))
+    torch.save(saved, tmp_path / 'x.pth')
+    from mmengine.runner.checkpoint import _load_checkpoint
+    assert _load_checkpoint(str(tmp_path / 'x.pth'))['optimizer'] == dict(a=1)
 
 
 @pytest.mark.parametrize('missing', ['levels.3.', 'levels.0.blocks.0.norm1.num_batches_tracked', 'outnorm1.', STEM])
@@ -431,6 +458,43 @@ def test_every_process_ends_where_the_first_cannot_download(server, tmp_path):
     first, second = in_two_processes(f'{server}/x.pth', tmp_path, 'group', 'broken')
     assert first == second
     assert first in (['got 1'], [f'ended could not download {server}/x.pth: no route'])  # whoever came first
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """A server that is broken in the way that the path names."""
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        if self.path == '/garbage.pth':
+            return self.wfile.write(b'garbage\r\n\r\n')
+        self.send_response(200)
+        self.send_header('Content-Length', '1000')
+        self.end_headers()
+        if self.command == 'GET':
+            self.wfile.write(b'x' * 500)
+
+
+@pytest.mark.parametrize('path, reason', [
+    ('garbage.pth', 'BadStatusLine'), ('short.pth', 'ended after 500 of 1000 bytes')])
+def test_broken_servers(path, reason, tmp_path, monkeypatch):
+    """Every process hears of it, and no half of a file stays where the next run would take it for the whole."""
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Answers) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        url = f'http://127.0.0.1:{httpd.server_port}/{path}'
+        first, second = in_two_processes(url, tmp_path, 'group')
+        httpd.shutdown()
+    assert first == second and len(first) == 1
+    assert first[0].startswith(f'ended could not download {url}: ') and reason in first[0]
+    assert not [f for f in (tmp_path / 'torch').rglob('*') if f.is_file() and f.suffix != '.lock']
+
+
+@pytest.mark.parametrize('name', ['hf://own er/re po', 'http://127.0.0.1:abc/x.pth'])
+def test_names_that_are_none(name, tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    with pytest.raises(UnreachableError, match=f'could not download {name}'):
+        fetch(name)
 
 
 @pytest.mark.parametrize('group', ['group', 'alone'])

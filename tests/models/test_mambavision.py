@@ -210,6 +210,13 @@ def test_mixed_precision_keeps_the_scan_in_float32(monkeypatch):
     (dict(out_indices=(-1,)), 'out_indices must be'),
     (dict(out_indices=()), 'out_indices must be'),
     (dict(frozen_stages=5), 'frozen_stages must be from -1'),
+    (dict(frozen_stages=1.), 'frozen_stages must be from -1'),
+    (dict(out_indices=(1.,)), 'out_indices must be a tuple'),
+    (dict(arch=None), 'arch must be the name of a preset or a dict .* got None'),
+    (dict(arch=dict(NANO, depths=(1., 1, 2, 2))), 'arch.depths must be 4 positive integers'),
+    (dict(in_channels=True), 'in_channels must be a positive integer, got True'),
+    (dict(drop_path_rate='0.1'), "drop_path_rate must be from 0 to less than 1, got '0.1'"),
+    (dict(scan_backend=['cpu']), "no backend ..cpu..: choose 'auto'"),
     (dict(in_channels=0), 'in_channels must be a positive integer, got 0'),
     (dict(drop_path_rate=1.), 'drop_path_rate must be from 0 to less than 1, got 1.0'),
     (dict(scan_backend='fast'), "no backend 'fast': choose 'auto' or one of reference"),
@@ -258,6 +265,15 @@ def test_maps_that_a_head_leaves_out_have_gradients_of_zero():
     idle = [p.grad for i in (0, 1, 3) for p in getattr(model, f'outnorm{i}').parameters()]
     assert all(gradient is not None and not gradient.any() for gradient in idle)
     assert model.outnorm2.bias.grad.any()
+
+
+def test_norms_on_the_outputs_can_be_replaced():
+    model = nano()
+    for i in range(4):
+        setattr(model, f'outnorm{i}', nn.Identity())
+    for train in (False, True):
+        maps = model.train(train)(image())
+        assert [m.shape[1] for m in maps] == [16, 32, 64, 128]
 
 
 @pytest.mark.parametrize('shape', [(4, 5), (4, 3, 6, 6)])

@@ -92,6 +92,31 @@ def test_batch_norms_that_average_over_all_batches_count_each_once():
             assert_same(a, b)
 
 
+@pytest.mark.parametrize('change', ['average', 'hook'])
+def test_compiled_blocks_with_breaks_count_batches_once(change):
+    """Batch norms that average over all batches, and hooks, end a compiled graph inside a checkpointed block."""
+    torch.manual_seed(0)
+    plain, checkpointed = nano().train(), nano(with_cp=True).train()
+    checkpointed.load_state_dict(plain.state_dict())
+
+    def look(module, inputs, output):
+        torch._dynamo.graph_break()
+
+    for model in (plain, checkpointed):
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d) and change == 'average':
+                module.momentum = None
+            elif isinstance(module, nn.BatchNorm2d):
+                module.register_forward_hook(look)
+    torch._dynamo.reset()
+    run = torch.compile(checkpointed, backend='aot_eager')
+    for _ in range(2):
+        x = torch.randn(2, 3, 64, 64)
+        expected = gradients_and_buffers(plain, x)
+        for a, b in zip(gradients_and_buffers(checkpointed, x, run), expected, strict=True):
+            assert_same(a, b)
+
+
 @pytest.mark.parametrize('window', [None, (14, 7), (112, 56)])
 @pytest.mark.parametrize('sample', [(224, 448), (200, 328)])  # windows of 14 and 7 divide the maps of the first
 def test_exported_with_sizes_that_it_was_not_made_with(window, sample):
@@ -104,6 +129,9 @@ def test_exported_with_sizes_that_it_was_not_made_with(window, sample):
         with torch.no_grad():
             for a, b in zip(exported(x), model(x), strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+            x[:, :, -1, -1] = float('nan')  # in padding it must not appear
+            for a, b in zip(exported(x), model(x), strict=True):
+                assert torch.equal(a.isnan(), b.isnan())
 
 
 def test_quantised_linear_layers():

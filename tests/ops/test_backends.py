@@ -430,6 +430,38 @@ def test_kernels_compile_where_nothing_can_be_written(tmp_path):
     assert done.stderr.count('cannot be kept on disk') == 1 and 'NUMBA_CACHE_DIR' in done.stderr
 
 
+FIRST_SCAN = ('import torch; from mmmambavision.ops import selective_scan; x = torch.ones(1, 2, 3);'
+              'r, w = torch.ones(2, 4), torch.ones(1, 4, 3); print(selective_scan(x, x, -r, w, w).sum().item())')
+
+
+def first_scan(limit='', **environment):
+    """The sum that a process of its own prints, and what it says."""
+    done = subprocess.run(['bash', '-c', f'{limit} "$@"', '-', sys.executable, '-c', FIRST_SCAN], text=True,
+                          capture_output=True, env={**os.environ, 'TRITON_INTERPRET': '0', **environment})
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout.splitlines()[-1]), done.stderr
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='limits are set by a shell')
+def test_kernels_compile_where_the_disk_is_full_or_the_cache_damaged(tmp_path):
+    expected, _ = first_scan(NUMBA_CACHE_DIR=str(tmp_path / 'cache'))
+    value, said = first_scan('ulimit -f 1;', NUMBA_CACHE_DIR=str(tmp_path / 'full'))
+    assert value == expected and said.count('cannot be kept on disk') == 1
+    files = [file for file in (tmp_path / 'cache').rglob('*') if file.is_file()]
+    assert files
+    for file in files:
+        file.write_bytes(b'')
+    value, said = first_scan(NUMBA_CACHE_DIR=str(tmp_path / 'cache'))
+    assert value == expected and said.count('cannot be kept on disk') <= 1
+
+
+def test_numba_that_does_not_load(tmp_path):
+    (tmp_path / 'numba').mkdir()
+    (tmp_path / 'numba' / '__init__.py').write_text("raise ImportError('Numba needs NumPy 2.4 or less')")
+    value, said = first_scan(PYTHONPATH=str(tmp_path))
+    assert 'takes about four times as long: numba does not load: Numba needs NumPy 2.4 or less' in said
+
+
 def test_reference_computes_in_float64_if_any_input_is():
     for name in ARGUMENTS:
         inputs = {k: v.double() if k == name else v.float() for k, v in make_inputs(1, 2, 3, 2).items()}

@@ -191,6 +191,23 @@ def test_weights_that_cannot_be_had_stop_the_run(key, backbone):
     assert cfg.model.backbone.get('init_cfg') is None and cfg.model.backbone.get('pretrained') is None
 
 
+@pytest.mark.parametrize('how', ['resume', 'load_from'])
+def test_weights_that_are_not_needed_stop_nothing(how, tmp_path):
+    """An interrupted run goes on where the weights it began with cannot be had any more; a new one asks for them."""
+    tool = load_tool('train')[1]
+    torch.save(dict(state_dict={}), tmp_path / 'epoch_1.pth')
+    cfg = Config(dict(work_dir=str(tmp_path), model=dict(backbone=dict(
+        type='MambaVision', init_cfg=dict(type='Pretrained', checkpoint='no.pth')))))
+    if how == 'resume':
+        tool.apply_options(cfg, tool.parse_args(['x.py', '--resume']))
+        tool.check_weights(cfg)
+        assert cfg.model.backbone.init_cfg is None and cfg.load_from == str(tmp_path / 'epoch_1.pth')
+    else:
+        cfg.load_from = str(tmp_path / 'epoch_1.pth')
+        with pytest.raises(ValueError, match='no.pth.*--from-scratch'):
+            tool.check_weights(cfg)
+
+
 @pytest.mark.parametrize('config, launcher, size, stops', [
     ('upernet_mambavision_t', 'none', 1, True), ('upernet_mambavision_t', 'pytorch', 1, True),
     ('upernet_mambavision_t', 'pytorch', 16, False), ('upernet_mambavision_s', 'none', 1, False),

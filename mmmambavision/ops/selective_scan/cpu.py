@@ -5,6 +5,7 @@ Threads come from a pool of our own and not from numba's: those cannot be used a
 import importlib.util
 import logging
 import os
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from threading import Timer
@@ -18,7 +19,13 @@ TASKS_PER_THREAD = 4  # so that a thread that was held up does not keep the othe
 
 def unavailable():
     """Why this implementation cannot run here, or None."""
-    return None if importlib.util.find_spec('numba') else 'numba is not installed: pip install numba'
+    if not importlib.util.find_spec('numba'):
+        return 'numba is not installed: pip install numba'
+    try:
+        importlib.import_module('numba')
+    except Exception as error:  # it looks at the versions of others, and says so in errors of several kinds
+        return f'numba does not load: {error}'
+    return None
 
 
 def refuses(u):
@@ -33,15 +40,24 @@ def _kernels():
     notice.start()
     try:
         from . import cpu_kernels
-        length = cpu_kernels.CHUNK + 1
-        u = torch.randn(1, length, 2).transpose(1, 2)
-        rates, weights = torch.randn(2, 2), torch.randn(1, 1, length, 2).transpose(2, 3)
-        inputs = (u, u, rates, weights, weights, rates[0], u, rates[0], True)
-        y, last_state, kept = _run_forward(cpu_kernels, *inputs, True)
-        _run_backward(cpu_kernels, y, last_state, kept, *inputs)
+        try:
+            _compile(cpu_kernels)
+        except (OSError, EOFError, pickle.UnpicklingError) as error:  # a full disk, or a file that was half written
+            cpu_kernels.forget_cache(error)
+            _compile(cpu_kernels)
     finally:
         notice.cancel()
     return cpu_kernels
+
+
+def _compile(cpu_kernels):
+    """Compile the kernels by running them once."""
+    length = cpu_kernels.CHUNK + 1
+    u = torch.randn(1, length, 2).transpose(1, 2)
+    rates, weights = torch.randn(2, 2), torch.randn(1, 1, length, 2).transpose(2, 3)
+    inputs = (u, u, rates, weights, weights, rates[0], u, rates[0], True)
+    y, last_state, kept = _run_forward(cpu_kernels, *inputs, True)
+    _run_backward(cpu_kernels, y, last_state, kept, *inputs)
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,8 @@ import warnings
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core.caching import NullCache
+from numba.core.dispatcher import Dispatcher
 from numba.extending import intrinsic
 
 WIDTH = 16   # channels in a block: one vector of AVX-512, two of AVX2
@@ -21,11 +23,22 @@ def can_cache():
     try:
         njit(cache=True)(can_cache)
     except RuntimeError:
-        warnings.warn('the compiled kernels of the selective scan cannot be kept on disk, so every process compiles '
-                      'them again: neither the folder of the package nor the home folder can be written to. Set '
-                      'NUMBA_CACHE_DIR to a folder that can', stacklevel=2)
+        warn_of_no_cache('neither the folder of the package nor the home folder can be written to')
         return False
     return True
+
+
+def forget_cache(error):
+    """Let kernels be compiled without the files on disk, after an error with those, and say so."""
+    warn_of_no_cache(error)
+    for function in list(globals().values()):
+        if isinstance(function, Dispatcher):
+            function._cache = NullCache()
+
+
+def warn_of_no_cache(reason):
+    warnings.warn('the compiled kernels of the selective scan cannot be kept on disk, so every process compiles them '
+                  f'again: {reason}. Set NUMBA_CACHE_DIR to a folder that can be written to', stacklevel=3)
 
 
 JIT = dict(nogil=True, cache=can_cache(), fastmath=FASTMATH, error_model='numpy', boundscheck=False)

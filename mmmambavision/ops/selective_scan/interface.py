@@ -5,6 +5,7 @@ from typing import Callable, NamedTuple, Optional
 
 import torch
 
+from ...errors import UserError
 from . import chunked, cpu, mamba_ssm, triton
 from .operators import register, under_functional_transform
 from .reference import selective_scan_reference
@@ -42,10 +43,10 @@ def check_backend_name(name):
     """See that `selective_scan` has an implementation by that name, whether or not it can run here.
 
     Raises:
-        ValueError: it has none, and it is not 'auto' either.
+        UserError: (a ValueError) it has none, and it is not 'auto' either.
     """
-    if name != 'auto' and name not in BACKENDS:
-        raise ValueError(f"selective_scan has no backend {name!r}: choose 'auto' or one of {', '.join(BACKENDS)}")
+    if not isinstance(name, str) or name != 'auto' and name not in BACKENDS:
+        raise UserError(f"selective_scan has no backend {name!r}: choose 'auto' or one of {', '.join(BACKENDS)}")
 
 
 def choose_backend(name, u):

@@ -83,7 +83,8 @@ def register(name, forward, backward, kept_shape):
 
     def differentiate_again(ctx, *_):
         raise NotImplementedError(f"selective_scan's backend '{name}' has no second derivatives: backend='reference' "
-                                  "(of a model: scan_backend='reference') has them")
+                                  "(of a model: scan_backend='reference', under "
+                                  'torch.nn.attention.sdpa_kernel(SDPBackend.MATH)) has them')
 
     operator.register_autograd(differentiate, setup_context=setup_context)
     operator_backward.register_autograd(differentiate_again)
