@@ -39,7 +39,7 @@ lint: setup
 	@$(PY) -m ruff check .
 
 test: setup
-	@$(PY) -m pytest tests
+	@$(PY) -m pytest tests -m 'not slow'
 
 test-slow: setup
 	@$(PY) -m pytest tests -m slow

@@ -455,6 +455,17 @@ def test_kernels_compile_where_the_disk_is_full_or_the_cache_damaged(tmp_path):
     assert value == expected and said.count('cannot be kept on disk') <= 1
 
 
+def test_first_scan_takes_no_random_numbers():
+    """So that a seed gives the same with kernels compiled and to be compiled."""
+    from mmmambavision.ops.selective_scan import cpu
+    cpu._kernels.cache_clear()
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    x, weights = torch.ones(1, 2, 3), torch.ones(1, 4, 3)
+    selective_scan(x, x, -torch.ones(2, 4), weights, weights, backend='cpu')
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_numba_that_does_not_load(tmp_path):
     (tmp_path / 'numba').mkdir()
     (tmp_path / 'numba' / '__init__.py').write_text("raise ImportError('Numba needs NumPy 2.4 or less')")

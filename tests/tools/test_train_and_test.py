@@ -228,7 +228,7 @@ def test_one_image_before_a_batch_norm_of_1x1(config, launcher, size, stops, mon
 @pytest.mark.parametrize('option, message', [
     ('model.backbone.window_size=(0,7)', 'window_size must be'),
     ('model.backbone.arch=huge', "unknown arch 'huge': choose one of tiny"),
-    ('model.backbone.out_indices=(0,5)', 'out_indices must be some of 0, 1, 2, 3'),
+    ('model.backbone.out_indices=(0,5)', 'out_indices must be a tuple of some of 0, 1, 2, 3'),
 ])
 def test_wrong_backbone_options(shapes, tmp_path, option, message):
     if 'arch' in option:
