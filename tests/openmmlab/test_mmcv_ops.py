@@ -789,3 +789,55 @@ else:
                          capture_output=True, text=True)
     assert got.returncode == 0, got.stderr
     assert got.stdout.strip() == ('mmcv._ext' if switch else ops.get_compiler_version())
+
+
+@pytest.mark.parametrize('modulated', [False, True])
+@pytest.mark.parametrize('offsets', ['zero', 'whole'])
+def test_offsets_of_whole_pixels(offsets, modulated):
+    """As every deformable layer starts with: samples lie exactly a pixel off the map, where mmcv's gradient is 0.
+
+    deform_conv_edges.npz has the gradients of compiled mmcv 2.1.0.
+    """
+    generator = np.random.Generator(np.random.PCG64(7))
+
+    def normal(*shape):
+        return torch.from_numpy(generator.standard_normal(shape).astype('float32'))
+
+    x = normal(2, 4, 9, 11).requires_grad_()
+    offset = torch.from_numpy(generator.integers(-3, 4, (2, 18, 9, 11)).astype('float32'))
+    offset = (offset * (offsets == 'whole')).requires_grad_()
+    weight = normal(6, 4, 3, 3).requires_grad_()
+    mask = torch.from_numpy(generator.random((2, 9, 9, 11)).astype('float32')).requires_grad_()
+    y = (ops.modulated_deform_conv2d(x, offset, mask, weight, None, 1, 1) if modulated
+         else ops.deform_conv2d(x, offset, weight, 1, 1))
+    y.backward(normal(*y.shape))
+    stored = np.load(Path(__file__).parents[1] / 'data/golden/deform_conv_edges.npz')
+    check(offset.grad, torch.from_numpy(stored[f'{offsets}/{int(modulated)}']))
+
+
+@stand_in
+def test_attention_of_an_empty_batch():
+    out = _ext.ms_deform_attn_forward(
+        torch.zeros(0, 20, 2, 4), torch.tensor([[4, 5]]), torch.tensor([0]), torch.zeros(0, 3, 2, 1, 2, 2),
+        torch.zeros(0, 3, 2, 1, 2), im2col_step=64)
+    assert out.shape == (0, 3, 8)
+
+
+@stand_in
+def test_boxes_without_area_in_gaussian_soft_nms():
+    """0 / 0 makes a score of NaN, which no other is compared with; as compiled mmcv 2.1.0 orders them."""
+    boxes = torch.tensor([[0., 0., 0., 0.], [0., 0., 0., 0.], [5., 5., 9., 9.], [5., 5., 9., 8.]])
+    dets, kept = ops.soft_nms(boxes, torch.tensor([.5, .4, .9, .8]), sigma=.5, min_score=1e-3, method='gaussian')
+    assert kept.tolist() == [2, 0, 1, 3]
+
+
+def test_a_folder_that_cannot_be_written_gets_a_sentence(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError('no')
+
+    (tmp_path / 'mmcv').mkdir()
+    (tmp_path / 'mmcv' / '__init__.py').write_text('')
+    monkeypatch.setattr(command, 'put', refuse)
+    monkeypatch.setattr(command, 'find_spec', lambda name: machinery.PathFinder.find_spec(name, [str(tmp_path)]))
+    with pytest.raises(SystemExit, match="mmcv's folder cannot be changed: no. Without the file, import mmmambavision"):
+        command.main(['--install'])

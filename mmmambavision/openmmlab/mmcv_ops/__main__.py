@@ -61,7 +61,11 @@ def main(arguments=None):
     mmcv = find_spec('mmcv')
     if mmcv is None:
         raise SystemExit('mmcv is not installed: pip install mmcv-lite==2.1.0')
-    print(action(Path(mmcv.submodule_search_locations[0])))
+    try:
+        print(action(Path(mmcv.submodule_search_locations[0])))
+    except OSError as error:
+        raise SystemExit(f"mmcv's folder cannot be changed: {error}. Without the file, import mmmambavision before "
+                         'mmdet, mmseg or mmcv.ops') from None
 
 
 if __name__ == '__main__':

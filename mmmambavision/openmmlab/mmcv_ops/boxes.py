@@ -58,7 +58,8 @@ def softnms(boxes, scores, dets, iou_threshold, sigma, min_score, method, offset
     index = np.arange(len(table))
     left, i = len(table), 0
     while i < left:
-        best = i + table[i:left, 4].argmax()
+        ahead = table[i:left, 4]
+        best = i + (0 if np.isnan(ahead[0]) else np.nanargmax(ahead))  # mmcv's comparison passes NaN over
         for rows in (table, index):
             rows[[i, best]] = rows[[best, i]]
         rest = slice(i + 1, left)

@@ -30,7 +30,8 @@ def deform_conv_backward_input(input, offset, grad_output, grad_input, grad_offs
         *widened(grad_output, *operands(input, weight, offset)),
         dH, dW, padH, padW, dilationH, dilationW, group, deformable_group, False)
     grad_input.copy_(for_input)
-    grad_offset.copy_(for_offset)
+    grad_offset.copy_(without_edges(
+        for_offset, offset, input, (kH, kW), (dH, dW), (padH, padW), (dilationH, dilationW)))
     # mmcv asks for the weight's gradient next, with the same columns, and it took a third of the time.
     columns.for_weight = grad_output, grad_output._version, for_weight
 
@@ -61,9 +62,31 @@ def modulated_deform_conv_backward(input, weight, bias, ones, offset, mask, colu
     gradients = torch.ops.torchvision._deform_conv2d_backward(
         *widened(grad_output, *operands(input, weight, offset, mask, bias if with_bias else None)),
         stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group, True)
+    gradients = list(gradients)
+    gradients[2] = without_edges(gradients[2], offset, input, (kernel_h, kernel_w), (stride_h, stride_w),
+                                 (pad_h, pad_w), (dilation_h, dilation_w))
     results = grad_input, grad_weight, grad_offset, grad_mask, grad_bias
     for result, gradient in zip(results if with_bias else results[:-1], gradients):
         result.copy_(gradient)
+
+
+def without_edges(gradient, offset, input, kernel, stride, padding, dilation):
+    """The gradient of offsets with 0 for samples a whole pixel or more off the map, as mmcv has it.
+
+    For those exactly a pixel off, which all of a layer's border are while its offsets are 0, torchvision takes the
+    difference to the side of the map.
+    """
+    offset, = widened(offset)
+    batch, _, *out = offset.shape
+    shape = batch, -1, kernel[0] * kernel[1], 2, *out
+    off_the_map = False
+    for axis in (0, 1):
+        first = torch.arange(out[axis], device=offset.device) * stride[axis] - padding[axis]
+        taps = torch.arange(kernel[axis], device=offset.device) * dilation[axis]
+        taps = taps.repeat_interleave(kernel[1]) if axis == 0 else taps.repeat(kernel[0])
+        place = offset.view(shape)[:, :, :, axis] + taps[:, None, None] + (first[:, None] if axis == 0 else first)
+        off_the_map = off_the_map | (place <= -1) | (place >= input.shape[2 + axis])
+    return gradient.view(shape).masked_fill(off_the_map[:, :, :, None], 0).view(gradient.shape)
 
 
 def ms_deform_attn_forward(value, value_spatial_shapes, value_level_start_index, sampling_locations, attention_weights,
@@ -85,7 +108,8 @@ def ms_deform_attn_forward(value, value_spatial_shapes, value_level_start_index,
         level_maps = maps[..., start:start + height * width].unflatten(2, (height, width))
         samples = F.grid_sample(level_maps, grid[:, :, level], align_corners=False)
         output = output + (samples * weights[:, None, :, level]).sum(-1)
-    return output.unflatten(0, (len(value), -1)).flatten(1, 2).transpose(1, 2).contiguous().to(dtype)
+    heads = value.shape[2]
+    return output.unflatten(0, (len(value), heads)).flatten(1, 2).transpose(1, 2).contiguous().to(dtype)
 
 
 def ms_deform_attn_backward(value, value_spatial_shapes, value_level_start_index, sampling_locations,
