@@ -95,7 +95,8 @@ class OutNorm(nn.LayerNorm):
 
     def forward(self, x):
         x = super().forward(x.permute(0, 2, 3, 1))
-        # Not channels-last: mmcv's RoIAlign reads its input as if it were contiguous, without looking.
+        # Not channels-last: compiled mmcv's RoIAlign reads its input as if it were contiguous, without looking, and
+        # torchvision's would copy the pyramid's maps once for every stage of heads (docs/notes.md).
         return x.permute(0, 3, 1, 2).contiguous()
 
 
