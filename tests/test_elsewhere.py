@@ -29,6 +29,7 @@ def test_snippet(title):
     run(title)
 
 
+@pytest.mark.slow
 def test_torchvision_detector_trains():
     model = run("torchvision's Mask R-CNN")['model'].train()
     images = [torch.rand(3, 96, 128), torch.rand(3, 120, 90)]

@@ -70,6 +70,7 @@ def test_index_has_every_recipe():
     assert {entry['Name'] for entry in INDEX} == configs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('entry', INDEX, ids=lambda entry: entry['Name'])
 def test_index_is_as_measured(entry):
     row = load_tool('complexity')[1].measure(ROOT / entry['Config'])

@@ -117,6 +117,7 @@ def test_compiled_blocks_with_breaks_count_batches_once(change):
             assert_same(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('window', [None, (14, 7), (112, 56)])
 @pytest.mark.parametrize('sample', [(224, 448), (200, 328)])  # windows of 14 and 7 divide the maps of the first
 def test_exported_with_sizes_that_it_was_not_made_with(window, sample):

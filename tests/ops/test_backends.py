@@ -90,7 +90,7 @@ def test_lengths(backend, length):
 
 
 @pytest.mark.parametrize('backend', PRESENT)
-@pytest.mark.parametrize('length', [4200, 12544])
+@pytest.mark.parametrize('length', [4200, pytest.param(12544, marks=pytest.mark.slow)])
 def test_lengths_of_detection(backend, length):
     if interpreted(backend):
         pytest.skip('needs a GPU: takes minutes in the interpreter')
@@ -407,6 +407,7 @@ def test_without_numba_one_warning_names_the_price(monkeypatch):
         selective_scan(**{k: v.double() for k, v in inputs.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == 'nt', reason='folders are made read-only by their modes')
 def test_kernels_compile_where_nothing_can_be_written(tmp_path):
     """A read-only package and no home: compiled without a cache, said once."""
@@ -442,6 +443,7 @@ def first_scan(limit='', **environment):
     return float(done.stdout.splitlines()[-1]), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == 'nt', reason='limits are set by a shell')
 def test_kernels_compile_where_the_disk_is_full_or_the_cache_damaged(tmp_path):
     expected, _ = first_scan(NUMBA_CACHE_DIR=str(tmp_path / 'cache'))

@@ -22,6 +22,7 @@ def run(script, *arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_train_and_test(shapes, tmp_path):
     """They import mmdet, and so mmcv.ops, before they read the config that imports us."""
     options = ['--cfg-options', *data_options(shapes), 'train_dataloader.batch_size=4']

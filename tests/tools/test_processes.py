@@ -28,6 +28,7 @@ def torchrun(script, *arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason='the launcher takes GPUs where there are some')
 def test_two_processes_train_and_measure_as_one(shapes, tmp_path):
     options = [*data_options(shapes), 'train_dataloader.batch_size=4']
@@ -39,6 +40,7 @@ def test_two_processes_train_and_measure_as_one(shapes, tmp_path):
     assert re.search(TABLE, two)[1] == re.search(TABLE, one)[1] == re.search(TABLE, trained)[1]
 
 
+@pytest.mark.slow
 def test_killed_in_an_epoch_and_resumed(shapes, tmp_path):
     work_dir = tmp_path / 'killed'
     options = ['--work-dir', work_dir, '--cfg-options', *data_options(shapes), 'train_dataloader.batch_size=4',

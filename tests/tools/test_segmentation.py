@@ -53,6 +53,7 @@ def test_resume(trained, shapes):
     assert 'resumed epoch: 0, iter: 6' in output
 
 
+@pytest.mark.slow
 def test_boxes_can_be_augmented_and_masks_cannot(shapes, tmp_path):
     checkpoint = tmp_path / 'd' / 'epoch_1.pth'
     run_tool('train.py', DETECTOR, '--work-dir', tmp_path / 'd', '--cfg-options', *detection_options(shapes),
