@@ -80,6 +80,6 @@ $(STAMP)-mmcv-compiled: $(STAMP)-package
 	@echo "[4/4] $(COMPILED), its operators compiled here (10 minutes on 2 cores; seconds when pip has it in its cache)"
 	@$(PIP) setuptools==80.9.0 wheel ninja psutil
 	@$(PY) -m pip uninstall --quiet --yes mmcv mmcv-lite onedl-mmcv
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" MMCV_WITH_OPS=1 $(PIP) --no-build-isolation $(COMPILED)
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" MMCV_WITH_OPS=1 $(PIP) $(NO_CACHE) --no-build-isolation $(COMPILED)
 	@$(PY) -c 'import mmcv._ext'
 	@touch $@

@@ -841,3 +841,13 @@ def test_a_folder_that_cannot_be_written_gets_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(command, 'find_spec', lambda name: machinery.PathFinder.find_spec(name, [str(tmp_path)]))
     with pytest.raises(SystemExit, match="mmcv's folder cannot be changed: no. Without the file, import mmmambavision"):
         command.main(['--install'])
+
+
+@stand_in
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf'), 1e9])
+def test_offsets_that_are_no_numbers_sample_nothing(value):
+    x, weight = torch.randn(1, 4, 9, 11, requires_grad=True), torch.randn(6, 4, 3, 3, requires_grad=True)
+    offset = torch.full((1, 18, 9, 11), value, requires_grad=True)
+    y = ops.deform_conv2d(x, offset, weight, 1, 1)
+    y.sum().backward()
+    assert not y.any() and not x.grad.any() and not offset.grad.any() and not weight.grad.any()

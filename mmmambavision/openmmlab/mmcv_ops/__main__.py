@@ -21,7 +21,7 @@ def compiled(folder):
 
 
 def ours(file):
-    return file.exists() and PACKAGE in file.read_text()
+    return file.exists() and PACKAGE in file.read_text(errors='replace')
 
 
 def put(folder):

@@ -10,9 +10,13 @@ import torchvision  # noqa: F401  (it registers torch.ops.torchvision)
 
 from .precision import widened
 
+OFF_THE_MAP = -1e4
+
 
 def operands(input, weight, offset, mask=None, bias=None):
     """What torchvision's operators start with; zeros stand for what there is none of."""
+    # Torchvision makes an index of an offset that is no number, which ends the process; off the map it samples 0.
+    offset = offset.nan_to_num(OFF_THE_MAP, OFF_THE_MAP, OFF_THE_MAP)
     return (input, weight, offset, input.new_zeros(len(input), 1) if mask is None else mask,
             weight.new_zeros(len(weight)) if bias is None else bias)
 
