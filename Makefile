@@ -45,13 +45,13 @@ test-slow: setup
 	@$(PY) -m pytest tests -m slow
 
 demo: setup
-	@$(PY) tools/demo.py
+	@$(PY) tools/demo/demo.py
 
 demo-seg: setup
-	@$(PY) tools/demo.py configs/upernet_mambavision_demo.py
+	@$(PY) tools/demo/demo.py configs/upernet_mambavision_demo.py
 
 check-gpu: setup
-	@$(PY) tools/check_gpu.py
+	@$(PY) tools/benchmarks/check_gpu.py
 
 $(STAMP)-venv:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { \
@@ -78,7 +78,7 @@ $(STAMP)-mmcv-lite: $(STAMP)-package
 # mmcv's own set-up imports torch, psutil and pkg_resources, the last gone from setuptools 81 on.
 $(STAMP)-mmcv-compiled: $(STAMP)-package
 	@echo "[4/4] $(COMPILED), its operators compiled here (10 minutes on 2 cores; seconds when pip has it in its cache)"
-	@$(PIP) setuptools==80.9.0 wheel ninja psutil
+	@$(PIP) setuptools==80.8.0 wheel ninja psutil
 	@$(PY) -m pip uninstall --quiet --yes mmcv mmcv-lite onedl-mmcv
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" MMCV_WITH_OPS=1 $(PIP) $(NO_CACHE) --no-build-isolation $(COMPILED)
 	@$(PY) -c 'import mmcv._ext'

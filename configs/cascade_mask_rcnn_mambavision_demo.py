@@ -1,5 +1,8 @@
-# A Cascade Mask R-CNN small enough for two CPU cores, on the data that tools/make_shapes_dataset.py draws.
-_base_ = ['_base_/cascade_mask_rcnn.py', '_base_/shapes_coco.py']
+# A Cascade Mask R-CNN small enough for two CPU cores, on the data that tools/demo/make_shapes_dataset.py draws.
+_base_ = [
+    '_base_/models/cascade_mask_rcnn.py', '_base_/datasets/shapes_coco.py',
+    '_base_/schedules/adamw_1x.py', '_base_/coco_runtime.py'
+]
 
 channels = 64
 norm_cfg = dict(type='BN')

@@ -1,1 +1,4 @@
-_base_ = ['_base_/mask_rcnn.py', '_base_/coco_instance_1x.py']
+_base_ = [
+    '_base_/models/mask_rcnn.py', 'mmdet::_base_/datasets/coco_instance.py',
+    '_base_/schedules/adamw_1x.py', '_base_/coco_runtime.py'
+]

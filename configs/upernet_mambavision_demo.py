@@ -1,9 +1,9 @@
-# A UperNet small enough for two CPU cores, on the data that tools/make_shapes_dataset.py draws.
-_base_ = ['_base_/upernet.py', '_base_/ade20k_160k.py']
+# A UperNet small enough for two CPU cores, on the data that tools/demo/make_shapes_dataset.py draws.
+_base_ = [
+    '_base_/models/upernet.py', '_base_/datasets/shapes_ade.py', '_base_/schedules/adamw_160k.py',
+    '_base_/segmentation_runtime.py'
+]
 
-classes = ('background', 'circle', 'triangle', 'rectangle', 'star')
-metainfo = dict(
-    classes=classes, palette=[[60, 60, 60], [220, 20, 60], [0, 130, 200], [60, 180, 75], [255, 160, 0]])
 # Most pixels are background and most of the others circle's; unweighted, all shapes become circles for a long time.
 class_weight = [0.15, 0.7, 1.4, 1.0, 1.6]
 channels = 64
@@ -22,47 +22,6 @@ model = dict(
     auxiliary_head=dict(
         in_channels=128, channels=channels, num_classes=5, norm_cfg=norm_cfg,
         loss_decode=dict(class_weight=class_weight)))
-
-dataset = dict(
-    _delete_=True, type='BaseSegDataset', data_root='data/shapes/ade', metainfo=metainfo, reduce_zero_label=True,
-    img_suffix='.jpg', seg_map_suffix='.png')
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']),
-    dict(type='PackSegInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='PackSegInputs'),
-]
-tta_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [dict(type='Resize', scale_factor=ratio, keep_ratio=True) for ratio in (0.8, 1.0, 1.2)],
-            [dict(type='RandomFlip', prob=0.), dict(type='RandomFlip', prob=1., direction='horizontal')],
-            [dict(type='LoadAnnotations', reduce_zero_label=True)],
-            [dict(type='PackSegInputs')],
-        ]),
-]
-train_dataloader = dict(
-    batch_size=8,
-    num_workers=1,
-    dataset=dict(
-        **dataset,
-        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
-        pipeline=train_pipeline))
-val_dataloader = dict(
-    batch_size=10,
-    num_workers=1,
-    dataset=dict(
-        **dataset,
-        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
-        pipeline=test_pipeline))
-test_dataloader = val_dataloader
 
 max_iters = 1250
 train_cfg = dict(max_iters=max_iters, val_interval=250)

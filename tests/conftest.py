@@ -20,10 +20,11 @@ sys.path.insert(0, str(GOLDEN))  # seeded.py, the generator behind the golden ou
 
 
 def load_tool(name):
-    """The module `common` of tools/ and the one named, imported as the scripts there import each other."""
-    if str(ROOT / 'tools') not in sys.path:
-        sys.path.insert(0, str(ROOT / 'tools'))
-    return importlib.import_module('common'), importlib.import_module(name)
+    """The script tools/{name}.py as a module, beside which it finds those that it imports."""
+    script = ROOT / 'tools' / name
+    if str(script.parent) not in sys.path:
+        sys.path.insert(0, str(script.parent))
+    return importlib.import_module(script.name)
 
 
 def free_port():

@@ -7,12 +7,12 @@ import argparse
 from pathlib import Path
 
 import torch
-from common import run
 from safetensors.torch import save_file
 
 from mmmambavision.checkpoints.files import fetch, read_checkpoint
 from mmmambavision.checkpoints.weights import backbone_weights, is_bare
 from mmmambavision.errors import UserError
+from mmmambavision.terminal import run
 
 
 def weights_of(checkpoint):

@@ -1,13 +1,14 @@
 """Evaluate a checkpoint of a detector or a segmentor: `python tools/test.py CONFIG CHECKPOINT`."""
 from pathlib import Path
 
-from common import check_data, fit_to_machine, load_config, make_parser, run
 from mmengine.config import ConfigDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmmambavision.checkpoints.files import load_checkpoint
 from mmmambavision.errors import UserError
+from mmmambavision.openmmlab.configs import check_data, fit_to_machine, load_config, make_parser
+from mmmambavision.terminal import run
 
 
 def parse_args(argv=None):

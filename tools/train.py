@@ -1,13 +1,14 @@
 """Train a detector or a segmentor: `python tools/train.py CONFIG`; several GPUs: torchrun ... --launcher pytorch."""
 from pathlib import Path
 
-from common import check_data, fit_to_machine, load_config, make_parser, run, world_size
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmmambavision.checkpoints.files import load_checkpoint, read_checkpoint
 from mmmambavision.errors import UnreachableError, UserError
+from mmmambavision.openmmlab.configs import check_data, fit_to_machine, load_config, make_parser, world_size
+from mmmambavision.terminal import run
 
 WEIGHTS_KEYS = {'init_cfg', 'pretrained'}  # of a backbone, the second in released configs
 

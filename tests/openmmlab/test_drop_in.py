@@ -16,7 +16,9 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from ..conftest import ROOT, free_port, load_tool
+from mmmambavision.openmmlab.configs import replace_type
+
+from ..conftest import ROOT, free_port
 
 BACKBONE = """dict(
         _delete_=True, type='MambaVision', arch=dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4)),
@@ -48,8 +50,7 @@ def build(toolbox, name, folder, out_indices, changes):
                       f'model = dict(backbone={BACKBONE.format(out_indices=out_indices)}, {changes})\n')
     cfg = Config.fromfile(config)
     init_default_scope(cfg.default_scope)
-    common, _ = load_tool('common')
-    common.replace_type(cfg.model, 'SyncBN', 'BN')
+    replace_type(cfg.model, 'SyncBN', 'BN')
     for key in ('init_cfg', 'pretrained'):
         cfg.model.pop(key, None)
     if cfg.model.type == 'RTMDet':

@@ -11,7 +11,7 @@ from ..conftest import ROOT
 def shapes(tmp_path_factory):
     """Folder with a few drawn images."""
     out = tmp_path_factory.mktemp('data') / 'shapes'
-    run_tool('make_shapes_dataset.py', out, '--train', 16, '--val', 6, '--size', 96)
+    run_tool('demo/make_shapes_dataset.py', out, '--train', 16, '--val', 6, '--size', 96)
     return out
 
 

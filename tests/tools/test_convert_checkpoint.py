@@ -3,6 +3,7 @@ import torch
 
 from mmmambavision import MambaVision
 from mmmambavision.checkpoints.files import read_checkpoint
+from mmmambavision.terminal import run
 
 from ..checkpoints.test_checkpoints import FORMS, NANO, Detector, save
 from ..conftest import load_tool
@@ -13,7 +14,7 @@ from ..conftest import load_tool
 def test_every_form_becomes_its_weights(form, suffix, tmp_path, capsys):
     source = MambaVision(NANO)
     out = tmp_path / f'slim{suffix}'
-    load_tool('convert_checkpoint')[1].main([str(save(form, source, tmp_path)), str(out)])
+    load_tool('convert_checkpoint').main([str(save(form, source, tmp_path)), str(out)])
     assert f'tensors in {out}' in capsys.readouterr().out
     slim = read_checkpoint(out)
     state = slim['state_dict'] if suffix == '.pth' else slim
@@ -27,12 +28,12 @@ def test_every_form_becomes_its_weights(form, suffix, tmp_path, capsys):
 
 
 def test_errors(tmp_path):
-    common, tool = load_tool('convert_checkpoint')
+    tool = load_tool('convert_checkpoint')
     (tmp_path / 'mine.pth').write_text('keep')
     for out in ('mine.pth', 'x.bin'):
         with pytest.raises(SystemExit, match='must be a new file that ends in'):
-            common.run(lambda: tool.main(['x.pth', str(tmp_path / out)]))
+            run(lambda: tool.main(['x.pth', str(tmp_path / out)]))
     assert (tmp_path / 'mine.pth').read_text() == 'keep'
     torch.save(dict(state_dict=dict(a=torch.zeros(1))), tmp_path / 'other.pth')
     with pytest.raises(SystemExit, match='holds no MambaVision'):
-        common.run(lambda: tool.main([str(tmp_path / 'other.pth'), str(tmp_path / 'x.pth')]))
+        run(lambda: tool.main([str(tmp_path / 'other.pth'), str(tmp_path / 'x.pth')]))

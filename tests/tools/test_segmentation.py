@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from mmmambavision.terminal import run
+
 from ..conftest import ROOT, load_tool
 from .conftest import run_tool
 from .test_train_and_test import DEMO as DETECTOR
@@ -59,9 +61,9 @@ def test_boxes_can_be_augmented_and_masks_cannot(shapes, tmp_path):
     run_tool('train.py', DETECTOR, '--work-dir', tmp_path / 'd', '--cfg-options', *detection_options(shapes),
              'train_dataloader.batch_size=16', 'train_cfg.val_interval=2')
     options = ['--tta', '--work-dir', tmp_path / 'e', '--cfg-options', *detection_options(shapes)]
-    common, tool = load_tool('test')
+    tool = load_tool('test')
     with pytest.raises(SystemExit, match='merges boxes and no masks: .*model.roi_head.mask_head=None'):
-        common.run(lambda: tool.main([str(ROOT / DETECTOR), str(checkpoint), *map(str, options)]))
+        run(lambda: tool.main([str(ROOT / DETECTOR), str(checkpoint), *map(str, options)]))
     output = run_tool('test.py', DETECTOR, checkpoint, *options, 'model.roi_head.mask_head=None',
                       'test_evaluator.metric=bbox')
     assert 'coco/bbox_mAP' in output and 'segm_mAP' not in output

@@ -9,6 +9,8 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 
+from mmmambavision.terminal import run
+
 from ..conftest import ROOT, load_tool
 from .conftest import run_tool
 
@@ -79,9 +81,9 @@ def test_curves(trained):
 
 def error_of(tool, *arguments):
     """Message of a tool that ends with an error, run in this process for speed."""
-    common, module = load_tool(tool)
+    module = load_tool(tool)
     with pytest.raises(SystemExit) as stop:
-        common.run(lambda: module.main([*map(str, arguments)]))
+        run(lambda: module.main([*map(str, arguments)]))
     assert stop.value.code not in (0, None)
     return str(stop.value.code)
 
@@ -155,7 +157,7 @@ def test_resume_and_test_do_not_run_pickled_code(shapes, tmp_path):
 def test_what_resume_means_where_there_is_nothing_whole(options, config, resume, load_from, tmp_path):
     (tmp_path / 'epoch_3.pth').write_bytes(b'half')
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_3.pth'))
-    tool = load_tool('train')[1]
+    tool = load_tool('train')
     cfg = Config(dict(work_dir=str(tmp_path), load_from=None, resume=False))
     cfg.merge_from_dict(config)
     args = tool.parse_args(['x.py', *options])
@@ -181,7 +183,7 @@ def test_auto_scale_needs_a_base(shapes, tmp_path):
         type='MM_mamba_vision', pretrained='/home/author/x.pth.tar', init_cfg=dict(type='Pretrained')))])
 def test_weights_that_cannot_be_had_stop_the_run(key, backbone):
     """36 epochs from random weights by mistake cost days; both ways on are named."""
-    tool = load_tool('train')[1]
+    tool = load_tool('train')
     cfg = Config(dict(work_dir='nowhere', model=dict(backbone=backbone)))
     with pytest.raises(ValueError) as stop:
         tool.check_weights(cfg)
@@ -194,7 +196,7 @@ def test_weights_that_cannot_be_had_stop_the_run(key, backbone):
 @pytest.mark.parametrize('how', ['resume', 'load_from'])
 def test_weights_that_are_not_needed_stop_nothing(how, tmp_path):
     """An interrupted run goes on where the weights it began with cannot be had any more; a new one asks for them."""
-    tool = load_tool('train')[1]
+    tool = load_tool('train')
     torch.save(dict(state_dict={}), tmp_path / 'epoch_1.pth')
     cfg = Config(dict(work_dir=str(tmp_path), model=dict(backbone=dict(
         type='MambaVision', init_cfg=dict(type='Pretrained', checkpoint='no.pth')))))
@@ -213,7 +215,7 @@ def test_weights_that_are_not_needed_stop_nothing(how, tmp_path):
     ('upernet_mambavision_t', 'pytorch', 16, False), ('upernet_mambavision_s', 'none', 1, False),
     ('cascade_mask_rcnn_mambavision_t', 'none', 1, False), ('upernet_mambavision_l3_wholemap', 'none', 1, True)])
 def test_one_image_before_a_batch_norm_of_1x1(config, launcher, size, stops, monkeypatch):
-    tool = load_tool('train')[1]
+    tool = load_tool('train')
     cfg = Config.fromfile(ROOT / 'configs' / f'{config}.py')
     cfg.launcher = launcher
     monkeypatch.setenv('WORLD_SIZE', str(size))

@@ -1,4 +1,4 @@
-"""From nothing to a trained and evaluated model on drawn shapes: `python tools/demo.py [CONFIG]`.
+"""From nothing to a trained and evaluated model on drawn shapes: `python tools/demo/demo.py [CONFIG]`.
 
 Every run has a folder of its own; the data set is drawn once.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-TOOLS = Path(os.path.relpath(Path(__file__).parent))
+TOOLS = Path(os.path.relpath(Path(__file__).parents[1]))
 DATA = Path('data/shapes')
 CONFIG = Path('configs/cascade_mask_rcnn_mambavision_demo.py')
 
@@ -39,7 +39,7 @@ def main():
     work_dir = Path('work_dirs', config.stem, datetime.now().strftime('%Y%m%d_%H%M%S'))
     try:
         if not DATA.exists():
-            call('make_shapes_dataset.py', DATA)
+            call('demo/make_shapes_dataset.py', DATA)
         call('train.py', config, '--work-dir', work_dir)
         checkpoint = Path((work_dir / 'last_checkpoint').read_text().strip())
         pictures = (work_dir / 'pictures').resolve()

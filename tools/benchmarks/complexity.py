@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of configs, without running them: `python tools/complexity.py configs/*.py`.
+"""Parameters and multiply-adds of configs, without running them: `python tools/benchmarks/complexity.py configs/*.py`.
 
 Detectors are counted as in the published tables, 1000 proposals through every box head and 100 regions through every
 mask head; segmentors without their auxiliary head. Attention products (q k^T and weights v) and scans (3 N + 2
@@ -8,7 +8,6 @@ import argparse
 from pathlib import Path
 
 import torch
-from common import run, show
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
@@ -16,6 +15,7 @@ from rich.progress import track
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmmambavision.errors import UserError
+from mmmambavision.terminal import run, show
 
 PROPOSALS, REGIONS = 1000, 100
 ATTENTION = ('bmm', 'baddbmm', 'scaled_dot_product')

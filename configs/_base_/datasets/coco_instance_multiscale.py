@@ -1,5 +1,5 @@
-# COCO with masks, 36 epochs, multi-scale training as Swin's and DETR's; 8 GPUs x 2 images.
-_base_ = 'coco_instance_1x.py'
+# COCO with masks, multi-scale training as Swin's and DETR's; 2 images per GPU.
+_base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
 scales = [(side, 1333) for side in range(480, 801, 32)]
 train_pipeline = [
@@ -19,9 +19,3 @@ train_pipeline = [
     dict(type='PackDetInputs'),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-
-train_cfg = dict(max_epochs=36)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=1000),
-    dict(type='MultiStepLR', by_epoch=True, begin=0, end=36, milestones=[27, 33], gamma=0.1),
-]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from .conftest import run_tool
+from ..conftest import run_tool
 
 
 def test_both_layouts_agree(shapes):
@@ -30,7 +30,7 @@ def test_both_layouts_agree(shapes):
 
 
 def test_run_lengths_are_exact_and_same_seed_same_data(shapes, tmp_path):
-    run_tool('make_shapes_dataset.py', tmp_path / 'rle', '--train', 3, '--val', 1, '--size', 96,
+    run_tool('demo/make_shapes_dataset.py', tmp_path / 'rle', '--train', 3, '--val', 1, '--size', 96,
              '--segmentation', 'rle')
     coco = COCO(tmp_path / 'rle' / 'coco' / 'annotations' / 'instances_train2017.json')
     for image in coco.imgs.values():
@@ -47,17 +47,17 @@ def test_run_lengths_are_exact_and_same_seed_same_data(shapes, tmp_path):
 
 
 def test_another_seed_draws_other_images(shapes, tmp_path):
-    run_tool('make_shapes_dataset.py', tmp_path / 'other', '--train', 1, '--val', 1, '--size', 96, '--seed', 1)
+    run_tool('demo/make_shapes_dataset.py', tmp_path / 'other', '--train', 1, '--val', 1, '--size', 96, '--seed', 1)
     file = 'coco/train2017/000000.jpg'
     assert (tmp_path / 'other' / file).read_bytes() != (shapes / file).read_bytes()
 
 
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / 'mine.txt').write_text('keep')
-    assert 'exists already and is left as it is' in run_tool('make_shapes_dataset.py', tmp_path, status=1)
+    assert 'exists already and is left as it is' in run_tool('demo/make_shapes_dataset.py', tmp_path, status=1)
     assert [f.name for f in tmp_path.iterdir()] == ['mine.txt']
 
 
 @pytest.mark.parametrize('options', [('--size', 16), ('--train', 0), ('--seed', -1)])
 def test_options_out_of_range(tmp_path, options):
-    assert 'must be at least 32' in run_tool('make_shapes_dataset.py', tmp_path / 'x', *options, status=2)
+    assert 'must be at least 32' in run_tool('demo/make_shapes_dataset.py', tmp_path / 'x', *options, status=2)

@@ -2,11 +2,11 @@ import csv
 
 import pytest
 
-from ..conftest import load_tool
+from ...conftest import load_tool
 
 
 def test_a_row_for_every_combination(tmp_path, capsys):
-    tool = load_tool('benchmark_scan')[1]
+    tool = load_tool('benchmarks/scan')
     arguments = ['--shapes', 'ImageNet, level 3', '--batch', '1', '2', '--dtype', 'float32',
                  '--backends', 'chunked', 'cpu', '--layout', 'sequence-last', '--seconds', '0.01',
                  '--csv', str(tmp_path / 't.csv')]

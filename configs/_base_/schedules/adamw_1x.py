@@ -1,8 +1,5 @@
-# COCO with masks, 12 epochs, AdamW; 8 GPUs x 2 images.
-_base_ = [
-    'mmdet::_base_/datasets/coco_instance.py', 'mmdet::_base_/schedules/schedule_1x.py',
-    'mmdet::_base_/default_runtime.py'
-]
+# 12 epochs with AdamW; the learning rate is for 8 GPUs x 2 images.
+_base_ = 'mmdet::_base_/schedules/schedule_1x.py'
 
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=1000),
@@ -12,5 +9,3 @@ optim_wrapper = dict(
     type='AmpOptimWrapper',
     optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
     paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.)}))
-# The last two checkpoints, of about 1 GB each, and the best one.
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=2, save_best='coco/bbox_mAP', rule='greater'))

@@ -1,7 +1,9 @@
 """Counts against those of the published tables (multiply-adds in G, parameters in M)."""
 import pytest
 
-from ..conftest import ROOT, load_tool
+from mmmambavision.terminal import run
+
+from ...conftest import ROOT, load_tool
 
 
 def left_out(dim):
@@ -26,29 +28,30 @@ def test_detectors_as_counted_for_the_published_table(size, dim, params, release
     linear, attention = left_out(dim)
     less = (released[0] - linear, released[1] - attention, released[2] - linear)
     for suffix, expected in (('', less), ('_wholemap', whole_map)):
-        row = load_tool('complexity')[1].measure(ROOT / 'configs' / f'cascade_mask_rcnn_mambavision_{size}{suffix}.py')
+        config = ROOT / 'configs' / f'cascade_mask_rcnn_mambavision_{size}{suffix}.py'
+        row = load_tool('benchmarks/complexity').measure(config)
         assert row['params'] == pytest.approx(params, abs=.005)
         assert (row['backbone'], row['backbone_attention'], row['total']) == pytest.approx(expected, rel=2e-3)
 
 
 @pytest.mark.parametrize('name, params', [('t', 62.52), ('s', 81.79), ('b', 131.20), ('l3', 780.51)])
 def test_segmentors(name, params):
-    row = load_tool('complexity')[1].measure(ROOT / 'configs' / f'upernet_mambavision_{name}.py')
+    row = load_tool('benchmarks/complexity').measure(ROOT / 'configs' / f'upernet_mambavision_{name}.py')
     assert row['params'] == pytest.approx(params, abs=.005)
 
 
 def test_scan_count():
     """(3 N + 2) multiply-adds per channel and step: 4 mixers at level 2 with 160 channels, 2 at level 3 with 320."""
-    row = load_tool('complexity')[1].measure(ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_t_wholemap.py',
+    row = load_tool('benchmarks/complexity').measure(ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_t_wholemap.py',
                                              (512, 512))
     assert row['scan'] == pytest.approx((4 * 160 * 32 * 32 + 2 * 320 * 16 * 16) * 26 / 1e9)
 
 
 def test_table_and_errors(capsys, tmp_path):
-    common, tool = load_tool('complexity')
+    tool = load_tool('benchmarks/complexity')
     tool.main([str(ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_t_wholemap.py'), '--markdown'])
     header, rule, row = capsys.readouterr().out.strip().splitlines()
     assert header.count('|') == rule.count('|') == row.count('|')
     assert '| 89.20 |' in row
     with pytest.raises(SystemExit, match='config not found'):
-        common.run(lambda: tool.main([str(tmp_path / 'no.py')]))
+        run(lambda: tool.main([str(tmp_path / 'no.py')]))

@@ -1,4 +1,4 @@
-"""The published COCO table with what is counted here beside it, for `benchmark.py --paper-table`."""
+"""The published COCO table with what is counted here beside it, for `speed.py --paper-table`."""
 import copy
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from complexity import build, count, run_heads
 from rich.console import Console
 from rich.progress import track
 
-CONFIG = Path(__file__).parent.parent / 'configs' / 'cascade_mask_rcnn_mambavision_t_wholemap.py'
+CONFIG = Path(__file__).parents[2] / 'configs' / 'cascade_mask_rcnn_mambavision_t_wholemap.py'
 COLUMNS = ('backbone', 'params M', 'published', 'FLOPs G', 'with attention', 'scan', 'published', 'off',
            'box AP', 'mask AP')
 

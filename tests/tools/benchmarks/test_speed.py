@@ -5,7 +5,7 @@ import torch
 
 from mmmambavision.errors import UserError
 
-from ..conftest import ROOT, load_tool
+from ...conftest import ROOT, load_tool
 
 TINY = 'mambavision-t:window_size=7,7'
 
@@ -16,7 +16,7 @@ def rows_of(file):
 
 
 def test_models_in_turn_at_several_sizes(tmp_path, capsys):
-    tool = load_tool('benchmark')[1]
+    tool = load_tool('benchmarks/speed')
     arguments = ['resnet50', TINY, '--size', '64x64', '64x96', '--rounds', '1', '--train', '--markdown',
                  '--csv', str(tmp_path / 't.csv'), '--plot', str(tmp_path / 'p.png')]
     tool.main(arguments)
@@ -37,21 +37,21 @@ def test_models_in_turn_at_several_sizes(tmp_path, capsys):
 
 
 def test_plot_of_speed_against_published_ap(tmp_path):
-    load_tool('benchmark')[1].main(['resnet50', 'mambavision-t', '--size', '64x64', '--rounds', '1', '--fuse',
+    load_tool('benchmarks/speed').main(['resnet50', 'mambavision-t', '--size', '64x64', '--rounds', '1', '--fuse',
                                     '--plot', str(tmp_path / 'p.png')])
     assert (tmp_path / 'p.png').stat().st_size > 10000
 
 
 @pytest.mark.parametrize('config', ['cascade_mask_rcnn_mambavision_demo.py', 'upernet_mambavision_demo.py'])
 def test_whole_models(tmp_path, config):
-    load_tool('benchmark')[1].main([str(ROOT / 'configs' / config), '--size', '64x96', '--batch', '2', '--rounds', '1',
-                                    '--train', '--csv', str(tmp_path / 't.csv')])
+    load_tool('benchmarks/speed').main([str(ROOT / 'configs' / config), '--size', '64x96', '--batch', '2', '--rounds',
+                                        '1', '--train', '--csv', str(tmp_path / 't.csv')])
     row, = rows_of(tmp_path / 't.csv')
     assert float(row['train']) > float(row['forward']) > 0
 
 
 def test_times_are_taken_in_turn():
-    tool, order = load_tool('benchmark')[1], []
+    tool, order = load_tool('benchmarks/speed'), []
     times = tool.median_times({name: lambda name=name: order.append(name) for name in 'AB'}, rounds=2,
                               advance=lambda: None)
     assert order == ['A', 'B'] * 3
@@ -59,7 +59,7 @@ def test_times_are_taken_in_turn():
 
 
 def test_peak_memory_is_what_was_allocated_at_most():
-    measured = load_tool('measured')[1].Measured('resnet50', 1, (32, 32), 'cpu')
+    measured = load_tool('benchmarks/measured').Measured('resnet50', 1, (32, 32), 'cpu')
 
     def call():
         for megabytes in (1, 5, 2):
@@ -72,8 +72,7 @@ def test_peak_memory_is_what_was_allocated_at_most():
 
 @pytest.mark.parametrize('name', ['resnet50', 'swin-t', 'resnext101-32x4d', 'convnext-t', 'mambavision-t'])
 def test_published_flops_within_a_percent(name):
-    load_tool('benchmark')
-    peers, paper_table = load_tool('peers')[1], load_tool('paper_table')[1]
+    peers, paper_table = load_tool('benchmarks/peers'), load_tool('benchmarks/paper_table')
     params, (layers, _, _) = paper_table.measure(name)
     published = peers.PUBLISHED[name]
     assert layers == pytest.approx(published[1], rel=.01)
@@ -82,7 +81,7 @@ def test_published_flops_within_a_percent(name):
 
 
 def test_paper_table(monkeypatch, capsys):
-    tool, peers = load_tool('benchmark')[1], load_tool('peers')[1]
+    tool, peers = load_tool('benchmarks/speed'), load_tool('benchmarks/peers')
     monkeypatch.setattr(peers, 'PUBLISHED', {'deit-s': peers.PUBLISHED['deit-s']})
     tool.main(['--paper-table', '--markdown'])
     row = capsys.readouterr().out.strip().splitlines()[-1]
@@ -103,4 +102,4 @@ def test_paper_table(monkeypatch, capsys):
 ])
 def test_errors(arguments, message):
     with pytest.raises(UserError, match=message):
-        load_tool('benchmark')[1].main(arguments)
+        load_tool('benchmarks/speed').main(arguments)

@@ -1,4 +1,4 @@
-"""Times of mmcv's operators in several environments, in turn: `python tools/benchmark_mmcv_ops.py PYTHON PYTHON ...`.
+"""Times of mmcv's operators in several environments, in turn: `python tools/benchmarks/mmcv_ops.py PYTHON PYTHON ...`.
 
 Each Python has an mmcv of its own, for example .venv-compiled/bin/python and .venv/bin/python; ratios are of the last
 one's median to the first one's.

@@ -1,19 +1,13 @@
-"""What train.py and test.py share: a config from the command line, checked and fitted to the machine."""
+"""A config from the command line, checked and fitted to the machine: what the tools that run configs share."""
 import argparse
 import os
-import sys
-import warnings
 from pathlib import Path
 
-warnings.filterwarnings('ignore', 'pkg_resources is deprecated')  # mmengine's import of it, nothing a user can change
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.logging import print_log
 
-import torch  # noqa: E402
-from mmengine.config import Config, ConfigDict, DictAction  # noqa: E402
-from mmengine.logging import print_log  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-
-from mmmambavision.errors import UserError  # noqa: E402
+from ..errors import UserError
 
 
 def make_parser(description):
@@ -112,27 +106,3 @@ def replace_type(node, old, new):
             count += 1
         return count
     return sum(replace_type(value, old, new) for value in node) if isinstance(node, (list, tuple)) else 0
-
-
-def show(columns, rows, markdown=False):
-    """Print a table of strings, the first column to the left, on the terminal or in Markdown."""
-    if markdown:
-        print('| ' + ' | '.join(columns) + ' |\n' + '|---' + '|---:' * (len(columns) - 1) + '|')
-        for row in rows:
-            print('| ' + ' | '.join(row) + ' |')
-        return
-    table = Table(*columns)
-    table.columns[0].no_wrap = True
-    for column in table.columns[1:]:
-        column.justify = 'right'
-    for row in rows:
-        table.add_row(*row)
-    Console(width=max(180, Console().width)).print(table)
-
-
-def run(main):
-    """Run a tool's `main`; a mistake of the user ends it with its message alone and exit status 1."""
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f'error: {error}')

@@ -5,19 +5,19 @@ import sys
 import pytest
 import torch
 
-from ..conftest import load_tool
-from .conftest import run_tool
+from ...conftest import load_tool
+from ..conftest import run_tool
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 def test_without_a_gpu_a_sentence_says_so():
-    assert run_tool('check_gpu.py', status=1).strip().splitlines()[-1] == (
+    assert run_tool('benchmarks/check_gpu.py', status=1).strip().splitlines()[-1] == (
         'error: torch sees no NVIDIA GPU here, so there is nothing to check; docs/gpu.md says what one needs')
 
 
 @pytest.mark.parametrize('status', [0, 3])
 def test_report(monkeypatch, capsys, status):
-    tool = load_tool('check_gpu')[1]
+    tool = load_tool('benchmarks/check_gpu')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda *_: 'GPU of a test')
     monkeypatch.setattr(tool, 'steps', lambda: {
@@ -36,7 +36,7 @@ def test_report(monkeypatch, capsys, status):
 
 
 def test_steps_name_files_that_are_there():
-    for command in load_tool('check_gpu')[1].steps().values():
+    for command in load_tool('benchmarks/check_gpu').steps().values():
         for part in command:
             assert not hasattr(part, 'exists') or part.exists(), part
 
@@ -44,7 +44,7 @@ def test_steps_name_files_that_are_there():
 @pytest.mark.slow
 def test_the_ten_iterations(tmp_path):
     """The demo's two steps, on a CPU: fit_to_machine takes away what needs a GPU."""
-    steps = load_tool('check_gpu')[1].steps()
+    steps = load_tool('benchmarks/check_gpu').steps()
     for title in ('drawing 40 images', 'ten iterations of the demo, mixed precision'):
         done = subprocess.run([str(part) for part in steps[title]], cwd=tmp_path, text=True, capture_output=True)
         assert done.returncode == 0, done.stdout + done.stderr

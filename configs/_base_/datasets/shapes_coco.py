@@ -1,5 +1,5 @@
-# The data set that tools/make_shapes_dataset.py draws, in COCO's layout, for a few minutes on two CPU cores.
-_base_ = 'coco_instance_3x.py'
+# The data set that tools/demo/make_shapes_dataset.py draws, in COCO's layout.
+_base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
 classes = ('circle', 'triangle', 'rectangle', 'star')
 dataset = dict(

@@ -1,4 +1,4 @@
-"""Time, memory and achieved bandwidth of every implementation of the selective scan: `python tools/benchmark_scan.py`.
+"""Time, memory and achieved bandwidth of every implementation of the selective scan: `python tools/benchmarks/scan.py`.
 
 Shapes are those that the recipes produce. Bytes are what any implementation has to move: each input read and each
 output written once (forward), twice that and the gradients (forward and backward); a share of the bandwidth of a plain
@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 import torch
-from common import show
 from rich.console import Console
 from rich.progress import Progress
 
 from mmmambavision.ops import available_backends, selective_scan
+from mmmambavision.terminal import show
 
 STATES = 8
 SHAPES = {  # sequences per image, channels, length: levels 2 and 3 of tiny

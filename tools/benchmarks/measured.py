@@ -1,4 +1,4 @@
-"""A backbone or a whole model that `benchmark.py` can run: its forward pass, its training step, its counts."""
+"""A backbone or a whole model that `speed.py` can run: its forward pass, its training step, its counts."""
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -8,13 +8,13 @@ os.environ.setdefault('KINETO_LOG_LEVEL', '5')  # else torch's profiler reports 
 import complexity
 import peers
 import torch
-from common import fit_to_machine
 from mmcv.cnn import fuse_conv_bn
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
 
 from mmmambavision.errors import UserError
+from mmmambavision.openmmlab.configs import fit_to_machine
 
 
 class Measured:

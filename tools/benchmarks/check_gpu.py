@@ -10,15 +10,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from common import run
 from rich.console import Console
 
 from mmmambavision.errors import UserError
 from mmmambavision.ops import available_backends
+from mmmambavision.terminal import run
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ('torch', 'torchvision', 'triton', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation',
-            'mmmambavision')
+            'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation', 'mmmambavision')
 TAIL = 40  # lines of a failed step in the report
 
 
@@ -30,14 +30,15 @@ def steps():
     return {
         'tests of the scan': [*pytest, ROOT / 'tests' / 'ops'],
         'golden cases': [*pytest, ROOT / 'tests' / 'models' / 'test_golden.py'],
-        'drawing 40 images': [*python, tools / 'make_shapes_dataset.py', 'data/shapes', '--train', 40, '--val', 4],
+        'drawing 40 images': [
+            *python, tools / 'demo' / 'make_shapes_dataset.py', 'data/shapes', '--train', 40, '--val', 4],
         'ten iterations of the demo, mixed precision': [
             *python, tools / 'train.py', demo, '--amp', '--work-dir', 'demo', '--cfg-options', 'train_cfg.max_epochs=1',
             'train_cfg.val_interval=1', 'default_hooks.logger.interval=1'],
         'benchmark of backbones': [
-            *python, tools / 'benchmark.py', 'mambavision-t-padded', 'mambavision-t', 'swin-t', 'convnext-t',
+            *python, tools / 'benchmarks' / 'speed.py', 'mambavision-t-padded', 'mambavision-t', 'swin-t', 'convnext-t',
             'resnet50', '--batch', 2, '--amp', '--train', '--rounds', 20, '--markdown'],
-        'benchmark of the scan': [*python, tools / 'benchmark_scan.py', '--markdown'],
+        'benchmark of the scan': [*python, tools / 'benchmarks' / 'scan.py', '--markdown'],
     }
 
 

@@ -1,7 +1,7 @@
-"""Speed, memory and size of backbones and whole models, in turn: `python tools/benchmark.py swin-t mambavision-t`.
+"""Speed, memory and size of backbones and whole models, in turn: `python tools/benchmarks/speed.py swin-t convnext-t`.
 
-Names are configs, measured whole on random images with random weights, and the backbones of tools/peers.py, MambaVision
-with whole-map windows or, `-padded`, the released (112, 56); options follow a colon, as in
+Names are configs, measured whole on random images with random weights, and the backbones of peers.py beside this file,
+MambaVision with whole-map windows or, `-padded`, the released (112, 56); options follow a colon, as in
 mambavision-t:window_size=64,32:scan_backend=reference.
 
 Every model is run once to warm up, then all in turn (A B A B ...). Times are medians; ratios are medians of each
@@ -20,13 +20,13 @@ from pathlib import Path
 
 import peers
 import torch
-from common import run, show
 from measured import Measured
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.progress import Progress
 
 from mmmambavision.errors import UserError
+from mmmambavision.terminal import run, show
 
 COLUMNS = dict(model='model', size='H x W', params='params M', layers='layers G', attention='attention G',
                scan='scan G', forward='forward ms', images='images/s', forward_ratio='ratio', forward_memory='peak MiB',
