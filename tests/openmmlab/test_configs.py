@@ -1,6 +1,5 @@
 """Every recipe: weights named and shaped as the released ones, and the released schedule, data and regularisation."""
 import json
-from pathlib import Path
 
 import pytest
 import torch
