@@ -1,4 +1,4 @@
-# make demo | demo-seg | test | test-slow | lint | check-gpu | setup      sets up what is missing, then runs
+# make demo | demo-seg | demo-cls | test | test-slow | lint | check-gpu | setup      sets up what is missing, then runs
 #   STACK=onedl     the maintained onedl packages instead of the original mmengine, mmdet and mmsegmentation
 #   MMCV=compiled   mmcv with its operators compiled here, instead of mmcv-lite with ours
 STACK  ?= openmmlab
@@ -27,7 +27,7 @@ PY    := $(VENV)/bin/python
 PIP   := $(PY) -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.done
 
-.PHONY: help setup lint test test-slow demo demo-seg check-gpu
+.PHONY: help setup lint test test-slow demo demo-seg demo-cls check-gpu
 .DELETE_ON_ERROR:
 
 help:
@@ -46,6 +46,9 @@ test-slow: setup
 
 demo: setup
 	@$(PY) tools/demo/demo.py
+
+demo-cls: setup
+	@$(PY) tools/demo/demo.py configs/classification/mambavision_demo.py
 
 demo-seg: setup
 	@$(PY) tools/demo/demo.py configs/upernet_mambavision_demo.py

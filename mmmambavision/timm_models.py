@@ -5,9 +5,13 @@
 
 `pretrained=True` reads NVIDIA's files from Hugging Face (CC BY-NC-SA 4.0) through the package's safe loader;
 `pretrained_cfg_overlay=dict(file=...)` names a local one. Beside timm's own arguments a model takes `window_size`, by
-default that of its released weights; (None, None) is the whole map (None alone is dropped by `timm.create_model`).
+default that of its released weights; (None, None) is the whole map (None alone is dropped by `timm.create_model`), and
+`arch`, a dict of sizes as `MambaVision` takes it, for a network of another size under the same name.
 Images may have any size whatever `img_size` says.
 """
+from contextlib import nullcontext
+
+import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._builder import resolve_pretrained_cfg
@@ -53,18 +57,19 @@ def _create(variant, pretrained, drop_path_rate, pretrained_cfg=None, pretrained
     if pretrained and not cfg.state_dict:
         overlay['state_dict'] = classifier_weights(load_checkpoint(_source(cfg)))
     side = cfg.input_size[-1]
-    options = dict(window_size=(side // 16, side // 32), drop_path_rate=drop_path_rate) | kwargs
+    arch = variant.removeprefix('mambavision_')
+    options = dict(arch=arch, window_size=(side // 16, side // 32), drop_path_rate=drop_path_rate) | kwargs
     model = build_model_with_cfg(
         _build, variant, pretrained, pretrained_cfg, overlay, in_chans=in_chans, pretrained_filter_fn=_fitted,
-        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'), arch=variant.removeprefix('mambavision_'),
-        **options)
+        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'), **options)
     for part in (model, getattr(model, 'model', model)):  # the second inside a feature extractor
         part.pretrained_cfg['state_dict'] = None
     return model
 
 
-def _build(in_chans, num_classes=1000, **options):
-    return MambaVisionClassifier(in_channels=in_chans, num_classes=num_classes, **options)
+def _build(in_chans, num_classes=1000, device=None, dtype=None, **options):
+    with torch.device(device) if device else nullcontext():
+        return MambaVisionClassifier(in_channels=in_chans, num_classes=num_classes, **options).to(dtype=dtype)
 
 
 def _source(cfg):

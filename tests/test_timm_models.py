@@ -1,8 +1,13 @@
 """The classifiers as timm models: what timm's own generic tests of models ask, and every released file's form.
 
-Of those tests, what cannot hold: torchscript and symbolic tracing (`torch.fx`), because forward passes look at the
-sizes of images and the scan is an operator chosen when it runs; `set_input_size`, because any size is taken.
+The generic tests of timm 1.0.31 (`tests/test_models.py` of its sdist, with `import mmmambavision.timm_models` at its
+top and 'timm_models' in FEAT_INTER_FILTERS) pass on all these models: forward, backward, default configurations,
+features, intermediates, names of layers. What cannot hold: torchscript and symbolic tracing (`torch.fx`), because
+forward passes look at the sizes of images and the scan is an operator chosen when it runs; `set_input_size`, because
+any size is taken.
 """
+from importlib.metadata import entry_points
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -29,6 +34,12 @@ RELEASED = {
     'mambavision_large3.in21k_ft_in1k_512': ((32, 16), 512, .93, 'squash', .5, 'MambaVision-L3-512-21K'),
 }
 SMALLEST = 'mambavision_tiny'
+
+
+def test_entry_point():
+    """For the day when timm looks for models in other packages."""
+    entry, = entry_points(group='timm.models', name='mambavision')
+    assert entry.load() is mmmambavision.timm_models
 
 
 def test_names():
@@ -117,6 +128,28 @@ def test_default_methods():
     assert model.get_classifier().out_features == model.num_classes == 7
     model.reset_classifier(0)
     assert model(x).shape == (1, model.num_features)
+    assert model.in_chans == 3 and model.default_cfg['pool_size'] == (7, 7)
+    model.reset_classifier(0, '')
+    assert torch.equal(model(x), model.forward_features(x)) and model(x).shape == (1, model.num_features, 2, 2)
+    model.reset_classifier(7)
+    with pytest.raises(ValueError, match="7 classes need a pooled map: global_pool='avg', or num_classes=0"):
+        model(x)
+    with pytest.raises(ValueError, match="global_pool is 'avg', the mean over the map, or '' for none; got 'max'"):
+        model.reset_classifier(7, 'max')
+    model.reset_classifier(7, 'avg')
+    assert model(x).shape == (1, 7)
+
+
+def test_device_and_type():
+    """Given to create_model, or changed after a forward pass."""
+    model = timm.create_model(SMALLEST, num_classes=0, global_pool='', device='meta', dtype=torch.bfloat16)
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {('meta', torch.bfloat16)}
+    model = timm.create_model(SMALLEST).eval()
+    x = torch.randn(1, 3, 64, 64)
+    expected = model(x)
+    torch.testing.assert_close(model.double()(x.double()), expected.double(), rtol=0, atol=1e-5)
+    model.reset_classifier(3)
+    assert model.head.weight.dtype == torch.float64 and not model.head.training
 
 
 @pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (1, 3), (-2, -1), (2,)])
@@ -146,6 +179,8 @@ def test_layer_decay_groups_follow_depth():
 def test_options():
     model = timm.create_model(SMALLEST, in_chans=6, drop_path_rate=.1, img_size=320, window_size=(None, None),
                               drop_rate=.3)
+    sizes = dict(dim=16, in_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 4))
+    assert timm.create_model(SMALLEST, arch=sizes, num_classes=2).eval()(torch.randn(1, 3, 64, 64)).shape == (1, 2)
     assert [level.window for level in model.levels[2:]] == [None, None]
     assert model.levels[3].blocks[-1].drop_path.drop_prob == pytest.approx(.1) and model.drop.p == .3
     assert model.eval()(torch.randn(1, 6, 70, 50)).shape == (1, 1000)

@@ -33,6 +33,9 @@ def apply_options(cfg, args):
     if args.show_dir:
         if 'visualization' not in cfg.get('default_hooks', {}):
             raise UserError('--show-dir needs a visualization hook in default_hooks of the config')
+        if cfg.get('default_scope') == 'mmpretrain':
+            cfg.default_hooks.visualization.update(enable=True, interval=1, out_dir=args.show_dir)
+            return
         cfg.default_hooks.visualization.draw = True
         if segments:
             cfg.visualizer.save_dir = args.show_dir

@@ -15,18 +15,19 @@ class MambaVisionClassifier(Trunk):
             classifiers have windows of a sixteenth and a thirty-second of the image's side: 14 and 7 at 224.
         num_classes: outputs; 0 for none, and the pooled features instead.
         drop_rate: dropout before the linear layer.
+        global_pool: 'avg', or '' for no pooling, which leaves the map (B, 8 dim, ceil(H / 32), ceil(W / 32)) as it is.
 
     Shape:
         (B, in_channels, H, W), any H and W, to logits (B, num_classes).
     """
 
     def __init__(self, arch='tiny', num_classes=1000, window_size=None, in_channels=3, drop_path_rate=0.2, drop_rate=0.,
-                 with_cp=False, scan_backend='auto'):
+                 with_cp=False, scan_backend='auto', global_pool='avg'):
         super().__init__(arch, window_size, in_channels, NUM_LEVELS, drop_path_rate, with_cp, scan_backend)
-        self.num_features = self.head_hidden_size = self.dims[-1]
+        self.in_chans, self.num_features, self.head_hidden_size = in_channels, self.dims[-1], self.dims[-1]
         self.norm = nn.BatchNorm2d(self.num_features)
         self.drop = nn.Dropout(drop_rate)
-        self.reset_classifier(num_classes)
+        self.reset_classifier(num_classes, global_pool)
 
     def forward_features(self, x):
         """The normed map of the last level (B, 8 dim, ceil(H / 32), ceil(W / 32))."""
@@ -34,7 +35,9 @@ class MambaVisionClassifier(Trunk):
 
     def forward_head(self, x, pre_logits=False):
         """Logits (B, num_classes) of a map that `forward_features` gave, or before the linear layer (B, 8 dim)."""
-        pooled = self.drop(x.mean((2, 3)))
+        if self.num_classes and not (self.global_pool or pre_logits):
+            raise ValueError(f"{self.num_classes} classes need a pooled map: global_pool='avg', or num_classes=0")
+        pooled = self.drop(x.mean((2, 3)) if self.global_pool else x)
         return pooled if pre_logits else self.head(pooled)
 
     def forward(self, x):
@@ -45,12 +48,17 @@ class MambaVisionClassifier(Trunk):
         return self.head
 
     def reset_classifier(self, num_classes, global_pool=None):
-        """A new linear layer; global_pool is 'avg', the only pooling there is, or None."""
-        if global_pool not in (None, 'avg'):
-            raise ValueError(f"global_pool is 'avg', the mean over the map, and no other; got {global_pool!r}")
+        """A new linear layer, none for 0 classes; global_pool as when the network is made, None to leave it.
+
+        Raises:
+            ValueError: another pooling.
+        """
+        if global_pool not in (None, 'avg', ''):
+            raise ValueError(f"global_pool is 'avg', the mean over the map, or '' for none; got {global_pool!r}")
+        self.global_pool = self.global_pool if global_pool is None else global_pool
         self.num_classes = num_classes
         self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
-        self.head.to(self.norm.weight.device, self.norm.weight.dtype).apply(init_as_released)
+        self.head.to(self.norm.weight.device, self.norm.weight.dtype).train(self.training).apply(init_as_released)
 
     def forward_intermediates(self, x, indices=None, norm=False, stop_early=False, output_fmt='NCHW',
                               intermediates_only=False):

@@ -61,8 +61,10 @@ def check_data(cfg, *loaders):
         if any(str(step.get('color_type', '')).startswith('gray') for step in dataset.get('pipeline', [])):
             raise UserError(f"{key}.pipeline reads images with one channel (color_type='grayscale'), the backbone "
                             'takes three: leave color_type out, and grey images are read with theirs three times')
-        files = {'ann_file': dataset.get('ann_file'),
-                 **{f'data_prefix.{name}': prefix for name, prefix in dataset.get('data_prefix', {}).items()}}
+        prefixes = dataset.get('data_prefix') or {}  # mmpretrain's data sets have one of images alone
+        prefixes = {'': prefixes} if isinstance(prefixes, str) else prefixes
+        files = {'ann_file': dataset.get('ann_file') or dataset.get('split'),
+                 **{f'data_prefix.{name}'.strip('.'): prefix for name, prefix in prefixes.items()}}
         for name, file in files.items():
             path = Path(dataset.get('data_root') or '', file or '')
             if file and '://' not in str(path) and not path.exists():

@@ -5,15 +5,17 @@ cannot check by unpickling everything, and both unpickle everything that comes b
 classes is allowed on every path, and whatever else a file asks for stops the load.
 """
 import pickle
+import re
 
 import mmengine.runner.checkpoint as mmengine_checkpoint
 import torch
 from mmengine.config import ConfigDict
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseTTAModel, is_model_wrapper
 
 from ..checkpoints.files import load_checkpoint
-from ..checkpoints.weights import STEM, backbone_weights, fit, group_names, is_bare
+from ..checkpoints.weights import STEM, backbone_weights, classifier_weights, fit, is_bare
+from ..models.classifier import MambaVisionClassifier
 from ..models.mambavision import MambaVision
 
 _load_state_dict = mmengine_checkpoint.load_state_dict
@@ -23,14 +25,12 @@ def load_from_disk_or_url(filename, map_location='cpu', **_):
     """mmengine's loader for paths, URLs and hf:// names.
 
     A network by itself, such as a released classifier, comes as the state dict of a model whose `backbone` it is, as
-    OpenMMLab's models call it; what mmengine saved comes as it is.
+    OpenMMLab's models call it, with its norm and linear layer; what mmengine saved comes as it is.
     """
     checkpoint = load_checkpoint(filename, map_location)
     if not is_bare(checkpoint) or 'mmengine_version' in (checkpoint.get('meta') or {}):
         return checkpoint
-    weights, rest = backbone_weights(checkpoint)
-    print_log(f'{filename}: a network by itself; took the {len(weights)} tensors of its backbone, left out '
-              f'{group_names(rest)}', logger='current')
+    weights = {**backbone_weights(checkpoint)[0], **classifier_weights(checkpoint)}
     return dict(state_dict={f'backbone.{name}': value for name, value in weights.items()}, meta={})
 
 
@@ -38,7 +38,8 @@ def load_state_dict(module, state_dict, strict=False, logger=None):
     """mmengine's, which goes on whatever the shapes, after a look whether a `MambaVision` in the model is the network
     that its weights are of.
 
-    A `MambaVision` by itself takes its weights from behind any prefix.
+    A `MambaVision` by itself takes its weights from behind any prefix, a `MambaVisionClassifier`, such as the model of
+    mmpretrain's TimmClassifier, those of a backbone and what a released classifier has beyond it.
 
     Raises:
         UserError: it is another network; says which preset the weights look like.
@@ -50,10 +51,17 @@ def load_state_dict(module, state_dict, strict=False, logger=None):
     else:
         adapted = {}
         for name, part in model.named_modules():
-            if isinstance(part, MambaVision):
+            if isinstance(part, MambaVisionClassifier):
+                # Not the module's name: mmpretrain's TimmClassifier leaves its `model.` out of state dicts.
+                prefix = next(key for key in model.state_dict() if key.endswith(STEM)).removesuffix(STEM)
+                if prefix + STEM not in state_dict:
+                    state_dict = {re.sub(r'^backbone\.', prefix, key): value for key, value in state_dict.items()}
+            elif isinstance(part, MambaVision):
                 prefix = f'{name}.'
-                weights = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
-                adapted[prefix + STEM] = fit(weights, part).get(STEM)
+            else:
+                continue
+            weights = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
+            adapted[prefix + STEM] = fit(weights, part).get(STEM)
         metadata = getattr(state_dict, '_metadata', None)
         state_dict = type(state_dict)({key: adapted.get(key, value) for key, value in state_dict.items()})
         if metadata is not None:

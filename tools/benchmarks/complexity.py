@@ -8,17 +8,16 @@ import argparse
 from pathlib import Path
 
 import torch
+from counting import count
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 from rich.progress import track
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmmambavision.errors import UserError
 from mmmambavision.terminal import run, show
 
 PROPOSALS, REGIONS = 1000, 100
-ATTENTION = ('bmm', 'baddbmm', 'scaled_dot_product')
 
 
 def build(path):
@@ -50,18 +49,6 @@ def run_heads(model, features):
 
 def as_list(module):
     return list(module) if isinstance(module, torch.nn.ModuleList) else [module]
-
-
-def count(function, *arguments):
-    """Multiply-adds of a call in G: (linear and convolution layers, attention products, scans), and its result."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        result = function(*arguments)
-    kinds = [0., 0., 0.]
-    for operator, flops in counter.get_flop_counts()['Global'].items():
-        name = str(operator)
-        kind = 2 if 'selective_scan' in name else 1 if any(word in name for word in ATTENTION) else 0
-        kinds[kind] += flops / 2e9
-    return kinds, result
 
 
 def input_size(cfg, size):

@@ -8,6 +8,7 @@ os.environ.setdefault('KINETO_LOG_LEVEL', '5')  # else torch's profiler reports 
 import complexity
 import peers
 import torch
+from counting import count
 from mmcv.cnn import fuse_conv_bn
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
@@ -50,7 +51,7 @@ class Measured:
         if self.is_config:
             row = complexity.measure(self.name, self.size)
             return dict(params=row['params'], layers=row['total'], attention=row['attention'], scan=row['scan'])
-        parts, _ = complexity.count(peers.build(self.name).to('meta'), torch.empty(1, 3, *self.size, device='meta'))
+        parts, _ = count(peers.build(self.name).to('meta'), torch.empty(1, 3, *self.size, device='meta'))
         parameters = sum(p.numel() for p in self.model.parameters()) / 1e6
         return dict(params=parameters, **dict(zip(('layers', 'attention', 'scan'), parts)))
 

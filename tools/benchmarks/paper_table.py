@@ -4,7 +4,8 @@ from pathlib import Path
 
 import peers
 import torch
-from complexity import build, count, run_heads
+from complexity import build, run_heads
+from counting import count
 from rich.console import Console
 from rich.progress import track
 

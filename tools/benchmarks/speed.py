@@ -14,7 +14,6 @@ import argparse
 import csv
 import platform
 import statistics
-import time
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from measured import Measured
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.progress import Progress
+from turns import times_in_turn
 
 from mmmambavision.errors import UserError
 from mmmambavision.terminal import run, show
@@ -72,18 +72,6 @@ def parse_args(argv):
     return args
 
 
-def median_times(calls, rounds, advance):
-    """Times in s of every call by its key, all in turn, after one of each that does not count."""
-    times = {key: [] for key in calls}
-    for _ in range(rounds + 1):
-        for key, call in calls.items():
-            begin = time.perf_counter()
-            call()
-            times[key].append(time.perf_counter() - begin)
-            advance()
-    return {key: values[1:] for key, values in times.items()}
-
-
 def measure(args, size, progress):
     """A row for every model at one size, as a dict of COLUMNS."""
     kinds = ('forward', 'train') if args.train else ('forward',)
@@ -97,7 +85,7 @@ def measure(args, size, progress):
                          box_ap=peers.published_box_ap(name), **models[name].counts()))
         step()
     calls = {(name, kind): getattr(model, kind) for name, model in models.items() for kind in kinds}
-    times = median_times(calls, args.rounds, step)
+    times = times_in_turn(calls, args.rounds, step)
     for row, (name, model) in zip(rows, models.items()):
         for kind in kinds:
             row[kind] = 1e3 * statistics.median(times[name, kind])

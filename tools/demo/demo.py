@@ -14,6 +14,7 @@ import numpy as np
 
 TOOLS = Path(os.path.relpath(Path(__file__).parents[1]))
 DATA = Path('data/shapes')
+OBJECTS = DATA / 'objects'  # for classifiers
 CONFIG = Path('configs/cascade_mask_rcnn_mambavision_demo.py')
 
 
@@ -36,10 +37,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', type=Path, nargs='?', default=CONFIG, help='config on the shapes data set')
     config = parser.parse_args().config
-    work_dir = Path('work_dirs', config.stem, datetime.now().strftime('%Y%m%d_%H%M%S'))
+    classifies = config.parent.name == 'classification'
+    name = f'{config.parent.name}_{config.stem}' if classifies else config.stem
+    work_dir = Path('work_dirs', name, datetime.now().strftime('%Y%m%d_%H%M%S'))
     try:
         if not DATA.exists():
             call('demo/make_shapes_dataset.py', DATA)
+        if classifies and not OBJECTS.exists():
+            call('demo/crop_objects.py', DATA / 'coco', OBJECTS)
         call('train.py', config, '--work-dir', work_dir)
         checkpoint = Path((work_dir / 'last_checkpoint').read_text().strip())
         pictures = (work_dir / 'pictures').resolve()
@@ -48,9 +53,13 @@ def main():
     except subprocess.CalledProcessError as error:
         sys.exit(error.returncode)
     drawn = sorted(pictures.rglob('*.jpg')) + sorted(pictures.rglob('*.png'))
-    cv2.imwrite(str(work_dir / 'predictions.png'), sheet(drawn[:8]))
-    print(f'\nGround truth (left) and predictions (right): {work_dir}/predictions.png, all of them in '
-          f'{pictures.relative_to(Path.cwd())}; curves: {work_dir}/curves.png; model: {checkpoint}')
+    what = 'Ground truth (left) and predictions (right)'
+    if classifies:
+        drawn, what = drawn[::max(1, len(drawn) // 8)], 'Ground truth and predictions'
+    picture = sheet(drawn[:8], columns=4, scale=1) if classifies else sheet(drawn[:8])
+    cv2.imwrite(str(work_dir / 'predictions.png'), picture)
+    print(f'\n{what}: {work_dir}/predictions.png, all of them in {pictures.relative_to(Path.cwd())}; '
+          f'curves: {work_dir}/curves.png; model: {checkpoint}')
 
 
 if __name__ == '__main__':

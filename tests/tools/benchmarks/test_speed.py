@@ -52,7 +52,7 @@ def test_whole_models(tmp_path, config):
 
 def test_times_are_taken_in_turn():
     tool, order = load_tool('benchmarks/speed'), []
-    times = tool.median_times({name: lambda name=name: order.append(name) for name in 'AB'}, rounds=2,
+    times = tool.times_in_turn({name: lambda name=name: order.append(name) for name in 'AB'}, rounds=2,
                               advance=lambda: None)
     assert order == ['A', 'B'] * 3
     assert [len(values) for values in times.values()] == [2, 2]

@@ -1,0 +1,56 @@
+import csv
+
+import pytest
+
+pytest.importorskip('timm')
+
+from mmmambavision.terminal import run  # noqa: E402
+
+from ...conftest import load_tool  # noqa: E402
+
+
+@pytest.fixture(scope='module')
+def tool():
+    return load_tool('benchmarks/throughput')
+
+
+# MambaVision, and one of each family whose figures are published to three digits.
+@pytest.mark.parametrize('name', [
+    'mambavision_tiny2', 'mambavision_small', 'mambavision_base', 'mambavision_large', 'mambavision_large2',
+    'mambavision_large3.in21k_ft_in1k_256', 'convnext_base', 'nextvit_large', 'mambaout_base'])
+def test_counted_is_as_published(tool, name):
+    size, _, params, flops = tool.known(name)
+    counted = tool.counts(name, size)
+    assert counted['params'] == pytest.approx(params, rel=.01)
+    assert counted['layers'] == pytest.approx(flops, rel=.011)
+
+
+def test_tiny_counts_more_than_published(tool):
+    """4.46 G against 4.4; attention's products come on top."""
+    counted = tool.counts('mambavision_tiny', 224)
+    assert counted['params'] == pytest.approx(31.8, rel=.01) and counted['layers'] == pytest.approx(4.46, abs=.005)
+    attention = sum(blocks * 2 * tokens ** 2 * windows * dim for blocks, tokens, windows, dim in (
+        (4, 196, 1, 320), (2, 49, 1, 640))) / 1e9
+    assert counted['attention'] == pytest.approx(attention, rel=1e-3)
+
+
+def test_table_and_plot(tool, tmp_path, capsys):
+    models = ['mambavision_tiny', 'mambaout_tiny']
+    tool.main(['--models', *models, '--batch', '1', '--rounds', '1', '--csv', str(tmp_path / 't.csv'), '--plot',
+               str(tmp_path / 'p.png'), '--markdown'])
+    with (tmp_path / 't.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row['model'] for row in rows] == models and (tmp_path / 'p.png').stat().st_size > 10000
+    assert [float(row['top1']) for row in rows] == [82.3, 82.7] and float(rows[0]['ratio']) == 1
+    first, second = (float(row['images']) for row in rows)
+    assert float(rows[1]['ratio']) == pytest.approx(first / second, rel=.1)  # both are rounded
+    assert len({line.count('|') for line in capsys.readouterr().out.splitlines() if '|' in line}) == 1
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--models', 'nothing'], "timm has no model 'nothing'"), (['--batch', '0'], '--batch must be at least 1'),
+    (['--rounds', '-1'], '--rounds at least 0'), (['--rounds', '0', '--plot', 'x.png'], '--plot needs times'),
+    (['--models', 'resnet18', '--plot', 'x.png'], 'models of known top-1')])
+def test_mistakes(tool, arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        run(lambda: tool.main(arguments))

@@ -1,0 +1,17 @@
+"""Multiply-adds of a call, counted without looking at its results."""
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+ATTENTION = ('bmm', 'baddbmm', 'scaled_dot_product')
+
+
+def count(function, *arguments):
+    """Multiply-adds of a call in G: (linear and convolution layers, attention products, scans), and its result."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        result = function(*arguments)
+    kinds = [0., 0., 0.]
+    for operator, flops in counter.get_flop_counts()['Global'].items():
+        name = str(operator)
+        kind = 2 if 'selective_scan' in name else 1 if any(word in name for word in ATTENTION) else 0
+        kinds[kind] += flops / 2e9
+    return kinds, result
