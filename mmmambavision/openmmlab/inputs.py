@@ -1,0 +1,89 @@
+"""Images and videos that a command line names, frame by frame."""
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+
+import cv2
+import mmcv
+import numpy as np
+
+from ..errors import UserError
+
+IMAGES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff'}
+VIDEOS = {'.mp4', '.avi', '.mov', '.mkv', '.webm'}
+
+
+class UnreadableError(Exception):
+    """A file that is no image or video, whatever its name says."""
+
+
+@dataclass
+class Source:
+    """A file to predict on, and its name below the folder that it was found in."""
+    path: Path
+    name: Path
+
+    @property
+    def is_video(self):
+        return self.path.suffix.lower() in VIDEOS
+
+
+@dataclass
+class Frame:
+    """An image, or one of a video's: its pixels (H, W, 3) in BGR, its number in the video and the frames per second."""
+    source: Source
+    image: np.ndarray
+    number: int = 0
+    rate: float = 0.
+
+
+def find_inputs(names):
+    """The files behind paths, folders (with the folders in them) and patterns, each once, in order.
+
+    Raises:
+        UserError: nothing is there, or something that is neither an image nor a video.
+    """
+    sources = {}
+    for name in names:
+        matches = [Path(name)] if Path(name).exists() else sorted(map(Path, glob(name, recursive=True)))
+        if not matches:
+            raise UserError(f'{name}: there is no such file or folder, and as a pattern it matches none')
+        for path in matches:
+            found = [Source(path, Path(path.name))]
+            if path.is_dir():
+                found = [Source(file, file.relative_to(path)) for file in sorted(path.rglob('*'))
+                         if file.suffix.lower() in IMAGES | VIDEOS]
+                if not found:
+                    raise UserError(f'{path} holds no image or video: names ending in '
+                                    f"{', '.join(sorted(IMAGES | VIDEOS))} are looked for")
+            elif path.suffix.lower() not in IMAGES | VIDEOS:
+                raise UserError(f"{path} is no image or video by its name: it would end in "
+                                f"{', '.join(sorted(IMAGES | VIDEOS))}")
+            sources.update((source.path.resolve(), source) for source in found)
+    return list(sources.values())
+
+
+def number_of_frames(source):
+    """1 for an image; of a video what it says of itself."""
+    return max(1, int(cv2.VideoCapture(str(source.path)).get(cv2.CAP_PROP_FRAME_COUNT))) if source.is_video else 1
+
+
+def frames_of(source):
+    """The image of a file, or the frames of a video.
+
+    Raises:
+        UnreadableError: there is none in it.
+    """
+    if not source.is_video:
+        image = mmcv.imread(str(source.path)) if source.path.stat().st_size else None
+        if image is None:
+            raise UnreadableError(f'{source.path} is not an image that can be read')
+        yield Frame(source, image)
+        return
+    video = mmcv.VideoReader(str(source.path))
+    number = 0
+    while (image := video.read()) is not None:
+        yield Frame(source, image, number, video.fps)
+        number += 1
+    if number == 0:
+        raise UnreadableError(f'{source.path} is not a video that can be read')

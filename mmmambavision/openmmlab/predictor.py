@@ -1,0 +1,73 @@
+"""A detector's or segmentor's predictions on images in memory, as numbers and drawn."""
+import numpy as np
+from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
+from pycocotools import mask as coco_mask
+
+from ..checkpoints.files import load_checkpoint
+
+
+class Predictor:
+    """A model by mmdet's `init_detector` or mmseg's `init_model`.
+
+    Args:
+        cfg: the config.
+        checkpoint: path, URL or hf:// name.
+        device: where it runs.
+        threshold: score below which a detector's boxes are left out.
+    """
+
+    def __init__(self, cfg, checkpoint, device, threshold):
+        self.segments = cfg.get('default_scope') == 'mmseg'
+        if self.segments:
+            from mmseg.apis import inference_model as infer
+            from mmseg.apis import init_model as init
+        else:
+            from mmdet.apis import inference_detector as infer
+            from mmdet.apis import init_detector as init
+        self.model, self.infer, self.threshold = init(cfg, checkpoint, device=device), infer, threshold
+        init_default_scope(cfg.default_scope)
+        meta = (load_checkpoint(checkpoint).get('meta') or {}).get('dataset_meta') or _meta_of_config(cfg)
+        self.classes = meta['classes']
+        # Pictures are taken out of it as arrays, so it needs no backend that would write them.
+        self.visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None, name=f'predictor{id(self)}'))
+        self.visualizer.dataset_meta = self.model.dataset_meta = meta
+
+    def __call__(self, image):
+        """The data sample with predictions of an image (H, W, 3) in BGR."""
+        sample = self.infer(self.model, image).cpu()
+        if not self.segments:
+            sample.pred_instances = sample.pred_instances[sample.pred_instances.scores >= self.threshold]
+        return sample
+
+    def draw(self, image, sample):
+        """The image with its predictions drawn, (H, W, 3) in BGR."""
+        options = {} if self.segments else dict(pred_score_thr=self.threshold)
+        self.visualizer.add_datasample('', image[..., ::-1], sample, draw_gt=False, show=False, **options)
+        return self.visualizer.get_image()[..., ::-1]
+
+    def numbers(self, sample):
+        """A segmentor's label map (H, W), or a detector's annotations in COCO's format, without ids."""
+        if self.segments:
+            return sample.pred_sem_seg.data[0].numpy().astype(np.uint8 if len(self.classes) <= 256 else np.uint16)
+        found = sample.pred_instances
+        annotations = []
+        for index, (corners, score, label) in enumerate(zip(
+                found.bboxes.tolist(), found.scores.tolist(), found.labels.tolist())):
+            x1, y1, x2, y2 = corners
+            annotation = dict(category_id=label + 1, bbox=[x1, y1, x2 - x1, y2 - y1], area=(x2 - x1) * (y2 - y1),
+                              score=score, iscrowd=0)
+            if 'masks' in found:
+                encoded = coco_mask.encode(np.asfortranarray(found.masks[index].numpy().astype(np.uint8)))
+                annotation.update(segmentation=dict(size=encoded['size'], counts=encoded['counts'].decode()),
+                                  area=int(coco_mask.area(encoded)))
+            annotations.append(annotation)
+        return annotations
+
+
+def _meta_of_config(cfg):
+    """Classes and palette of the config's test data, without reading it: mmdet and mmseg would guess COCO's and
+    Cityscapes' for a checkpoint that does not say."""
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:  # RepeatDataset and its like
+        dataset = dataset.dataset
+    return DATASETS.build(dict(dataset, lazy_init=True)).metainfo

@@ -1,0 +1,95 @@
+"""Predictions on disk: pictures and videos under the names of their inputs, COCO's JSON, label maps."""
+import json
+
+import cv2
+
+from ..errors import UserError
+
+
+class Results:
+    """A folder of predictions, nothing in it overwritten.
+
+    Args:
+        folder: where to write.
+        sources: what will be predicted on, as `find_inputs` gives it.
+        numbers: whether predictions.json and label maps are written, too.
+
+    Raises:
+        UserError: a file is there already, or two inputs have one name.
+    """
+
+    def __init__(self, folder, sources, numbers):
+        self.folder, self.numbers, self.video = folder, numbers, None
+        self.coco = dict(images=[], annotations=[])
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f'--out {folder} must name a folder')
+        targets = {}
+        for source in sources:
+            target = self.picture(source)
+            if target in targets:
+                raise UserError(f'{targets[target]} and {source.path} would both be written to {target}: predict on '
+                                'them one at a time, each with its own --out')
+            targets[target] = source.path
+        planned = [*targets, *([folder / 'predictions.json', folder / 'labels'] if numbers else [])]
+        if there := [str(path) for path in planned if path.exists()]:
+            raise UserError(f"not overwritten: {', '.join(there[:3])}{' and others' if len(there) > 3 else ''}; --out "
+                            'NEW_FOLDER writes elsewhere')
+
+    def picture(self, source):
+        return self.folder / (source.name.with_suffix('.mp4') if source.is_video else source.name)
+
+    def add(self, frame, drawn, numbers):
+        """Write what was predicted on a frame: the drawn image, and a label map or annotations."""
+        target = self.picture(frame.source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        height, width = drawn.shape[:2]
+        if not frame.source.is_video:
+            self._write(target, drawn)
+        else:
+            if frame.number == 0:
+                self.close()
+                codec = cv2.VideoWriter_fourcc(*'mp4v')
+                self.video = cv2.VideoWriter(str(target), codec, frame.rate or 25, (width, height))
+            self.video.write(drawn)
+        if not self.numbers:
+            return
+        name = f'{frame.source.name}:{frame.number}' if frame.source.is_video else str(frame.source.name)
+        image = dict(id=len(self.coco['images']) + 1, file_name=name, height=height, width=width)
+        if isinstance(numbers, list):
+            for annotation in numbers:
+                self.coco['annotations'].append(
+                    dict(id=len(self.coco['annotations']) + 1, image_id=image['id'], **annotation))
+        else:
+            suffix = f'.{frame.number:06d}.png' if frame.source.is_video else '.png'
+            image['label_file'] = str('labels' / frame.source.name.with_suffix(suffix))
+            path = self.folder / image['label_file']
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._write(path, numbers)
+        self.coco['images'].append(image)
+
+    @staticmethod
+    def _write(path, pixels):
+        if not cv2.imwrite(str(path), pixels):
+            raise UserError(f'{path} cannot be written: is the disk full, or the folder for others alone?')
+
+    def finish(self, classes, segments):
+        """Write predictions.json: classes are numbered from 0 in label maps, and from 1 in COCO's annotations."""
+        if not self.numbers:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        categories = [dict(id=i + (not segments), name=name) for i, name in enumerate(classes)]
+        content = dict(images=self.coco['images'], categories=categories)
+        if not segments:
+            content['annotations'] = self.coco['annotations']
+        (self.folder / 'predictions.json').write_text(json.dumps(content))
+
+    def close(self):
+        if self.video:
+            self.video.release()
+            self.video = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
