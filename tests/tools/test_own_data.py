@@ -17,9 +17,10 @@ from .conftest import run_tool
 from .test_train_and_test import error_of
 
 DETECTOR = 'configs/cascade_mask_rcnn_mambavision_demo.py'
+NVIDIA = 'hf://nvidia'
 SEGMENTOR = 'configs/upernet_mambavision_demo.py'
 FEW = ['default_hooks.checkpoint.interval=1', 'default_hooks.logger.interval=1', 'train_dataloader.batch_size=8',
-       'train_cfg.val_interval=1', 'train_cfg.max_epochs=1', 'train_cfg.max_iters=1']
+       'train_cfg.val_interval=1']
 
 
 def save_weights(path, config, classes):
@@ -48,7 +49,8 @@ def boxes(shapes, tmp_path_factory):
 
 def train(config, data, work_dir, *options):
     return run_tool('train.py', config, '--data', data, '--weights', work_dir.parent / 'weights.pth', '--work-dir',
-                    work_dir, *options, '--cfg-options', *FEW)
+                    work_dir, *options, '--cfg-options', *FEW,
+                    f"train_cfg.max_{'epochs' if config == DETECTOR else 'iters'}=1")
 
 
 def test_a_detector_on_boxes(boxes, tmp_path):
@@ -104,16 +106,17 @@ def blocks():
 
 @pytest.mark.slow
 def test_the_page_as_written(shapes, tmp_path):
-    """Its commands, where the configs are the demo's with the schedules of those that the page names, the weights random
-    ones and the runs shorter."""
+    """Its commands, where the configs are the demo's with the schedules of those that the page names, the weights
+    random ones and the runs shorter."""
     commands = [text for kind, text in blocks() if kind == 'shell' and 'predict.py' not in text]
     assert len(commands) == 4
     (tmp_path / 'configs').mkdir()
     (tmp_path / 'tools').symlink_to(ROOT / 'tools')
-    smaller = {'=20 ': '=2 ', '=15,18': '=1', 'epoch_20': 'epoch_2', '=8000': '=2', '=1000': '=1'}
+    smaller = {'=20 ': '=2 ', '=15,18': '=1,2', 'epoch_20': 'epoch_2', 'iters=8000': 'iters=2',
+               '=1000': '=1'}
     for demo, name, weights, classes in (
-            (DETECTOR, 'cascade_mask_rcnn_mambavision_t', 'hf://nvidia/cascade_mask_rcnn_mamba_vision_tiny_3x_coco', 80),
-            (SEGMENTOR, 'upernet_mambavision_s', 'hf://nvidia/mamba_vision_160k_ade20k-512x512_small', 150)):
+            (DETECTOR, 'cascade_mask_rcnn_mambavision_t', f'{NVIDIA}/cascade_mask_rcnn_mamba_vision_tiny_3x_coco', 80),
+            (SEGMENTOR, 'upernet_mambavision_s', f'{NVIDIA}/mamba_vision_160k_ade20k-512x512_small', 150)):
         cfg = Config.fromfile(ROOT / demo)
         cfg.param_scheduler = Config.fromfile(ROOT / 'configs' / f'{name}.py').param_scheduler
         if classes == 80:

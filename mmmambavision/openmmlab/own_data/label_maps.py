@@ -35,7 +35,7 @@ def class_names(folder, values):
     return names
 
 
-def survey(split, images, labels):
+def survey(split, images, labels, quiet=False):
     """What is in one split, and what is wrong with it; reads every label map.
 
     Returns:
@@ -56,7 +56,7 @@ def survey(split, images, labels):
     unused = len(set(labels.rglob('*.png')) - set(expected))
 
     widths, heights, other_size, classes, ignored = [], [], [], Counter(), 0
-    for label, image in track(expected.items(), f'reading the label maps of {split}'):
+    for label, image in track(expected.items(), f'reading the label maps of {split}', disable=quiet):
         width, height = size_of(image)
         widths.append(width)
         heights.append(height)

@@ -1,6 +1,7 @@
 """From a folder of data to a config that is fitted to it."""
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 from ...errors import UserError
@@ -88,13 +89,13 @@ def prepare_segmentor(cfg, folder, quiet):
     pairs = find_label_maps(folder)
     surveys, endings = {}, {}
     for split, pair in pairs.items():
-        surveys[split], endings[split] = label_maps.survey(split, *pair)
+        surveys[split], endings[split] = label_maps.survey(split, *pair, quiet)
     classes = label_maps.class_names(folder, surveys['train'].classes)
     for split, survey in surveys.items():
         beyond = [value for value in survey.classes if value >= len(classes)]
         survey.problems.append((len(beyond), f'values in the label maps of {split} are of no class, of which there are '
                                              f'{len(classes)}: {first(sorted(beyond))}'))
-        survey.classes = type(survey.classes)({
+        survey.classes = Counter({
             classes[value] if value < len(classes) else str(value): n for value, n in survey.classes.items()})
     warnings = check(surveys, quiet) + some(
         *((f'in no label map of {split}', set(classes) - set(survey.classes)) for split, survey in surveys.items()))

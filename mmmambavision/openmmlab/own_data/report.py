@@ -1,9 +1,9 @@
 """A data set on the terminal, in a table, and in a picture, as the network sees it."""
+from collections import Counter
 from pathlib import Path
 
 import cv2
 import numpy as np
-from mmdet.structures.bbox import get_box_tensor
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 
 from ...terminal import show
@@ -15,7 +15,7 @@ CELL = 560  # pixels of a sample in the picture, each way
 def show_table(surveys):
     """Print what each split has, {'train': Survey, 'val': Survey}, side by side."""
     rows = [[name, *(str(survey.rows[name]) for survey in surveys.values())] for name in surveys['train'].rows]
-    total = sum((survey.classes for survey in surveys.values()), start=type(surveys['train'].classes)())
+    total = sum((survey.classes for survey in surveys.values()), start=Counter())
     unit = surveys['train'].unit
     for name, _ in total.most_common(MOST):
         rows.append([f'{unit}: {name}', *(str(survey.classes[name]) for survey in surveys.values())])
@@ -51,7 +51,8 @@ def draw(visualizer, cfg, sample):
         image = image[..., ::-1]
     annotated = sample['data_samples']
     if 'gt_instances' in annotated:
-        annotated.gt_instances.bboxes = get_box_tensor(annotated.gt_instances.bboxes)
+        boxes = annotated.gt_instances.bboxes
+        annotated.gt_instances.bboxes = getattr(boxes, 'tensor', boxes)  # mmdet draws no boxes of its own class
     visualizer.add_datasample('sample', np.ascontiguousarray(image), annotated, draw_pred=False)
     drawn = visualizer.get_image()[..., ::-1]
     scale = (CELL - 8) / max(drawn.shape[:2])
