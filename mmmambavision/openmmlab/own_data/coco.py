@@ -75,7 +75,7 @@ def survey(coco, path, images):
     outside = (boxes[:, :2] < -1) | (boxes[:, :2] + boxes[:, 2:] > limits + 1)  # to a pixel, as COCO's own are
     flat = (boxes[:, 2:] <= 0).any(1)
     missing = [image['file_name'] for image in coco['images'] if not (images / image['file_name']).is_file()]
-    unknown = [a['category_id'] for a in coco['annotations'] if a['category_id'] not in names]
+    unknown = [str(a['category_id']) for a in coco['annotations'] if a['category_id'] not in names]
     lost = [a['image_id'] for a in coco['annotations'] if a['image_id'] not in sizes]
     twice = repeated(image['id'] for image in coco['images'])
     ids = repeated(a['id'] for a in coco['annotations'] if 'id' in a)

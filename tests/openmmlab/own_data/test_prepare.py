@@ -13,7 +13,7 @@ from ...conftest import ROOT
 from .conftest import coco, write, write_both, write_label_maps
 
 CASCADE = 'cascade_mask_rcnn_mambavision_demo'
-DETECTORS = {CASCADE: 3, 'mask_rcnn_mambavision_t_3x': 1, 'retinanet_mambavision_t_1x': 0}  # and their box heads
+DETECTORS = {CASCADE: 3, 'mask_rcnn_mambavision_t_1x': 1, 'retinanet_mambavision_t_1x': 0}  # and their box heads
 
 
 def load(name, tmp_path):
