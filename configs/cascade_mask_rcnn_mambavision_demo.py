@@ -60,6 +60,7 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=256, max_per_img=64), rcnn=dict(max_per_img=20)))
 
 max_epochs = 10
+auto_scale_lr = dict(base_batch_size=4)
 train_cfg = dict(max_epochs=max_epochs, val_interval=2)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),

@@ -24,6 +24,7 @@ model = dict(
         loss_decode=dict(class_weight=class_weight)))
 
 max_iters = 1250
+auto_scale_lr = dict(base_batch_size=8)
 train_cfg = dict(max_iters=max_iters, val_interval=250)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),

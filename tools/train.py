@@ -1,4 +1,5 @@
 """Train a detector or a segmentor: `python tools/train.py CONFIG`; several GPUs: torchrun ... --launcher pytorch."""
+import logging
 from pathlib import Path
 
 from mmengine.logging import print_log
@@ -7,7 +8,15 @@ from mmengine.runner import Runner
 
 from mmmambavision.checkpoints.files import load_checkpoint, read_checkpoint
 from mmmambavision.errors import UnreachableError, UserError
-from mmmambavision.openmmlab.configs import check_data, fit_to_machine, load_config, make_parser, world_size
+from mmmambavision.openmmlab import own_data
+from mmmambavision.openmmlab.configs import (
+    check_data,
+    fit_to_machine,
+    load_config,
+    make_parser,
+    process_rank,
+    world_size,
+)
 from mmmambavision.terminal import run
 
 WEIGHTS_KEYS = {'init_cfg', 'pretrained'}  # of a backbone, the second in released configs
@@ -22,6 +31,14 @@ def parse_args(argv=None):
                         help='start the backbone from random weights, whatever the config names')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate with the batch size over all processes')
+    parser.add_argument('--weights', metavar='CHECKPOINT',
+                        help='start from a whole detector or segmentor, but for the layers of other classes')
+    data = parser.add_argument_group('your own data (docs/your_data.md)')
+    data.add_argument('--data', metavar='FOLDER',
+                      help="train on it: COCO's format, or images and label maps; implies --auto-scale-lr")
+    data.add_argument('--train-json', metavar='FILE', help='annotations to train on, if not found by their name')
+    data.add_argument('--val-json', metavar='FILE', help='annotations to validate with, if not found by their name')
+    data.add_argument('--images', metavar='FOLDER', help='where their images are, if not found')
     return parser.parse_args(argv)
 
 
@@ -29,10 +46,10 @@ def apply_options(cfg, args):
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if args.auto_scale_lr:
+    if args.auto_scale_lr or has_own_data(args):
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-            raise UserError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config: the batch '
-                            'size over all processes that its learning rate is for')
+            raise UserError('--auto-scale-lr, which --data implies, needs auto_scale_lr = dict(base_batch_size=...) in '
+                            'the config: the batch size over all processes that its learning rate is for')
         cfg.auto_scale_lr.enable = True
     resume = args.resume or cfg.get('resume') and (cfg.get('load_from') or 'auto')
     if resume == 'auto':
@@ -105,15 +122,48 @@ def check_batch(cfg):
                         'add --auto-scale-lr --cfg-options train_dataloader.batch_size=2, or as many as fit')
 
 
+def has_own_data(args):
+    return any((args.data, args.train_json, args.val_json, args.images))
+
+
+def use_own_data(cfg, args):
+    """Fit the config to the data that the command line names, with a table and a picture of it.
+
+    Returns:
+        What is odd about the data, and what was changed, as sentences.
+    """
+    first = process_rank(cfg) == 0
+    warnings, changes = own_data.prepare(
+        cfg, args.data, dict(train=args.train_json, val=args.val_json), args.images, quiet=not first)
+    if first:
+        picture = Path(cfg.work_dir, 'samples.jpg')
+        own_data.draw_samples(cfg, picture)
+        changes.append(f'samples of the training data, as the network sees them: {picture}')
+    lr, base = cfg.optim_wrapper.optimizer.lr, cfg.auto_scale_lr.base_batch_size
+    batch = cfg.train_dataloader.batch_size * world_size(cfg)
+    return warnings, [*changes, f'learning rate: {lr:g} for batches of {base}, so {lr * batch / base:g} for those of '
+                                f'{batch} here']
+
+
 def main(argv=None):
     args = parse_args(argv)
     cfg = load_config(args)
     apply_options(cfg, args)
+    warnings, changes = use_own_data(cfg, args) if has_own_data(args) else ([], [])
     fit_to_machine(cfg)
     check_data(cfg, 'train_dataloader', 'val_dataloader')
     check_batch(cfg)
+    hook = None
+    if args.weights and not cfg.get('resume'):
+        hook, taken = own_data.start_from(cfg, args.weights)
+        changes += taken
     check_weights(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    for level, sentences in ((logging.INFO, changes), (logging.WARNING, warnings)):
+        for sentence in sentences:
+            runner.logger.log(level, sentence)
+    if hook:
+        runner.register_hook(hook)
     runner.train()
 
 

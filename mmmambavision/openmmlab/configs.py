@@ -95,8 +95,17 @@ def world_size(cfg):
     """Number of processes that train together, before mmengine starts their group."""
     if torch.distributed.is_initialized():
         return torch.distributed.get_world_size()
-    variable = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE').get(cfg.launcher)
-    return int(os.environ.get(variable, 1)) if variable else 1
+    return _from_launcher(cfg, 1, pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
+
+
+def process_rank(cfg):
+    """Number of this process among them, from 0 on, before mmengine starts their group."""
+    return _from_launcher(cfg, 0, pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
+
+
+def _from_launcher(cfg, alone, **variables):
+    variable = variables.get(cfg.launcher)
+    return int(os.environ.get(variable, alone)) if variable else alone
 
 
 def replace_type(node, old, new):

@@ -41,7 +41,7 @@ def test_train(trained):
     assert len(losses) == 4 and all(0 < loss < 100 for loss in losses)
     assert 'coco/bbox_mAP' in output and 'coco/segm_mAP' in output
     assert (work_dir / 'epoch_1.pth').is_file()
-    assert 'LR is set based on batch size of 16 and the current batch size is 4' in output
+    assert 'LR is set based on batch size of 4 and the current batch size is 4' in output
     if not torch.cuda.is_available():
         assert 'no GPU: training in float32 instead of mixed precision' in output
         assert 'no GPU: BN instead of SyncBN' in output
@@ -172,7 +172,7 @@ def test_what_resume_means_where_there_is_nothing_whole(options, config, resume,
 def test_auto_scale_needs_a_base(shapes, tmp_path):
     message = error_of('train', ROOT / DEMO, '--work-dir', tmp_path, '--auto-scale-lr', '--cfg-options',
                        *data_options(shapes), 'auto_scale_lr=None')
-    assert '--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...)' in message
+    assert '--auto-scale-lr, which --data implies, needs auto_scale_lr = dict(base_batch_size=...)' in message
 
 
 @pytest.mark.parametrize('key, backbone', [

@@ -1,0 +1,141 @@
+"""A data set in COCO's format: read, counted, and made as mmdet and pycocotools need it."""
+import json
+from collections import Counter
+from math import isfinite
+
+import numpy as np
+
+from ...errors import UserError
+from .survey import Survey, first, spread
+
+NEEDED = dict(images=('id', 'file_name', 'width', 'height'), annotations=('image_id', 'category_id', 'bbox'),
+              categories=('id', 'name'))
+
+
+def read(path):
+    """A COCO json as a dict.
+
+    Raises:
+        UserError: it cannot be read, or what mmdet needs is not in it; names the entry.
+    """
+    try:
+        coco = json.loads(path.read_text(encoding='utf-8'))
+    except OSError as error:
+        raise UserError(f'{path} cannot be read: {error.strerror}') from None
+    except ValueError as error:
+        raise UserError(f'{path} is not JSON, or damaged: {error}') from None
+    lists = coco if isinstance(coco, dict) else {}
+    lacking = [part for part in NEEDED if not isinstance(lists.get(part), list)]
+    if lacking:
+        raise UserError(f"{path} is not in COCO's format: it has no list {' and no list '.join(lacking)}. "
+                        'docs/your_data.md says how to convert from VOC and YOLO')
+    for part, keys in NEEDED.items():
+        for index, entry in enumerate(coco[part]):
+            key = next((key for key in keys if not isinstance(entry, dict) or entry.get(key) is None), None)
+            if key:
+                raise UserError(f"{path}: {part}[{index}] has no {key}, which COCO's format wants")
+    for index, annotation in enumerate(coco['annotations']):
+        box = annotation['bbox']
+        if not (isinstance(box, list) and len(box) == 4
+                and all(isinstance(value, (int, float)) and isfinite(value) for value in box)):
+            raise UserError(f'{path}: bbox of annotations[{index}] is {box}, not the four numbers x, y, width, height')
+    return coco
+
+
+def classes_of(coco, path):
+    """Names of the categories in order of their ids.
+
+    Raises:
+        UserError: there are none, or two have one id or one name.
+    """
+    categories = sorted(coco['categories'], key=lambda category: category['id'])
+    for key in ('id', 'name'):
+        counts = Counter(category[key] for category in categories)
+        twice = [value for value, count in counts.items() if count > 1]
+        if twice:
+            raise UserError(f'{path}: two categories have the {key} {twice[0]!r}; give one of them another')
+    if not categories:
+        raise UserError(f'{path} has no categories: nothing to tell apart')
+    return tuple(category['name'] for category in categories)
+
+
+def survey(coco, path, images):
+    """What is in one split, and what is wrong with it.
+
+    Args:
+        coco: the json's contents.
+        path: its path, for messages.
+        images: folder of its images.
+    """
+    names = {category['id']: category['name'] for category in coco['categories']}
+    sizes = {image['id']: (image['width'], image['height']) for image in coco['images']}
+    known = [a for a in coco['annotations'] if a['category_id'] in names and a['image_id'] in sizes]
+    boxes = np.array([a['bbox'] for a in known], float).reshape(-1, 4)
+    limits = np.array([sizes[a['image_id']] for a in known], float).reshape(-1, 2)
+    outside = (boxes[:, :2] < -1) | (boxes[:, :2] + boxes[:, 2:] > limits + 1)  # to a pixel, as COCO's own are
+    flat = (boxes[:, 2:] <= 0).any(1)
+    missing = [image['file_name'] for image in coco['images'] if not (images / image['file_name']).is_file()]
+    unknown = [str(a['category_id']) for a in coco['annotations'] if a['category_id'] not in names]
+    lost = [a['image_id'] for a in coco['annotations'] if a['image_id'] not in sizes]
+    twice = repeated(image['id'] for image in coco['images'])
+    ids = repeated(a['id'] for a in coco['annotations'] if 'id' in a)
+    empty = len(sizes) - len({a['image_id'] for a in known})
+
+    rows = {
+        'images': len(coco['images']), 'images without boxes': empty,
+        'image width, min / median / max': spread([width for width, _ in sizes.values()]),
+        'image height': spread([height for _, height in sizes.values()]),
+        'boxes': len(coco['annotations']), 'boxes with masks': sum(map(has_mask, coco['annotations'])),
+        'crowds': sum(bool(a.get('iscrowd')) for a in coco['annotations']),
+        'root of box area': spread(np.sqrt(boxes[:, 2:].clip(0).prod(1)).round(1).tolist()),
+        'boxes out of bounds': int(outside.any(1).sum()), 'boxes of no area': int(flat.sum()),
+        'missing files': len(missing), 'duplicate image ids': len(twice), 'duplicate annotation ids': len(ids),
+        'annotations of no image': len(lost),
+    }
+    problems = [
+        (len(missing), f'of the {len(coco["images"])} images of {path} are not in {images}: {first(missing)}'),
+        (len(unknown), f'annotations of {path} have a category_id that no category has: {first(sorted(set(unknown)))}'),
+        (len(twice), f'image ids of {path} are given twice, so whose annotations are meant is not known: '
+                     f'{first(twice)}'),
+        ('no' if flat.all() else 0, f'boxes in {path} to learn from or to compare with')]
+    oddities = [
+        (empty, "images without boxes, which are trained on or not as the config's filter_cfg says"),
+        (rows['boxes out of bounds'], 'boxes that reach out of their images by more than a pixel'),
+        (rows['boxes of no area'], 'boxes of no area, left out'),
+        (len(lost), 'annotations that name an image that is not there, left out'),
+        (len(ids), 'annotation ids that are given twice, numbered anew')]
+    return Survey(rows, Counter(names[a['category_id']] for a in known), 'boxes', problems, oddities)
+
+
+def has_mask(annotation):
+    return bool(annotation.get('segmentation'))
+
+
+def repeated(values):
+    return [value for value, count in Counter(values).items() if count > 1]
+
+
+def tidy(coco, classes):
+    """The same annotations in the form that mmdet and pycocotools count on.
+
+    mmdet numbers classes in the order of each file's categories, and needs area; pycocotools needs iscrowd and ids that
+    differ and are not 0, which it takes for "no match".
+
+    Args:
+        coco: a json's contents, unchanged.
+        classes: names in the order of their labels; annotations of others are left out.
+
+    Returns:
+        The contents to write, or None if the given ones are in that form.
+    """
+    ids = [annotation.get('id') for annotation in coco['annotations']]
+    if tuple(category['name'] for category in coco['categories']) == tuple(classes) and all(ids) and not (
+            repeated(ids)) and all('area' in a and 'iscrowd' in a for a in coco['annotations']):
+        return None
+    names = {category['id']: category['name'] for category in coco['categories']}
+    annotations = [
+        dict(area=a['bbox'][2] * a['bbox'][3], iscrowd=0) | a | dict(
+            category_id=classes.index(names[a['category_id']]) + 1)
+        for a in coco['annotations'] if names[a['category_id']] in classes]
+    return dict(coco, categories=[dict(id=i, name=name) for i, name in enumerate(classes, 1)],
+                annotations=[dict(a, id=i) for i, a in enumerate(annotations, 1)])

@@ -1,0 +1,105 @@
+"""Which files of a folder are to train on and which to validate with, by their names."""
+import re
+from pathlib import Path
+
+from ...errors import UserError
+
+WORDS = dict(train=('train', 'training'), val=('val', 'valid', 'validation'))
+IMAGES = ('images', 'imgs', 'img', 'img_dir')
+LABELS = ('annotations', 'labels', 'masks', 'ann_dir')
+
+
+def names_split(path, split):
+    """Whether a part of a path says train, or val, e.g. annotations/instances_val2017.json."""
+    words = re.findall('[a-z]+', str(path).lower())
+    return any(word in words for word in WORDS[split])
+
+
+def find_json(folder, split):
+    """The COCO json of a split: its own name says which, or the name of its folder as in Roboflow's exports.
+
+    Raises:
+        UserError: there is none, or several.
+    """
+    files = sorted(folder.glob('*.json')) + sorted(folder.glob('*/*.json'))
+    found = [file for file in files if names_split(file.stem, split)] or [
+        file for file in files if file.parent != folder and names_split(file.parent.name, split)]
+    found = [file for file in found if file.name.startswith('instances')] or found  # COCO's captions are beside them
+    if len(found) == 1:
+        return found[0]
+    option = f'--{split}-json FILE'
+    if found:
+        raise UserError(f"{folder} has several annotations for {split}: {', '.join(map(str, found))}; {option} says "
+                        'which')
+    held_out = '; nothing is held out by itself' if split == 'val' else ''
+    raise UserError(f"{folder} has no annotations for {split}: looked for *.json in it and in its folders with "
+                    f"{' or '.join(WORDS[split])} in the file's or the folder's name. {option} names one{held_out}")
+
+
+def find_images(names, json, roots, split):
+    """The folder that the images of a json are in: beside it, or in a root, two folders deep at most.
+
+    Args:
+        names: the json's `file_name`s.
+        json: its path.
+        roots: folders to look in.
+        split: train or val; folders that only the other's name is in are left out.
+
+    Raises:
+        UserError: none of the images is in any.
+    """
+    other = 'val' if split == 'train' else 'train'
+    if names_split(json.stem, other):  # train and val of one file, on purpose
+        split, other = other, split
+    folders = {json.parent: json.parent.name}
+    for root in roots:
+        folders.update({root / path: path for path in ('', *subfolders(root))})
+    sample = names[::max(len(names) // 100, 1)]
+
+    def rank(folder):
+        return names_split(folders[folder], split), sum((folder / name).is_file() for name in sample)
+
+    folders = {folder: path for folder, path in folders.items()
+               if names_split(path, split) or not names_split(path, other)}
+    best = max((folder for folder in folders if rank(folder)[1]), key=rank, default=None)
+    if best is None:
+        where = ', '.join(map(str, list(folders)[:8]))
+        raise UserError(f"none of the images of {json} was found, {sample[0]} for one; looked in {where}. --images "
+                        'FOLDER says where they are')
+    return best
+
+
+def subfolders(root):
+    """Paths of a folder's folders, two deep, from it."""
+    return sorted(str(path.relative_to(root)) for pattern in ('*/', '*/*/') for path in root.glob(pattern)
+                  if path.is_dir())
+
+
+def find_label_maps(folder):
+    """The folders of images and label maps of a segmentor's data, as images/train and labels/train or train/images
+    and train/labels.
+
+    Returns:
+        {'train': (images, labels), 'val': (images, labels)}
+
+    Raises:
+        UserError: a split has none.
+    """
+    found = {}
+    for split, words in WORDS.items():
+        pairs = [pair for word in words for image in IMAGES for label in LABELS for pair in (
+            (folder / image / word, folder / label / word), (folder / word / image, folder / word / label))]
+        pair = next((pair for pair in pairs if all(path.is_dir() for path in pair)), None)
+        if pair is None:
+            images, labels, words = (f"{{{','.join(names)}}}" for names in (IMAGES, LABELS, words))
+            raise UserError(
+                f'{folder} has no images and label maps for {split}: looked for {images}/{words} with {labels}/{words} '
+                f'in it, and for {words}/{images} with {words}/{labels}. Name the folders so, or link to them')
+        found[split] = pair
+    return found
+
+
+def image_files(folder):
+    """Paths of the images in a folder, also in its folders, sorted."""
+    return sorted(path for path in Path(folder).rglob('*')
+                  if path.suffix.lower() in ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'))

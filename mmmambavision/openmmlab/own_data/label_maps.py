@@ -1,0 +1,107 @@
+"""Images and label maps of a segmentor's data: read, counted, classes found."""
+from collections import Counter
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from rich.progress import track
+
+from ...errors import UserError
+from .find import image_files
+from .survey import Survey, first, spread
+
+IGNORED = 255  # value of pixels that neither train nor count
+TURNED = range(5, 9)  # EXIF orientations that swap width and height
+
+
+def class_names(folder, values):
+    """Names of the classes: the lines of classes.txt in `folder`, else class_0 and so on up to the largest value.
+
+    Args:
+        values: those in the label maps of training.
+
+    Raises:
+        UserError: fewer than two classes.
+    """
+    file = folder / 'classes.txt'
+    found = sorted(set(values) - {IGNORED})
+    if file.is_file():
+        names = tuple(line.strip() for line in file.read_text(encoding='utf-8').splitlines() if line.strip())
+        source = str(file)
+    else:
+        names = tuple(f'class_{i}' for i in range(max(found, default=-1) + 1))
+        source = f'{first(sorted(values), 10)} in the label maps, of which {IGNORED} stands for no class'
+    if len(names) < 2:
+        raise UserError(f'{len(names)} class from {source}: a segmentor needs two at least, the background being one')
+    return names
+
+
+def survey(split, images, labels, quiet=False):
+    """What is in one split, and what is wrong with it; reads every label map.
+
+    Returns:
+        The `Survey`, its classes by value, and the ending of the image files.
+
+    Raises:
+        UserError: there are no images, images of several endings, or a label map that is none.
+    """
+    files = image_files(images)
+    if not files:
+        raise UserError(f'{images} has no images')
+    endings = Counter(path.suffix for path in files)
+    if len(endings) > 1:
+        raise UserError(f'the images in {images} end in {" and ".join(endings)}, and the data set of mmseg reads one '
+                        'ending: rename or convert them')
+    expected = {labels / path.relative_to(images).with_suffix('.png'): path for path in files}
+    missing = [str(label.relative_to(labels)) for label in expected if not label.is_file()]
+    unused = len(set(labels.rglob('*.png')) - set(expected))
+
+    widths, heights, other_size, classes, ignored = [], [], [], Counter(), 0
+    for label, image in track(expected.items(), f'reading the label maps of {split}', disable=quiet):
+        width, height = size_of(image)
+        widths.append(width)
+        heights.append(height)
+        if label.is_file():
+            values = read(label)
+            if values.shape != (height, width):
+                other_size.append(label.name)
+            found = np.unique(values).tolist()
+            ignored += found == [IGNORED]
+            classes.update(value for value in found if value != IGNORED)
+    rows = {'images': len(files), 'image width, min / median / max': spread(widths), 'image height': spread(heights),
+            'missing label maps': len(missing), 'label maps of no image': unused,
+            'label maps of another size': len(other_size), f'label maps of {IGNORED} alone': ignored}
+    problems = [
+        (len(missing), f'of the {len(files)} images in {images} have no label map in {labels}: {first(missing)}'),
+        (len(other_size), f'label maps in {labels} are of another size than their images: {first(other_size)}')]
+    oddities = [
+        (unused, 'label maps that have no image, left out'),
+        (ignored, f'label maps that are {IGNORED} all over, from which nothing is learned')]
+    return Survey(rows, classes, 'images', problems, oddities), endings.popitem()[0]
+
+
+def size_of(path):
+    """Width and height of an image as it is read, turned as its camera was."""
+    try:
+        with Image.open(path) as image:
+            size = image.size
+            return size[::-1] if image.getexif().get(0x0112) in TURNED else size
+    except (OSError, UnidentifiedImageError):
+        raise UserError(f'{path} is not an image, or damaged') from None
+
+
+def read(path):
+    """A label map (H, W), the class of every pixel.
+
+    Raises:
+        UserError: it is not an image, or has colours or values above 255.
+    """
+    try:
+        values = np.asarray(Image.open(path))
+    except (OSError, UnidentifiedImageError):
+        raise UserError(f'{path} is not an image, or damaged') from None
+    if values.ndim != 2:
+        raise UserError(f'{path} is in colours (its shape is {values.shape}): a label map has one channel, in it the '
+                        'number of the class of each pixel')
+    if values.max() > 255:
+        raise UserError(f'{path} has the value {values.max()}: mmseg reads label maps of values up to 255')
+    return values

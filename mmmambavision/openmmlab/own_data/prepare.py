@@ -1,0 +1,130 @@
+"""From a folder of data to a config that is fitted to it."""
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+from ...errors import UserError
+from . import coco, label_maps
+from .find import WORDS, find_images, find_json, find_label_maps
+from .fit import fit_detector, fit_segmentor
+from .report import show_table
+from .survey import first
+
+
+def prepare(cfg, folder=None, jsons=None, images=None, quiet=False):
+    """Fit a config to the data in a folder: COCO's format for detectors, images and label maps for segmentors.
+
+    Args:
+        cfg: the config, changed in place; what has to be written goes to its work_dir.
+        folder: of the data.
+        jsons: {'train': FILE, 'val': FILE}, either of them None where it is to be found in `folder`.
+        images: folder that the images are in, where it is not to be found by itself.
+        quiet: without the table, for processes beside the first.
+
+    Returns:
+        What is odd about the data, and what was changed in the config, as sentences.
+
+    Raises:
+        UserError: it cannot be trained with; says all that is wrong.
+    """
+    jsons = jsons or {}
+    for path in filter(None, (folder, images)):
+        if not Path(path).is_dir():
+            raise UserError(f'the folder {path} does not exist')
+    if cfg.get('default_scope') == 'mmseg':
+        if any(jsons.values()) or images:
+            raise UserError('--train-json, --val-json and --images are for detectors; a segmentor has --data FOLDER '
+                            'with images and label maps')
+        return prepare_segmentor(cfg, Path(folder).resolve(), quiet)
+    if not folder and not all(jsons.get(split) for split in WORDS):
+        raise UserError('--data FOLDER says where the data is, or both of --train-json FILE and --val-json FILE')
+    return prepare_detector(cfg, *(path and Path(path).resolve() for path in (folder, images)), jsons, quiet)
+
+
+def prepare_detector(cfg, folder, images, given, quiet):
+    paths = {split: Path(given.get(split) or find_json(folder, split)).resolve() for split in WORDS}
+    contents = {split: coco.read(path) for split, path in paths.items()}
+    roots = [root for root in (images, folder) if root]
+    files = {}
+    for split, path in paths.items():
+        names = [image['file_name'] for image in contents[split]['images']]
+        if not names:
+            raise UserError(f'{path} has no images')
+        files[split] = path, find_images(names, path, roots, split)
+    classes = coco.classes_of(contents['train'], paths['train'])
+    also = coco.classes_of(contents['val'], paths['val'])
+    surveys = {split: coco.survey(contents[split], *files[split]) for split in WORDS}
+    warnings = check(surveys, quiet) + some(
+        ('only trained on, never validated: they are in no category of the validation data', set(classes) - set(also)),
+        ('left out with their boxes: they are in no category of the training data', set(also) - set(classes)),
+        ('without a box to learn from', set(classes) - set(surveys['train'].classes)))
+    changes = []
+    for split, (path, folder_of_images) in files.items():
+        better = coco.tidy(contents[split], classes)
+        if better:
+            copy = Path(cfg.work_dir, 'annotations', f'{split}.json').resolve()
+            write(copy, better)
+            changes.append(f'{path} is read from a copy, {copy}, with classes in one order, areas, iscrowd and new ids')
+            files[split] = copy, folder_of_images
+    changes += fit_detector(cfg, folder or paths['train'].parent, classes, files, with_masks(cfg, contents))
+    return warnings, changes
+
+
+def with_masks(cfg, contents):
+    """Whether the boxes have masks.
+
+    Raises:
+        UserError: some have and some have not, and the detector is to learn masks.
+    """
+    annotations = [annotation for content in contents.values() for annotation in content['annotations']]
+    without = sum(not coco.has_mask(annotation) for annotation in annotations)
+    if 0 < without < len(annotations) and (cfg.model.get('roi_head') or cfg.model).get('mask_head'):
+        raise UserError(f'{without} of the {len(annotations)} annotations have no segmentation and the others have one:'
+                        " complete them, or take 'segmentation' out of all of them to train on boxes alone")
+    return not without
+
+
+def prepare_segmentor(cfg, folder, quiet):
+    pairs = find_label_maps(folder)
+    surveys, endings = {}, {}
+    for split, pair in pairs.items():
+        surveys[split], endings[split] = label_maps.survey(split, *pair, quiet)
+    classes = label_maps.class_names(folder, surveys['train'].classes)
+    for split, survey in surveys.items():
+        beyond = [value for value in survey.classes if value >= len(classes)]
+        survey.problems.append((len(beyond), f'values in the label maps of {split} are of no class, of which there are '
+                                             f'{len(classes)}: {first(sorted(beyond))}'))
+        survey.classes = Counter({
+            classes[value] if value < len(classes) else str(value): n for value, n in survey.classes.items()})
+    warnings = check(surveys, quiet) + some(
+        *((f'in no label map of {split}', set(classes) - set(survey.classes)) for split, survey in surveys.items()))
+    files = {split: (*pair, endings[split]) for split, pair in pairs.items()}
+    return warnings, fit_segmentor(cfg, folder, classes, files)
+
+
+def some(*groups):
+    """Sentences on classes, (what they are, their names), where there are any."""
+    return [f'classes {text}: {first(sorted(names), 10)}' for text, names in groups if names]
+
+
+def check(surveys, quiet):
+    """Print the table; returns the warnings.
+
+    Raises:
+        UserError: there are errors.
+    """
+    if not quiet:
+        show_table(surveys)
+    errors = [error for survey in surveys.values() for error in survey.errors]
+    if errors:
+        raise UserError('\n'.join(errors))
+    return [f'{split}: {warning}' for split, survey in surveys.items() for warning in survey.warnings]
+
+
+def write(path, contents):
+    """Write a json whole, whichever process of several does it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f'.{os.getpid()}')
+    part.write_text(json.dumps(contents))
+    os.replace(part, path)

@@ -1,0 +1,150 @@
+"""Counts against data drawn with known defects, every error, and what mmdet reads of the tidied copy."""
+import json
+
+import numpy as np
+import pytest
+from mmdet.datasets import CocoDataset
+from mmengine.registry import init_default_scope
+
+from mmmambavision.openmmlab.own_data.coco import classes_of, read, survey, tidy
+
+from .conftest import coco, write
+
+FAULTLESS = {'images without boxes': 0, 'crowds': 0, 'boxes out of bounds': 0, 'boxes of no area': 0,
+             'missing files': 0, 'duplicate image ids': 0, 'duplicate annotation ids': 0, 'annotations of no image': 0}
+
+
+def surveyed(folder, contents, missing=()):
+    write(folder, contents, 'train.json', 'images')
+    for name in missing:
+        (folder / 'images' / name).unlink()
+    return survey(read(folder / 'train.json'), folder / 'train.json', folder / 'images')
+
+
+def test_faultless_data(folder):
+    contents = coco(3)
+    contents['images'][0].update(width=100)
+    found = surveyed(folder, contents)
+    assert found.rows == {
+        'images': 3, 'image width, min / median / max': '64 / 64 / 100', 'image height': '48 / 48 / 48', 'boxes': 6,
+        'boxes with masks': 6, 'root of box area': '14.1 / 14.1 / 14.1', **FAULTLESS}
+    assert found.classes == dict(cat=3, dog=3) and not found.errors and not found.warnings
+
+
+def test_defects_that_are_warned_of(folder):
+    contents = coco(6)
+    boxes = contents['annotations']
+    boxes[0]['bbox'] = [-3, 5, 10, 10]
+    boxes[1]['bbox'] = [50, 40, 10, 10]      # two pixels below the image
+    boxes[2]['bbox'] = [-.6, 0, 64.9, 48]    # within a pixel, as of polygons
+    boxes[3]['bbox'] = [5, 5, 0, 10]
+    boxes[4]['id'] = boxes[5]['id']
+    boxes[6]['iscrowd'] = 1
+    boxes[7]['image_id'] = 77
+    del boxes[8]['segmentation']
+    boxes[9]['segmentation'] = []
+    contents['annotations'] = boxes[:10]     # nothing on the sixth image
+    found = surveyed(folder, contents)
+    assert found.rows.items() >= {**FAULTLESS, 'boxes': 10, 'boxes with masks': 8, 'images without boxes': 1,
+                                  'crowds': 1, 'boxes out of bounds': 2, 'boxes of no area': 1,
+                                  'duplicate annotation ids': 1,
+                                  'annotations of no image': 1}.items()
+    assert found.classes == dict(cat=5, dog=4) and not found.errors
+    assert found.warnings == [
+        "images without boxes, which are trained on or not as the config's filter_cfg says: 1",
+        'boxes that reach out of their images by more than a pixel: 2', 'boxes of no area, left out: 1',
+        'annotations that name an image that is not there, left out: 1',
+        'annotation ids that are given twice, numbered anew: 1']
+
+
+def test_missing_files_are_counted_and_three_named(folder):
+    found = surveyed(folder, coco(6), missing=['1.png', '2.png', '4.png', '6.png'])
+    assert found.rows['missing files'] == 4
+    message, = found.errors
+    assert message.startswith('4 of the 6 images of') and message.endswith('1.png, 2.png, 4.png, ...')
+
+
+def test_other_errors(folder):
+    contents = coco(2)
+    contents['images'][1]['id'] = 1
+    contents['annotations'][0]['category_id'] = 9
+    found = surveyed(folder, contents)
+    assert [error.replace(str(folder), '') for error in found.errors] == [
+        '1 annotations of /train.json have a category_id that no category has: 9',
+        '1 image ids of /train.json are given twice, so whose annotations are meant is not known: 1']
+
+
+@pytest.mark.parametrize('annotations', [[], [dict(image_id=1, category_id=1, bbox=[1, 1, 0, 0])],
+                                         [dict(image_id=9, category_id=1, bbox=[1, 1, 5, 5])]])
+def test_no_boxes_at_all(annotations, folder):
+    found = surveyed(folder, coco(2, annotations=annotations))
+    assert found.errors == [f'no boxes in {folder}/train.json to learn from or to compare with']
+
+
+@pytest.mark.parametrize('text, message', [
+    ('{"images": [', 'is not JSON, or damaged'),
+    ('[]', 'no list images and no list annotations and no list categories'),
+    ('{"images": [], "annotations": {}}', "not in COCO's format: it has no list annotations and no list categ"),
+    (json.dumps(coco(images=[dict(id=1, file_name='x', width=3)])), r'images\[0\] has no height'),
+    (json.dumps(coco(annotations=[dict(image_id=1, category_id=1)])), r'annotations\[0\] has no bbox'),
+    (json.dumps(coco(annotations=[dict(image_id=1, category_id=1, bbox=[1, 2, 3])])), 'not the four numbers'),
+    (json.dumps(coco(annotations=[dict(image_id=1, category_id=1, bbox=[1, 2, 3, float('nan')])])), 'not the four'),
+    (json.dumps(coco(categories=['cat'])), r'categories\[0\] has no id')])
+def test_jsons_that_cannot_be_read(text, message, tmp_path):
+    (tmp_path / 'x.json').write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / 'x.json')
+    with pytest.raises(ValueError, match='nothing.json cannot be read: No such file'):
+        read(tmp_path / 'nothing.json')
+
+
+def test_classes_go_by_their_ids():
+    contents = coco(categories=[dict(id=7, name='b'), dict(id=2, name='a')])
+    assert classes_of(contents, 'x.json') == ('a', 'b')
+    for categories, message in (([dict(id=1, name='a'), dict(id=1, name='b')], 'have the id 1'),
+                                ([dict(id=1, name='a'), dict(id=2, name='a')], "have the name 'a'"),
+                                ([], 'has no categories')):
+        with pytest.raises(ValueError, match=message):
+            classes_of(coco(categories=categories), 'x.json')
+
+
+def test_what_is_tidy_stays():
+    assert tidy(coco(), ('cat', 'dog')) is None
+
+
+@pytest.mark.parametrize('defect', [
+    'order', 'other ids', 'area', 'iscrowd', 'no ids', 'id 0', 'ids twice', 'more classes'])
+def test_mmdet_reads_a_tidied_copy_right(defect, folder):
+    contents = coco(2, classes=('cat', 'dog', 'emu'))
+    if defect == 'order':
+        contents['categories'].reverse()
+    if defect == 'other ids':
+        for entry, key in [(c, 'id') for c in contents['categories']] + [(a, 'category_id') for a in
+                                                                         contents['annotations']]:
+            entry[key] = 10 - entry[key]
+    for annotation in contents['annotations']:
+        if defect in ('area', 'iscrowd'):
+            del annotation[defect]
+        if defect == 'no ids':
+            del annotation['id']
+        if defect == 'id 0':
+            annotation['id'] -= 1
+        if defect == 'ids twice':
+            annotation['id'] = 5
+    if defect == 'more classes':
+        contents['annotations'][0]['category_id'] = 3
+    before = json.dumps(contents)
+    classes = ('cat', 'dog')
+    write(folder, tidy(contents, classes), 'train.json', 'images')
+    assert json.dumps(contents) == before
+    init_default_scope('mmdet')
+    dataset = CocoDataset(ann_file=str(folder / 'train.json'), data_prefix=dict(img=str(folder / 'images')),
+                          metainfo=dict(classes=classes))
+    expected = [[('cat', 5.), ('dog', 25.)]] * 2
+    if defect == 'more classes':
+        expected = [[('dog', 25.)], expected[1]]
+    assert [[(classes[box['bbox_label']], box['bbox'][0]) for box in dataset.get_data_info(i)['instances']]
+            for i in range(2)] == expected
+    written = json.loads((folder / 'train.json').read_text())['annotations']
+    assert [a['id'] for a in written] == [*range(1, len(written) + 1)]
+    assert np.all([a['area'] == 200 and a['iscrowd'] == 0 for a in written])

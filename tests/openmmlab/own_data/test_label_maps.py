@@ -1,0 +1,96 @@
+"""Classes and counts of label maps, and every error."""
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmmambavision.openmmlab.own_data.label_maps import class_names, survey
+
+from .conftest import write_label_maps
+
+
+def surveyed(folder):
+    return survey('train', folder / 'images' / 'train', folder / 'labels' / 'train')
+
+
+def label_map(folder, name='a'):
+    return folder / 'labels' / 'train' / f'{name}.png'
+
+
+def test_counts(folder):
+    write_label_maps(folder, (0, 1, 3, 255))
+    Image.fromarray(np.full((48, 64), 255, np.uint8)).save(label_map(folder))
+    Image.fromarray(np.zeros((48, 64), np.uint8)).save(label_map(folder, 'more'))
+    found, ending = surveyed(folder)
+    assert ending == '.png' and found.classes == {0: 1, 1: 1, 3: 1} and not found.errors
+    assert found.rows == {
+        'images': 2, 'image width, min / median / max': '64 / 64 / 64', 'image height': '48 / 48 / 48',
+        'missing label maps': 0, 'label maps of no image': 1, 'label maps of another size': 0,
+        'label maps of 255 alone': 1}
+    assert found.warnings == ['label maps that have no image, left out: 1',
+                              'label maps that are 255 all over, from which nothing is learned: 1']
+
+
+def test_label_maps_that_are_missing_or_of_another_size(folder):
+    write_label_maps(folder)
+    label_map(folder).unlink()
+    Image.fromarray(np.zeros((48, 63), np.uint8)).save(label_map(folder, 'b'))
+    errors = surveyed(folder)[0].errors
+    assert [error.replace(str(folder), '') for error in errors] == [
+        '1 of the 2 images in /images/train have no label map in /labels/train: a.png',
+        '1 label maps in /labels/train are of another size than their images: b.png']
+
+
+def test_images_that_cameras_turned(folder):
+    """They are read upright, so their label maps have the upright size."""
+    write_label_maps(folder)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in 'ab':
+        Image.fromarray(np.zeros((64, 48, 3), np.uint8)).save(folder / 'images' / 'train' / f'{name}.png', exif=exif)
+    assert not surveyed(folder)[0].errors
+
+
+def test_palettes_are_read_as_numbers(folder):
+    write_label_maps(folder)
+    image = Image.fromarray(np.full((48, 64), 2, np.uint8), 'P')
+    image.putpalette([10, 20, 30] * 256)
+    image.save(label_map(folder))
+    assert surveyed(folder)[0].classes == {0: 1, 1: 1, 2: 2}
+
+
+@pytest.mark.parametrize('array, message', [
+    (np.zeros((48, 64, 3), np.uint8), 'a.png is in colours'), (np.full((48, 64), 300, np.uint16), 'has the value 300')])
+def test_label_maps_that_are_none(array, message, folder):
+    write_label_maps(folder)
+    Image.fromarray(array).save(label_map(folder))
+    with pytest.raises(ValueError, match=message):
+        surveyed(folder)
+
+
+@pytest.mark.parametrize('kind', ['images', 'labels'])
+def test_damaged_files(kind, folder):
+    write_label_maps(folder)
+    (folder / kind / 'train' / 'a.png').write_bytes(b'\x89PNG')
+    with pytest.raises(ValueError, match=f'{kind}/train/a.png is not an image, or damaged'):
+        surveyed(folder)
+
+
+def test_no_images_or_of_several_endings(folder):
+    write_label_maps(folder)
+    Image.new('RGB', (64, 48)).save(folder / 'images' / 'train' / 'c.jpg')
+    with pytest.raises(ValueError, match='end in .png and .jpg, and the data set of mmseg reads one'):
+        surveyed(folder)
+    with pytest.raises(ValueError, match='nowhere has no images'):
+        survey('train', folder / 'nowhere', folder / 'labels' / 'train')
+
+
+def test_class_names(folder):
+    folder.mkdir()
+    assert class_names(folder, [0, 2, 255]) == ('class_0', 'class_1', 'class_2')
+    with pytest.raises(ValueError, match='1 class from 0, 255 in the label maps, of which 255 stands for no class'):
+        class_names(folder, [0, 255])
+    (folder / 'classes.txt').write_text('road\n car \n\n')
+    assert class_names(folder, [0]) == ('road', 'car')
+    (folder / 'classes.txt').write_text('road')
+    with pytest.raises(ValueError, match='1 class from .*classes.txt: a segmentor needs two'):
+        class_names(folder, [0])

@@ -1,0 +1,98 @@
+"""Weights of detectors and segmentors of other classes: what is taken, left out and refused."""
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from mmmambavision.openmmlab.own_data.fit import fit_model
+from mmmambavision.openmmlab.own_data.weights import start_from
+
+from ...conftest import ROOT
+
+CLASSES = ('a', 'b', 'c')
+
+
+def load(name):
+    cfg = Config.fromfile(ROOT / 'configs' / f'{name}.py')
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='nowhere.pth')
+    fit_model(cfg.model, len(CLASSES))
+    cfg.train_dataloader.dataset.metainfo = dict(classes=CLASSES)
+    return cfg
+
+
+def save(path, name, classes, meta=True, prefix=''):
+    """A checkpoint as mmengine writes it, of the config's model with other classes."""
+    cfg = load(name)
+    fit_model(cfg.model, len(classes))
+    init_default_scope(cfg.default_scope)
+    state = {prefix + key: value for key, value in MODELS.build(cfg.model).state_dict().items()}
+    torch.save(dict(state_dict=state, meta=dict(mmengine_version='0.10.7', **(
+        dict(dataset_meta=dict(classes=classes)) if meta else {}))), path)
+    return state
+
+
+DETECTOR = {f'roi_head.{layer}' for i in range(3) for layer in (f'bbox_head.{i}.fc_cls', f'mask_head.{i}.conv_logits')}
+SEGMENTOR = {'decode_head.conv_seg', 'auxiliary_head.conv_seg'}
+MODELS_AND_LAYERS = [('cascade_mask_rcnn_mambavision_demo', DETECTOR), ('upernet_mambavision_demo', SEGMENTOR)]
+
+
+def parameters(layers):
+    return {f'{layer}.{kind}' for layer in layers for kind in ('weight', 'bias')}
+
+
+@pytest.mark.parametrize('name, layers', MODELS_AND_LAYERS)
+@pytest.mark.parametrize('classes', [('a', 'b', 'c', 'd', 'e'), ('x', 'y', 'z'), ('b', 'a', 'c')])
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_layers_of_other_classes_are_left_out_and_named(name, layers, classes, prefix, tmp_path):
+    """Also where there are as many classes, which are others, so that the shapes do not tell."""
+    state = save(tmp_path / 'x.pth', name, classes, prefix=prefix)
+    cfg = load(name)
+    hook, notes = start_from(cfg, str(tmp_path / 'x.pth'))
+    assert hook.names == parameters(layers)
+    assert f"left out, since the classes differ: {', '.join(sorted(parameters(layers)))}" in notes
+    assert f'{len(state) - 2 * len(layers)} of the {len(state)} tensors of the model taken' in notes[0]
+    assert cfg.load_from == str(tmp_path / 'x.pth') and cfg.model.backbone.init_cfg is None
+    checkpoint = dict(state_dict=dict(state))
+    hook.after_load_checkpoint(None, checkpoint)
+    assert set(state) - set(checkpoint['state_dict']) == {prefix + key for key in parameters(layers)}
+
+
+def test_layers_of_the_same_classes_are_taken(tmp_path):
+    name = 'cascade_mask_rcnn_mambavision_demo'
+    save(tmp_path / 'x.pth', name, CLASSES)
+    hook, notes = start_from(load(name), str(tmp_path / 'x.pth'))
+    assert not hook.names and len(notes) == 1
+    save(tmp_path / 'y.pth', name, CLASSES, meta=False)
+    hook, notes = start_from(load(name), str(tmp_path / 'y.pth'))
+    assert not hook.names and 'does not say its classes; as many as here, they were taken for the same' in notes[1]
+
+
+@pytest.mark.parametrize('name, more', [
+    ('mask_rcnn_mambavision_t_3x', {'roi_head.bbox_head.fc_cls', 'roi_head.bbox_head.fc_reg',
+                                    'roi_head.mask_head.conv_logits'}),
+    ('retinanet_mambavision_t_1x', {'bbox_head.retina_cls'})])
+def test_layers_of_other_heads(name, more, tmp_path):
+    """Regression that is one for each class goes with its classes."""
+    save(tmp_path / 'x.pth', name, tuple('abcdefg'))
+    assert start_from(load(name), str(tmp_path / 'x.pth'))[0].names == parameters(more)
+
+
+def test_weights_of_another_model(tmp_path):
+    cfg = load('cascade_mask_rcnn_mambavision_demo')
+    save(tmp_path / 'x.pth', 'cascade_mask_rcnn_mambavision_demo', CLASSES)
+    cfg.model.roi_head.bbox_head[1].fc_out_channels = 128
+    with pytest.raises(ValueError, match=r'is of another model: its roi_head.bbox_head.1.fc_reg.weight has the shape '
+                                         r'\(4, 256\), that of the config \(4, 128\)'):
+        start_from(cfg, str(tmp_path / 'x.pth'))
+    with pytest.raises(ValueError, match='checkpoint not found: no.pth'):
+        start_from(cfg, 'no.pth')
+
+
+def test_a_backbone_alone(tmp_path):
+    """A released classifier by itself: everything but the backbone stays new."""
+    cfg = load('cascade_mask_rcnn_mambavision_demo')
+    init_default_scope('mmdet')
+    torch.save(dict(state_dict=MODELS.build(cfg.model.backbone).state_dict()), tmp_path / 'x.pth')
+    hook, notes = start_from(cfg, str(tmp_path / 'x.pth'))
+    assert not hook.names and len(notes) == 1
+    assert notes[0].endswith('not in the model: nothing; new: neck (48), roi_head (84), rpn_head (6)')
