@@ -83,7 +83,7 @@ def fit_to_machine(cfg):
         print_log('no GPU: training in float32 instead of mixed precision')
     if replace_type(cfg.get('model', {}), 'SyncBN', 'BN'):
         print_log('no GPU: BN instead of SyncBN')
-    if cfg.launcher == 'pytorch' and not torch.distributed.is_initialized():
+    if cfg.get('launcher') == 'pytorch' and not torch.distributed.is_initialized():
         # mmengine would ask for a GPU, here and when it wraps the model; it uses what it finds made already.
         torch.distributed.init_process_group('gloo')
         cfg.model_wrapper_cfg = dict(
