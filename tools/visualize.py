@@ -129,8 +129,10 @@ def cam(subject, args, picture):
     score, title, box = subject.explain(picture, args.class_name, args.box)
     values = grad_cam(subject.model, level_of(trunk, args.level), picture.input, score)
     shown, = picture.on_pixels(values[None], 1)
+    with torch.no_grad():
+        value = score(picture.input).item()
     return draw(picture.pixels, {f'Grad-CAM, level {args.level}: {title}': shown}, box=box), dict(
-        cam=shown, level=args.level, score=score(picture.input).item(), box=() if box is None else box)
+        cam=shown, level=args.level, score=value, box=() if box is None else box)
 
 
 def erf(subject, args):
@@ -150,7 +152,7 @@ def erf(subject, args):
         inputs = (subject.prepare(path).input for path in track(args.images, f'{name} weights'))
         field, centre = effective_receptive_field(level_map, inputs, stride)
         radius = radius_of_half(field, centre)
-        title = f'level {args.level}, {name} weights: half within {radius:.0f} pixels'
+        title = f'level {args.level}, {name} weights: half within {radius:.0f} pixels of the input'
         maps[title], = first.around_centre(field, centre, stride)
         circles[title] = first.disc(radius, stride)
         numbers |= {name: field.cpu().numpy(), f'radius_{name}': radius, 'centre': centre}
