@@ -152,7 +152,7 @@ def erf(subject, args):
         inputs = (subject.prepare(path).input for path in track(args.images, f'{name} weights'))
         field, centre = effective_receptive_field(level_map, inputs, stride)
         radius = radius_of_half(field, centre)
-        title = f'level {args.level}, {name} weights: half within {radius:.0f} pixels of the input'
+        title = f'level {args.level}, {name} weights: half within {radius:.0f} pixels'
         maps[title], = first.around_centre(field, centre, stride)
         circles[title] = first.disc(radius, stride)
         numbers |= {name: field.cpu().numpy(), f'radius_{name}': radius, 'centre': centre}

@@ -14,8 +14,8 @@ def draw(pixels, maps, gamma=1., point=None, circle=None, box=None, half_lives=N
 
     Args:
         pixels: the image (H, W, 3), uint8.
-        maps: title to map (H, W), not negative.
-        gamma: colours show the map to this power.
+        maps: title to map (H, W).
+        gamma: colours show the map, from its lowest to its highest value, to this power.
         point: x, y to mark.
         circle: title to x, y and half axes in both directions, to draw.
         box: x1, y1, x2, y2 to draw.
@@ -28,7 +28,8 @@ def draw(pixels, maps, gamma=1., point=None, circle=None, box=None, half_lives=N
     height = 3.4 * min(max(pixels.shape[0] / pixels.shape[1], .4), 2.5) + .4
     figure = Figure(figsize=(3.8 * columns, height * len(maps)), layout='constrained')
     for axes, (title, values) in zip(figure.subplots(len(maps), columns, squeeze=False), maps.items()):
-        norm = PowerNorm(gamma, 0, max(values.max(), 1e-12))
+        low = values.min()
+        norm = PowerNorm(gamma, low, max(values.max(), low + 1e-12))
         axes[0].imshow(pixels)
         shown = axes[1].imshow(values, cmap=COLOURS, norm=norm)
         axes[1].set_title(title, fontsize=10)
@@ -45,7 +46,7 @@ def draw(pixels, maps, gamma=1., point=None, circle=None, box=None, half_lives=N
 def overlay(pixels, strength):
     """Pixels (H, W, 3), uint8, in grey, under colours where the strength (H, W), 0 to 1, is high; (H, W, 3), 0 to 1."""
     grey = .9 * pixels.mean(-1, keepdims=True) / 255
-    opacity = .75 * strength[..., None] ** .5
+    opacity = .8 * strength[..., None]
     return (1 - opacity) * grey + opacity * colormaps[COLOURS](strength)[..., :3]
 
 
