@@ -25,7 +25,7 @@ def draw(pixels, maps, gamma=1., point=None, circle=None, box=None, half_lives=N
         The matplotlib figure.
     """
     columns = 3 + (half_lives is not None)
-    height = 3.4 * min(max(pixels.shape[0] / pixels.shape[1], .4), 2.5) + .4
+    height = 3.4 * min(max(pixels.shape[0] / pixels.shape[1], .4 if half_lives is None else .7), 2.5) + .4
     figure = Figure(figsize=(3.8 * columns, height * len(maps)), layout='constrained')
     for axes, (title, values) in zip(figure.subplots(len(maps), columns, squeeze=False), maps.items()):
         low = values.min()

@@ -74,12 +74,12 @@ def find_block(trunk, kind, name=None):
     blocks = [Block(trunk, i, j, block.mixer) for i, level in enumerate(trunk.levels)
               for j, block in enumerate(level.blocks) if isinstance(getattr(block, 'mixer', None), kind)]
     if not blocks:
-        raise UserError(f'no block of this network, which has {len(trunk.levels)} levels, has an {kind.__name__}')
+        raise UserError(f'no block of this network, which has {len(trunk.levels)} levels, has {kind.__name__}')
     if name is None:
         return ([block for block in blocks if block.level == 2] or blocks)[-1]
     named = {block.name: block for block in blocks}
     if name not in named:
-        raise UserError(f"'{name}' is no block with an {kind.__name__}: choose one of {', '.join(named)} (level.block)")
+        raise UserError(f"'{name}' is no block with {kind.__name__}: choose one of {', '.join(named)} (level.block)")
     return named[name]
 
 

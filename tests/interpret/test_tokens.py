@@ -15,13 +15,13 @@ def test_blocks_by_name(network):
     assert find_block(trunk, Attention).name == '2.2' and find_block(trunk, MambaVisionMixer).name == '2.1'
     assert find_block(trunk, Attention, '3.1').mixer is trunk.levels[3].blocks[1].mixer
     assert [find_block(trunk, Attention, name).stride for name in ('2.2', '3.1')] == [16, 32]
-    with pytest.raises(ValueError, match="'2.0' is no block with an Attention: choose one of 2.2, 3.1"):
+    with pytest.raises(ValueError, match="'2.0' is no block with Attention: choose one of 2.2, 3.1"):
         find_block(trunk, Attention, '2.0')
     with pytest.raises(ValueError, match='choose one of 2.0, 2.1, 3.0'):
         find_block(trunk, MambaVisionMixer, '7')
     shallow = MambaVision({**ARCH, 'depths': (1, 1, 1, 2)})
     assert find_block(shallow, Attention).name == '3.1'
-    with pytest.raises(ValueError, match='no block of this network, which has 2 levels, has an Attention'):
+    with pytest.raises(ValueError, match='no block of this network, which has 2 levels, has Attention'):
         find_block(MambaVision(ARCH, out_indices=(0, 1)), Attention)
 
 
