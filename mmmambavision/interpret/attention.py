@@ -1,0 +1,54 @@
+"""Self-attention as maps (Vaswani et al. 2017, arXiv 1706.03762, eq. 1)."""
+import torch
+
+from .tokens import not_padding, place, to_map
+
+MOST_WEIGHTS = 2 ** 25  # at a time; the map of an 800x1344 image alone has 4200 x 4200 weights a head
+
+
+def attention_weights(mixer, tokens, queries=slice(None)):
+    """softmax(q k^T / sqrt(C / heads)) of an `Attention`.
+
+    Args:
+        mixer: the `Attention`.
+        tokens: its input (B, L, C).
+        queries: indices of the rows wanted; all by default.
+
+    Returns:
+        (B, heads, queries, L); each row is one query's weights on all tokens of its window, and sums to 1.
+    """
+    q, k, _ = mixer.qkv(tokens).unflatten(2, (3, mixer.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return (q[:, :, queries] @ k.transpose(-2, -1) / q.shape[-1] ** .5).softmax(-1)
+
+
+@torch.no_grad()
+def attention_map(block, image, token=None):
+    """What one token attends to, or all tokens on average.
+
+    Args:
+        block: a block with an `Attention`, as `find_block` gives it.
+        image: (1, 3, H, W), normalised.
+        token: the query (row, column); None for the mean over the queries of each window, padding not counted.
+
+    Returns:
+        (heads, height, width). A query sees its window alone: the map is 0 elsewhere. Where windows are padded, what is
+        missing to 1 went to the padding.
+    """
+    tokens, _, size = block.run(image, block.mixer)
+    if token is None:
+        weights = _mean_over_queries(block.mixer, tokens, not_padding(block.window, size, tokens.device))
+    else:
+        number, query = place(token, block.window, size)
+        weights = tokens.new_zeros(*tokens.shape[:2], block.mixer.num_heads)
+        weights[number] = attention_weights(block.mixer, tokens[number:number + 1], [query])[0, :, 0].T
+    return to_map(weights, block.window, size)
+
+
+def _mean_over_queries(mixer, tokens, counted):
+    """Mean of the rows of the queries that count, (B, L) boolean, as (B, L, heads)."""
+    count, length, _ = tokens.shape
+    step = max(1, MOST_WEIGHTS // (count * mixer.num_heads * length))
+    total = 0.
+    for queries in torch.arange(length, device=tokens.device).split(step):
+        total = total + (attention_weights(mixer, tokens, queries) * counted[:, None, queries, None]).sum(2)
+    return (total / counted.sum(1)[:, None, None]).transpose(1, 2)

@@ -1,0 +1,52 @@
+"""Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) by the package grad-cam."""
+from torch import nn
+
+from ..errors import UserError
+
+# Installed with what it depends on, it would put opencv-python-headless over opencv-python.
+INSTALL = 'pip install scikit-learn ttach && pip install --no-deps grad-cam'
+
+
+class _Scored(nn.Module):
+    """A model whose output is the score to explain, (1,)."""
+
+    def __init__(self, model, score):
+        super().__init__()
+        self.model = model
+        self.score = score
+
+    def forward(self, images):
+        return self.score(images).reshape(1)
+
+
+def load_grad_cam():
+    """The package's GradCAM.
+
+    Raises:
+        UserError: the package, or one that it needs, is not installed; says how to install it.
+    """
+    try:
+        from pytorch_grad_cam import GradCAM
+    except ModuleNotFoundError as error:
+        raise UserError(f'cam needs the package grad-cam ({error}): {INSTALL}') from None
+    return GradCAM
+
+
+def grad_cam(model, level, image, score):
+    """Where a level's map speaks for a score: its channels weighted by the mean of their gradients, negative sums at 0.
+
+    Args:
+        model: the whole model; it is not changed but for the gradients of its parameters.
+        level: the level, a module that returns its map, as `trunk.levels` has them.
+        image: (1, 3, H, W), normalised.
+        score: function of such an image to a tensor with one element.
+
+    Returns:
+        (H, W) numpy array from 0 to 1, 0 everywhere where nothing speaks for it.
+    """
+    cam = load_grad_cam()(_Scored(model, score), [level])
+    try:
+        return cam(image.detach().requires_grad_(), [lambda output: output])[0]
+    finally:
+        cam.activations_and_grads.release()
+        model.zero_grad()

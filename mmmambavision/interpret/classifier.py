@@ -1,0 +1,72 @@
+"""An ImageNet classifier by its name in timm, ready to be looked into."""
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from timm.data import ImageNetInfo, resolve_data_config
+
+from .. import timm_models
+from ..errors import UserError
+from .picture import Picture, read_pixels
+
+
+class Classifier:
+    """A classifier with its weights, with the methods of `openmmlab.subject.Subject`.
+
+    Args:
+        name: of a model that `timm_models` registers, such as 'mambavision_tiny'.
+        checkpoint: path, URL or hf:// name; None for the released weights.
+        device: where it runs.
+
+    Raises:
+        UserError: no such model, or its weights cannot be had or are of another.
+    """
+
+    def __init__(self, name, checkpoint, device):
+        if name.split('.')[0] not in timm_models.__all__:
+            raise UserError(f"no classifier '{name}': choose one of {', '.join(timm_models.__all__)}")
+        overlay = dict(file=checkpoint) if checkpoint else None
+        self.name, self.device = name, device
+        self.model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).eval().to(device)
+        self.data = resolve_data_config(model=self.model)
+
+    def untrained(self):
+        """The same network with random weights."""
+        return timm.create_model(self.name, pretrained=False).eval().to(self.device)
+
+    def prepare(self, path):
+        """A picture, squeezed to the size that the classifier was trained on."""
+        pixels = read_pixels(path)
+        size = self.data['input_size'][1:]
+        resized = np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC), np.float32) / 255
+        normed = (resized - np.float32(self.data['mean'])) / np.float32(self.data['std'])
+        return Picture(str(path), pixels, torch.from_numpy(normed).permute(2, 0, 1)[None].to(self.device), size)
+
+    def explain(self, picture, class_name=None, box=None):
+        """The logit of a class, by its number or its ImageNet name; None for the most probable one.
+
+        Returns:
+            The function of an image to it, the class and what was predicted, and no box.
+
+        Raises:
+            UserError: no such class, or a box is asked for.
+        """
+        if box is not None:
+            raise UserError('--box is for detectors')
+        names = self._names()
+        if class_name is None:
+            with torch.no_grad():
+                number = self.model(picture.input)[0].argmax().item()
+        else:
+            numbers = [i for i, name in enumerate(names) if class_name in (str(i), *name.split(', '))]
+            if not numbers:
+                raise UserError(f"no class '{class_name}': give its number, 0 to {len(names) - 1}, or its ImageNet "
+                                'name')
+            number = numbers[0]
+        return lambda image: self.model(image)[0, number], f'logit of {names[number].split(", ")[0]}', None
+
+    def _names(self):
+        count = self.model.num_classes
+        if count != 1000:
+            return [*map(str, range(count))]
+        return ImageNetInfo().label_descriptions()

@@ -1,0 +1,84 @@
+"""A picture on disk beside what the network is given of it, and the way between their pixels."""
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+
+from ..errors import UserError
+
+
+def read_pixels(path):
+    """An image file as (height, width, 3) RGB uint8, turned as its camera says.
+
+    Raises:
+        UserError: it is not there, is no image or is damaged.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
+    except FileNotFoundError:
+        raise UserError(f'image not found: {path}') from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f'{path} is no image that can be read, or it is damaged: {error}') from None
+
+
+class Picture(NamedTuple):
+    """A picture and its input.
+
+    Args:
+        name: for messages.
+        pixels: (height, width, 3) RGB, uint8, as on disk.
+        input: (1, 3, H, W), normalised, the picture resized at its upper left and padding at its right and bottom.
+        filled: size (height, width) of the picture in the input.
+        sample: what else the model wants to know of it.
+    """
+    name: str
+    pixels: np.ndarray
+    input: torch.Tensor
+    filled: tuple
+    sample: Any = None
+
+    def token(self, point, stride):
+        """The token (row, column) of a map of some stride whose cell holds a point.
+
+        Args:
+            point: x, y in pixels of the picture.
+
+        Raises:
+            UserError: the point is not on the picture.
+        """
+        height, width = self.pixels.shape[:2]
+        x, y = point
+        if not (0 <= x < width and 0 <= y < height):
+            raise UserError(f'--point {x},{y} is not on {self.name}, which is {width} pixels wide and {height} high')
+        return (int((y + .5) * self.filled[0] / height / stride), int((x + .5) * self.filled[1] / width / stride))
+
+    def on_pixels(self, maps, stride, smooth=True):
+        """Maps (K, h, w) of some stride at the picture's size, (K, height, width) numpy, padding cut off.
+
+        Values are interpolated between the centres of the cells or, if not smooth, the same all over a cell.
+        """
+        maps = torch.as_tensor(maps)[None].float().cpu()
+        maps = F.interpolate(maps, scale_factor=float(stride), mode='bilinear' if smooth else 'nearest')
+        maps = maps[:, :, :self.filled[0], :self.filled[1]]
+        return F.interpolate(maps, self.pixels.shape[:2], mode='bilinear', antialias=True)[0].numpy()
+
+    def around_centre(self, field, centre, stride):
+        """A field of the pixels of inputs (h, w), its centre where the central position of a map of some stride has
+        its own: on the picture, as `on_pixels`."""
+        rows, columns = (slice(c - own, c - own + side) for c, own, side in zip(
+            centre, self._central_pixel(stride), self.input.shape[2:]))
+        return self.on_pixels(field[None, rows, columns], 1)
+
+    def disc(self, radius, stride):
+        """Centre x, y and radius in pixels of the picture, of a disc in the input around the central position of a map
+        of some stride."""
+        row, column = self._central_pixel(stride)
+        x, y = ((p + .5) * side / filled - .5 for p, side, filled in zip(
+            (column, row), self.pixels.shape[1::-1], self.filled[::-1]))
+        return x, y, radius * self.pixels.shape[1] / self.filled[1]
+
+    def _central_pixel(self, stride):
+        return [-(-side // stride) // 2 * stride for side in self.input.shape[2:]]

@@ -1,0 +1,60 @@
+"""The effective receptive field (Luo et al. 2016, arXiv 1701.04128)."""
+from functools import reduce
+
+import torch
+import torch.nn.functional as F
+
+
+def centre_gradient(network, images, stride):
+    """How much each pixel matters to the centre of a map.
+
+    Args:
+        network: function of images (B, 3, H, W) to a map (B, C, H', W') whose position (i, j) is centred on the pixel
+            (stride i, stride j), as MambaVision's are: all their convolutions have kernel 3 and padding 1.
+        images: (B, 3, H, W), normalised.
+        stride: of the map.
+
+    Returns:
+        Absolute gradient of the mean over channels at position (H' // 2, W' // 2) with respect to the images, summed
+        over their channels and over the batch (H, W), and the pixel (row, column) that it is centred on.
+    """
+    images = images.detach().requires_grad_()
+    output = network(images)
+    position = output.shape[2] // 2, output.shape[3] // 2
+    gradient, = torch.autograd.grad(output[(..., *position)].mean(1).sum(), images)
+    return gradient.abs().sum((0, 1)), (position[0] * stride, position[1] * stride)
+
+
+def effective_receptive_field(network, batches, stride):
+    """The mean of `centre_gradient` over batches of one image (1, 3, H, W) each, their centres on each other.
+
+    Returns:
+        The field (H, W) with sides as large as it takes, and its centre (row, column).
+    """
+    count = 0
+
+    def gradients():
+        nonlocal count
+        for images in batches:
+            count += 1
+            yield centre_gradient(network, images, stride)
+
+    total, centre = reduce(_add, gradients())
+    return total / count, centre
+
+
+def _add(one, other):
+    """Sum of two fields, each with its centre, that one at the same place."""
+    centre = tuple(map(max, one[1], other[1]))
+    after = [max(field.shape[i] - c[i] for field, c in (one, other)) for i in (0, 1)]
+    padded = [F.pad(field, (centre[1] - c[1], after[1] - field.shape[1] + c[1],
+                            centre[0] - c[0], after[0] - field.shape[0] + c[0])) for field, c in (one, other)]
+    return padded[0] + padded[1], centre
+
+
+def radius_of_half(field, centre):
+    """Radius in pixels of the smallest disc around the centre (row, column) that holds half of a field (H, W)."""
+    rows, columns = (torch.arange(side, device=field.device) - c for side, c in zip(field.shape, centre))
+    distances, order = (rows[:, None] ** 2 + columns ** 2).double().sqrt().flatten().sort()
+    held = field.double().flatten()[order].cumsum(0)
+    return distances[torch.searchsorted(held, held[-1:] / 2)].item()

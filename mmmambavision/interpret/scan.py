@@ -1,0 +1,77 @@
+"""How long the states of a MambaVision mixer remember (arXiv 2407.08083, section 3.2; arXiv 2312.00752, eq. 2).
+
+The state of channel d and index n is h_t = exp(step_t,d A_d,n) h_t-1 + ..., A negative: from one token to the next it
+keeps exp(step A) of what it held.
+"""
+import math
+
+import torch
+import torch.nn.functional as F
+
+from .tokens import not_padding, place, to_map
+
+
+def steps_and_rates(block, image):
+    """Steps and decay rates of a mixer on an image.
+
+    Args:
+        block: a block with a `MambaVisionMixer`, as `find_block` gives it.
+        image: (1, 3, H, W), normalised.
+
+    Returns:
+        Steps (windows, L, c), rates A (c, N), both float64, and the map's size (height, width).
+    """
+    mixer = block.mixer
+    _, projected, size = block.run(image, mixer.dt_proj)
+    # The bias counts twice, in the projection and in the scan: checkpoints were trained so.
+    steps = F.softplus((projected + mixer.dt_proj.bias.detach()).double())
+    return steps, -mixer.A_log.detach().double().exp(), size
+
+
+def half_life(steps, A):
+    """Tokens after which a state has lost half of what it held, at its mean decay: ln 2 / (step |A|).
+
+    Args:
+        steps: (tokens, c).
+        A: rates (c, N).
+
+    Returns:
+        (c, N), in tokens. L successive tokens of these steps together keep 2^(-L / half_life).
+    """
+    return math.log(2) / (steps.mean(0)[:, None] * A.abs())
+
+
+def reach(steps, A, start):
+    """What the state after each token still holds of what the token at `start` put in.
+
+    Args:
+        steps: (L, c), of one sequence.
+        A: rates (c, N).
+        start: index of the token.
+
+    Returns:
+        (L, c, N): 0 before the token, 1 at it, then the product of the decays exp(step A) of the tokens after it.
+    """
+    since = steps.cumsum(0)
+    since = (since - since[start])[start:, :, None]
+    return F.pad((since * A).exp(), (0, 0, 0, 0, start, 0))
+
+
+@torch.no_grad()
+def scan_maps(block, image, token):
+    """`reach` of a token on the map, and the half-lives over all tokens of an image.
+
+    Args:
+        block, image: see `steps_and_rates`.
+        token: (row, column).
+
+    Returns:
+        Reach, mean over channels (N, height, width), 0 outside the token's window; half-lives (c, N) in tokens, padding
+        not counted.
+    """
+    steps, A, size = steps_and_rates(block, image)
+    number, start = place(token, block.window, size)
+    reached = steps.new_zeros(*steps.shape[:2], A.shape[1])
+    reached[number] = reach(steps[number], A, start).mean(1)
+    return (to_map(reached, block.window, size),
+            half_life(steps[not_padding(block.window, size, steps.device)], A))

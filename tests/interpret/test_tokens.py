@@ -1,0 +1,45 @@
+import pytest
+import torch
+from torch import nn
+
+from mmmambavision import MambaVision
+from mmmambavision.interpret.tokens import find_block, not_padding, place, to_map, trunk_of
+from mmmambavision.models.levels import to_windows
+from mmmambavision.models.mixers import Attention, MambaVisionMixer
+
+from .conftest import ARCH
+
+
+def test_blocks_by_name(network):
+    trunk = network()
+    assert find_block(trunk, Attention).name == '2.2' and find_block(trunk, MambaVisionMixer).name == '2.1'
+    assert find_block(trunk, Attention, '3.1').mixer is trunk.levels[3].blocks[1].mixer
+    assert [find_block(trunk, Attention, name).stride for name in ('2.2', '3.1')] == [16, 32]
+    with pytest.raises(ValueError, match="'2.0' is no block with Attention: choose one of 2.2, 3.1"):
+        find_block(trunk, Attention, '2.0')
+    with pytest.raises(ValueError, match='choose one of 2.0, 2.1, 3.0'):
+        find_block(trunk, MambaVisionMixer, '7')
+    shallow = MambaVision({**ARCH, 'depths': (1, 1, 1, 2)})
+    assert find_block(shallow, Attention).name == '3.1'
+    with pytest.raises(ValueError, match='no block of this network, which has 2 levels, has Attention'):
+        find_block(MambaVision(ARCH, out_indices=(0, 1)), Attention)
+
+
+def test_the_network_in_a_model(network):
+    trunk = network()
+    assert trunk_of(nn.Sequential(nn.Identity(), trunk)) is trunk
+    with pytest.raises(ValueError, match='a Linear, has no MambaVision in it'):
+        trunk_of(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize('window', [None, 4, 7, 16])
+def test_tokens_go_where_they_came_from(window):
+    size = 7, 10
+    numbers = torch.arange(70).reshape(1, *size, 1)
+    sequences = numbers.flatten(1, 2) if window is None else to_windows(numbers, window)
+    assert torch.equal(to_map(sequences, window, size)[0], numbers[0, ..., 0])
+    assert not_padding(window, size, 'cpu').sum() == 70
+    for token in ((0, 0), (3, 9), (6, 4)):
+        number, index = place(token, window, size)
+        assert sequences[number, index, 0] == token[0] * 10 + token[1]
+        assert not_padding(window, size, 'cpu')[number, index]
