@@ -1,5 +1,6 @@
 """What a command says on the terminal: tables, and mistakes of the user as one sentence."""
 import sys
+from argparse import ArgumentTypeError
 
 from .errors import UserError
 
@@ -28,3 +29,13 @@ def run(main):
         main()
     except UserError as error:
         sys.exit(f'error: {error}')
+
+
+def device(text):
+    """A device's name, of one that is there: a type for argparse."""
+    import torch
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:
+        raise ArgumentTypeError(f'{text}: {str(error).splitlines()[0]}') from None
+    return text

@@ -20,7 +20,7 @@ from mmmambavision.openmmlab.configs import fit_to_machine, load_config
 from mmmambavision.openmmlab.inputs import UnreadableError, find_inputs, frames_of, number_of_frames
 from mmmambavision.openmmlab.predictor import Predictor
 from mmmambavision.openmmlab.results import Results
-from mmmambavision.terminal import run
+from mmmambavision.terminal import device, run
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 
@@ -33,7 +33,7 @@ def parse_args(argv=None):
     parser.add_argument('--out', type=Path, default=Path('predictions'), help='folder to write to; default %(default)s')
     parser.add_argument('--threshold', type=float, default=.3, help='boxes of a lower score are left out; default 0.3')
     parser.add_argument('--json', action='store_true', help='write numbers beside the pictures')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--device', type=device, default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--web', action='store_true', help='open a page in the browser that takes pictures (gradio)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='settings that replace those of the config')

@@ -20,7 +20,7 @@ from mmmambavision.interpret.scan import scan_maps
 from mmmambavision.interpret.tokens import find_block, trunk_of
 from mmmambavision.models.mixers import Attention, MambaVisionMixer
 from mmmambavision.openmmlab.configs import fit_to_machine, load_config
-from mmmambavision.terminal import run
+from mmmambavision.terminal import device, run
 
 
 def parse_args(argv=None):
@@ -58,15 +58,6 @@ def point(text):
     """X,Y as two integers."""
     x, y = text.split(',')
     return int(x), int(y)
-
-
-def device(text):
-    """A device's name, of one that is there."""
-    try:
-        torch.empty(0, device=text)
-    except (RuntimeError, AssertionError) as error:
-        raise argparse.ArgumentTypeError(f'{text}: {str(error).splitlines()[0]}') from None
-    return text
 
 
 def outputs(args):

@@ -1,13 +1,13 @@
 """A detector's or segmentor's predictions on images in memory, as numbers and drawn."""
 import numpy as np
-from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
+from mmengine.registry import VISUALIZERS
 from pycocotools import mask as coco_mask
 
-from ..checkpoints.files import load_checkpoint
+from .models import load_model
 
 
 class Predictor:
-    """A model by mmdet's `init_detector` or mmseg's `init_model`.
+    """A model for mmdet's `inference_detector` or mmseg's `inference_model`.
 
     Args:
         cfg: the config.
@@ -20,17 +20,13 @@ class Predictor:
         self.segments = cfg.get('default_scope') == 'mmseg'
         if self.segments:
             from mmseg.apis import inference_model as infer
-            from mmseg.apis import init_model as init
         else:
             from mmdet.apis import inference_detector as infer
-            from mmdet.apis import init_detector as init
-        self.model, self.infer, self.threshold = init(cfg, checkpoint, device=device), infer, threshold
-        init_default_scope(cfg.default_scope)
-        meta = (load_checkpoint(checkpoint).get('meta') or {}).get('dataset_meta') or _meta_of_config(cfg)
-        self.classes = meta['classes']
+        self.model, self.infer, self.threshold = load_model(cfg, checkpoint, device), infer, threshold
+        self.classes = self.model.dataset_meta['classes']
         # Pictures are taken out of it as arrays, so it needs no backend that would write them.
         self.visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None, name=f'predictor{id(self)}'))
-        self.visualizer.dataset_meta = self.model.dataset_meta = meta
+        self.visualizer.dataset_meta = self.model.dataset_meta
 
     def __call__(self, image):
         """The data sample with predictions of an image (H, W, 3) in BGR."""
@@ -62,12 +58,3 @@ class Predictor:
                                   area=int(coco_mask.area(encoded)))
             annotations.append(annotation)
         return annotations
-
-
-def _meta_of_config(cfg):
-    """Classes and palette of the config's test data, without reading it: mmdet and mmseg would guess COCO's and
-    Cityscapes' for a checkpoint that does not say."""
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:  # RepeatDataset and its like
-        dataset = dataset.dataset
-    return DATASETS.build(dict(dataset, lazy_init=True)).metainfo

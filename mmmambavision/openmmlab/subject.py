@@ -6,10 +6,11 @@ from mmengine.registry import MODELS
 
 from ..errors import UserError
 from ..interpret.picture import Picture, read_pixels
+from .models import load_model, tested_on
 
 
 class Subject:
-    """A detector or segmentor by mmdet's `init_detector` or mmseg's `init_model`, and images by its test pipeline.
+    """A detector or segmentor, and images by its test pipeline.
 
     Args:
         cfg: the config.
@@ -22,22 +23,14 @@ class Subject:
 
     def __init__(self, cfg, checkpoint, device):
         self.segments = cfg.get('default_scope') == 'mmseg'
-        if self.segments:
-            from mmseg.apis import init_model as init
-        else:
-            from mmdet.apis import init_detector as init
-        self.model = init(cfg, checkpoint, device=device)
-        self.device = device
-        dataset = cfg.test_dataloader.dataset
-        while 'dataset' in dataset:  # RepeatDataset and its like
-            dataset = dataset.dataset
-        self.metainfo = dataset.get('metainfo') or {}
-        self.pipeline = Compose([step for step in dataset.pipeline if 'LoadAnnotations' not in step['type']])
+        self.model, self.device = load_model(cfg, checkpoint, device), device
+        steps = tested_on(cfg).pipeline
+        self.pipeline = Compose([step for step in steps if 'LoadAnnotations' not in step['type']])
 
     @property
     def classes(self):
-        """Names, the config's first: for a checkpoint that holds none, mmdet and mmseg guess."""
-        return self.metainfo.get('classes') or self.model.dataset_meta['classes']
+        """Their names, by number."""
+        return self.model.dataset_meta['classes']
 
     def untrained(self):
         """The backbone with random weights."""

@@ -1,0 +1,119 @@
+"""Which files a command line names, what is read from them, and where predictions on them go."""
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from mmmambavision.errors import UserError
+from mmmambavision.openmmlab.inputs import Frame, Source, UnreadableError, find_inputs, frames_of, number_of_frames
+from mmmambavision.openmmlab.results import Results
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8)
+
+
+def write_video(path, frames, rate=12):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), rate, (32, 24))
+    for value in range(frames):
+        writer.write(np.full((24, 32, 3), 20 * value, np.uint8))
+    writer.release()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / 'in' / 'deep').mkdir(parents=True)
+    for name in ('b.png', 'a.JPG', 'deep/c.bmp'):
+        cv2.imwrite(str(tmp_path / 'in' / name), IMAGE)
+    (tmp_path / 'in' / 'notes.txt').write_text('no image')
+    write_video(tmp_path / 'in' / 'v.avi', 3)
+    return tmp_path / 'in'
+
+
+def test_folders_patterns_and_files(folder):
+    found = find_inputs([str(folder)])
+    assert [str(source.name) for source in found] == ['a.JPG', 'b.png', 'deep/c.bmp', 'v.avi']
+    assert [source.is_video for source in found] == [False, False, False, True]
+    assert find_inputs([str(folder / '*.png'), str(folder / 'b.png')]) == [Source(folder / 'b.png', Path('b.png'))]
+    assert [s.path.name for s in find_inputs([f'{folder}/**/*.bmp', str(folder / 'a.JPG')])] == ['c.bmp', 'a.JPG']
+
+
+@pytest.mark.parametrize('name, message', [
+    ('nothing', 'there is no such file or folder, and as a pattern it matches none'),
+    ('empty', 'empty holds no image or video: names ending in .avi, .bmp'),
+    ('in/notes.txt', 'notes.txt is no image or video by its name: it would end in')])
+def test_nothing_to_predict_on(folder, name, message):
+    (folder.parent / 'empty').mkdir()
+    with pytest.raises(UserError, match=message):
+        find_inputs([str(folder.parent / name)])
+
+
+def test_frames(folder):
+    image, = frames_of(Source(folder / 'b.png', Path('b.png')))
+    assert np.array_equal(image.image, IMAGE) and number_of_frames(image.source) == 1
+    video = Source(folder / 'v.avi', Path('v.avi'))
+    frames = list(frames_of(video))
+    assert number_of_frames(video) == 3 and [frame.number for frame in frames] == [0, 1, 2]
+    assert [round(frame.image.mean() / 20) for frame in frames] == [0, 1, 2] and frames[0].rate == 12
+
+
+@pytest.mark.parametrize('name, content', [
+    ('x.jpg', b'no image'), ('x.png', b''), ('x.mp4', b'no video'), ('x.avi', b'')])
+def test_unreadable(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UnreadableError, match=f'{name} is not (an image|a video) that can be read'):
+        list(frames_of(Source(tmp_path / name, Path(name))))
+
+
+def test_results_of_a_detector(folder, tmp_path):
+    sources = find_inputs([str(folder)])
+    annotation = dict(category_id=2, bbox=[1., 2., 10., 5.], area=50., score=.5, iscrowd=0)
+    with Results(tmp_path / 'out', sources, numbers=True) as results:
+        for source in sources:
+            for frame in frames_of(source):
+                results.add(frame, frame.image, [annotation] * (1 + frame.number))
+        results.finish(('cat', 'dog'), segments=False)
+    coco = COCO(str(tmp_path / 'out' / 'predictions.json'))
+    assert [image['file_name'] for image in coco.imgs.values()] == [
+        'a.JPG', 'b.png', 'deep/c.bmp', 'v.avi:0', 'v.avi:1', 'v.avi:2']
+    assert [len(coco.getAnnIds(imgIds=i)) for i in coco.imgs] == [1, 1, 1, 1, 2, 3]
+    assert coco.cats == {1: dict(id=1, name='cat'), 2: dict(id=2, name='dog')}
+    assert (coco.imgs[1]['height'], coco.imgs[1]['width']) == (24, 32)
+    assert np.array_equal(cv2.imread(str(tmp_path / 'out' / 'b.png')), IMAGE)
+    assert len(list(frames_of(Source(tmp_path / 'out' / 'v.mp4', Path('v.mp4'))))) == 3
+
+
+def test_results_of_a_segmentor(tmp_path):
+    labels = np.arange(24 * 32).reshape(24, 32).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / 'x.jpg'), IMAGE)
+    sources = find_inputs([str(tmp_path / 'x.jpg')])
+    results = Results(tmp_path / 'out', sources, numbers=True)
+    results.add(Frame(sources[0], IMAGE), IMAGE, labels)
+    results.finish(('sky', 'tree'), segments=True)
+    content = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
+    assert content == dict(images=[dict(id=1, file_name='x.jpg', height=24, width=32, label_file='labels/x.png')],
+                           categories=[dict(id=0, name='sky'), dict(id=1, name='tree')])
+    assert np.array_equal(cv2.imread(str(tmp_path / 'out' / 'labels' / 'x.png'), cv2.IMREAD_UNCHANGED), labels)
+
+
+def test_nothing_is_overwritten(folder, tmp_path):
+    sources = find_inputs([str(folder)])
+    with pytest.raises(UserError, match=r'not overwritten: .*a\.JPG, .*b\.png, .*c\.bmp and others; --out NEW_FOLDER'):
+        Results(folder, [*sources[:3], Source(folder / 'notes.txt', Path('notes.txt'))], numbers=False)
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'predictions.json').write_text('mine')
+    with pytest.raises(UserError, match='not overwritten: .*predictions.json; '):
+        Results(tmp_path / 'out', sources, numbers=True)
+    Results(tmp_path / 'out', sources, numbers=False)
+    with pytest.raises(UserError, match='b.png must name a folder'):
+        Results(folder / 'b.png', sources, numbers=False)
+    twin = Source(folder / 'deep' / 'c.bmp', Path('b.png'))
+    with pytest.raises(UserError, match='b.png and .*c.bmp would both be written to .*b.png: predict on them one at a'):
+        Results(tmp_path / 'new', [*sources, twin], numbers=False)
+
+
+def test_a_folder_that_cannot_be_written_to(folder, tmp_path):
+    source = Source(folder / 'b.png', Path('b.what'))  # no such format
+    with pytest.raises(UserError, match='b.what cannot be written'):
+        Results(tmp_path / 'out', [source], numbers=False).add(Frame(source, IMAGE), IMAGE, [])

@@ -1,0 +1,159 @@
+"""tools/predict.py with small models of random weights."""
+import json
+import sys
+import types
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from pycocotools.coco import COCO
+
+from mmmambavision.errors import UserError
+from mmmambavision.openmmlab.configs import fit_to_machine
+from mmmambavision.openmmlab.predictor import Predictor
+from mmmambavision.terminal import run
+
+from ..conftest import ROOT, load_tool
+
+DETECTOR = str(ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_demo.py')
+SEGMENTOR = str(ROOT / 'configs' / 'upernet_mambavision_demo.py')
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('pictures')
+    rng = np.random.default_rng(0)
+    for name, size in (('a.png', (70, 90, 3)), ('b.png', (64, 64, 3))):
+        cv2.imwrite(str(folder / name), rng.integers(0, 255, size, np.uint8))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def checkpoints(tmp_path_factory):
+    """Weights by config, without classes in them."""
+    folder, files = tmp_path_factory.mktemp('weights'), {}
+    for config in (DETECTOR, SEGMENTOR):
+        cfg = Config.fromfile(config)
+        fit_to_machine(cfg)
+        init_default_scope(cfg.default_scope)
+        torch.manual_seed(0)
+        model = MODELS.build(cfg.model)
+        model.init_weights()
+        files[config] = str(folder / f'{cfg.default_scope}.pth')
+        torch.save(dict(state_dict=model.state_dict(), meta={}), files[config])
+    return files
+
+
+def predict(*arguments):
+    run(lambda: load_tool('predict').main([str(argument) for argument in arguments]))
+
+
+def test_detector(pictures, checkpoints, tmp_path, capsys):
+    options = ['--config', DETECTOR, '--checkpoint', checkpoints[DETECTOR]]
+    predict(pictures, *options, '--threshold', 0, '--json', '--out', tmp_path / 'all')
+    coco = COCO(str(tmp_path / 'all' / 'predictions.json'))
+    assert [c['name'] for c in coco.cats.values()] == ['circle', 'triangle', 'rectangle', 'star']
+    cfg = Config.fromfile(DETECTOR)
+    fit_to_machine(cfg)
+    from mmdet.apis import inference_detector, init_detector
+    model = init_detector(cfg, checkpoints[DETECTOR], device='cpu')
+    for image in coco.imgs.values():
+        expected = inference_detector(model, str(pictures / image['file_name'])).pred_instances
+        found = coco.loadAnns(coco.getAnnIds(imgIds=image['id']))
+        assert len(found) == len(expected) > 0
+        for annotation, box, score, label, mask in zip(
+                found, expected.bboxes, expected.scores, expected.labels, expected.masks):
+            x, y, width, height = annotation['bbox']
+            assert [x, y, x + width, y + height] == pytest.approx(box.tolist(), abs=1e-3)
+            assert annotation['score'] == pytest.approx(score.item()) and annotation['category_id'] == label.item() + 1
+            assert np.array_equal(coco.annToMask(annotation), mask.numpy())
+            assert annotation['area'] == mask.sum()
+        drawn, plain = (cv2.imread(str(folder / image['file_name'])) for folder in (tmp_path / 'all', pictures))
+        assert drawn.shape == plain.shape and (drawn != plain).any()
+    assert f"2 of 2 inputs predicted, in {tmp_path / 'all'}" in capsys.readouterr().out
+    scores = sorted(annotation['score'] for annotation in coco.anns.values())
+    threshold = scores[len(scores) // 2]
+    predict(pictures, *options, '--threshold', threshold, '--json', '--out', tmp_path / 'some')
+    some = json.loads((tmp_path / 'some' / 'predictions.json').read_text())
+    assert len(some['annotations']) == sum(score >= threshold - 1e-7 for score in scores) < len(scores)
+
+
+def test_nothing_found_leaves_the_picture(pictures, checkpoints, tmp_path):
+    predict(pictures / 'a.png', '--config', DETECTOR, '--checkpoint', checkpoints[DETECTOR], '--threshold', 1, '--out',
+            tmp_path / 'none')
+    assert np.array_equal(cv2.imread(str(tmp_path / 'none' / 'a.png')), cv2.imread(str(pictures / 'a.png')))
+
+
+def test_segmentor(pictures, checkpoints, tmp_path):
+    predict(pictures, '--config', SEGMENTOR, '--checkpoint', checkpoints[SEGMENTOR], '--json', '--out',
+            tmp_path / 'out')
+    cfg = Config.fromfile(SEGMENTOR)
+    fit_to_machine(cfg)
+    predictor = Predictor(cfg, checkpoints[SEGMENTOR], 'cpu', .3)
+    assert predictor.classes[1:] == ('circle', 'triangle', 'rectangle', 'star')
+    for name in ('a', 'b'):
+        image = cv2.imread(str(pictures / f'{name}.png'))
+        data = predictor.model.data_preprocessor(dict(inputs=[torch.from_numpy(image).permute(2, 0, 1)]), False)
+        with torch.no_grad():
+            logits = predictor.model.encode_decode(data['inputs'], [dict(
+                ori_shape=image.shape[:2], img_shape=image.shape[:2], pad_shape=data['inputs'].shape[2:],
+                padding_size=[0, 0, 0, 0])])
+        labels = cv2.imread(str(tmp_path / 'out' / 'labels' / f'{name}.png'), cv2.IMREAD_UNCHANGED)
+        expected = logits[0, :, :image.shape[0], :image.shape[1]].argmax(0).numpy()
+        assert labels.shape == image.shape[:2] and (labels == expected).mean() > .999
+
+
+def test_unreadable_inputs_are_counted(pictures, checkpoints, tmp_path, capsys):
+    (tmp_path / 'bad.jpg').write_text('no image')
+    with pytest.raises(SystemExit) as stopped:
+        predict(tmp_path / 'bad.jpg', pictures / 'a.png', '--config', DETECTOR, '--checkpoint', checkpoints[DETECTOR],
+                '--out', tmp_path / 'out')
+    assert stopped.value.code == 1
+    printed = capsys.readouterr()
+    assert '1 of 2 inputs predicted' in printed.out and 'bad.jpg is not an image that can be read' in ' '.join(
+        printed.err.split()) and (tmp_path / 'out' / 'a.png').exists()
+
+
+@pytest.mark.parametrize('name, config', [
+    ('hf://nvidia/cascade_mask_rcnn_mamba_vision_tiny_3x_coco', 'cascade_mask_rcnn_mambavision_t.py'),
+    ('hf://nvidia/cascade_mask_rcnn_mamba_vision_base_3x_coco/', 'cascade_mask_rcnn_mambavision_b.py'),
+    ('hf://nvidia/mamba_vision_160k_ade20k-640x640_l3_21k', 'upernet_mambavision_l3.py')])
+def test_config_of_a_released_checkpoint(name, config):
+    assert load_tool('predict').released_config(name) == str(ROOT / 'configs' / config)
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['x.jpg', '--checkpoint', 'my.pth'], '--config is missing: it follows from the checkpoint for the released ones'),
+    (['x.jpg', '--checkpoint', 'hf://me/mine'], 'which are hf://nvidia/cascade_mask_rcnn_mamba_vision_tiny_3x_coco'),
+    (['--checkpoint', 'x.pth'], 'name images, videos or folders to predict on, or give --web'),
+    (['x.jpg', '--web', '--checkpoint', 'x.pth'], 'name images, videos or folders to predict on, or give --web'),
+    (['x.jpg', '--threshold', '2', '--checkpoint', 'x.pth'], '--threshold 2.0 must be between 0 and 1'),
+    (['no.jpg', '--config', DETECTOR, '--checkpoint', 'x.pth'], 'no.jpg: there is no such file')])
+def test_mistakes(arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        predict(*arguments)
+
+
+def test_page(pictures, checkpoints, monkeypatch):
+    """What the page is made of and what its function answers; gradio itself is stood in for."""
+    from mmmambavision.openmmlab import web
+    gradio = types.ModuleType('gradio')
+    made = {}
+    gradio.Image = gradio.Slider = lambda *args, **options: (args, options)
+    gradio.Interface = lambda predict, *args, **options: made.update(predict=predict) or types.SimpleNamespace(
+        launch=lambda **options: options)
+    monkeypatch.setitem(sys.modules, 'gradio', gradio)
+    cfg = Config.fromfile(DETECTOR)
+    fit_to_machine(cfg)
+    predictor = Predictor(cfg, checkpoints[DETECTOR], 'cpu', .3)
+    assert web.serve(predictor, server_port=7000) == dict(server_port=7000)
+    image = cv2.imread(str(pictures / 'a.png'))
+    drawn = made['predict'](image[..., ::-1], 0.)
+    assert predictor.threshold == 0 and np.array_equal(drawn[..., ::-1], predictor.draw(image, predictor(image)))
+    assert made['predict'](None, .5) is None
+    monkeypatch.setitem(sys.modules, 'gradio', None)
+    with pytest.raises(UserError, match='--web needs gradio: pip install gradio'):
+        web.serve(predictor)
