@@ -38,6 +38,7 @@ class Predictor:
     def draw(self, image, sample):
         """The image with its predictions drawn, (H, W, 3) in BGR."""
         options = {} if self.segments else dict(pred_score_thr=self.threshold)
+        np.random.seed(0)  # mmdet makes the colours of one class differ at random
         self.visualizer.add_datasample('', image[..., ::-1], sample, draw_gt=False, show=False, **options)
         return self.visualizer.get_image()[..., ::-1]
 

@@ -114,6 +114,8 @@ def test_nothing_is_overwritten(folder, tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_to(folder, tmp_path):
-    source = Source(folder / 'b.png', Path('b.what'))  # no such format
-    with pytest.raises(UserError, match='b.what cannot be written'):
-        Results(tmp_path / 'out', [source], numbers=False).add(Frame(source, IMAGE), IMAGE, [])
+    source = Source(folder / 'b.png', Path('b.png'))
+    results = Results(tmp_path / 'out', [source], numbers=False)
+    (tmp_path / 'out' / 'b.png').mkdir(parents=True)
+    with pytest.raises(UserError, match='b.png cannot be written: is the disk full, or the folder for others alone'):
+        results.add(Frame(source, IMAGE), IMAGE, [])
