@@ -1,5 +1,8 @@
 """The cells of docs/colab.ipynb on a CPU, but for those that clone, download or ask for a picture."""
 import json
+import os
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +16,7 @@ LESS_TRAINING = ('--cfg-options train_cfg.max_epochs=1 train_cfg.val_interval=1 
 
 
 @pytest.mark.slow
-def test_cells(tmp_path):
+def test_cells(tmp_path, monkeypatch):
     nbformat, nbclient = pytest.importorskip('nbformat'), pytest.importorskip('nbclient')
     pytest.importorskip('ipykernel')
     notebook = nbformat.read(NOTEBOOK, as_version=4)
@@ -27,6 +30,7 @@ def test_cells(tmp_path):
             cell.source += f' {LESS_TRAINING}'
     for name in ('tools', 'configs', 'mmmambavision'):
         (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.setenv('PATH', f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # for `!python`
     nbclient.NotebookClient(notebook, timeout=300, kernel_name='python3',
                             resources=dict(metadata=dict(path=str(tmp_path)))).execute()
     texts = [''.join(json.dumps(output) for output in cell.get('outputs', [])) for cell in notebook.cells
