@@ -86,7 +86,8 @@ class HybridLevel(Level):
         """
         batch, height, width, channels = x.shape
         area = self.window ** 2
-        rows, columns = -(-height // self.window), -(-width // self.window)
+        # Not -(-height // window), which ONNX rounds towards zero.
+        rows, columns = ((side + self.window - 1) // self.window for side in (height, width))
         row, column = (torch.arange(side, device=x.device) for side in (height, width))
         window = (row // self.window)[:, None] * columns + column // self.window
         place = (window * area + (row % self.window)[:, None] * self.window + column % self.window).flatten()

@@ -1,0 +1,118 @@
+"""Parts of models in ONNX Runtime beside what they are made of."""
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from mmengine.config import Config
+
+pytest.importorskip('onnxscript')
+pytest.importorskip('onnxruntime')
+
+from mmmambavision import MambaVision  # noqa: E402
+from mmmambavision.errors import UserError  # noqa: E402
+from mmmambavision.export.onnx import export, read  # noqa: E402
+from mmmambavision.export.parts import Backbone, Neck, Segmentor  # noqa: E402
+from mmmambavision.export.pooling import AdaptiveAvgPool, replace_adaptive_pooling  # noqa: E402
+from mmmambavision.models.presets import PRESETS  # noqa: E402
+from mmmambavision.openmmlab.configs import fit_to_machine  # noqa: E402
+from mmmambavision.openmmlab.models import load_model  # noqa: E402
+
+from ..conftest import ROOT  # noqa: E402
+
+NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 1, 2, 4))
+SIZES = ((1, 64, 64), (2, 192, 256), (1, 427, 333), (1, 800, 1344), (1, 224, 448), (1, 896, 896))
+
+
+def small_model(config, checkpoint=None):
+    cfg = Config.fromfile(ROOT / 'configs' / f'{config}.py')
+    fit_to_machine(cfg)
+    torch.manual_seed(0)
+    return load_model(cfg, checkpoint, 'cpu')
+
+
+def worst(module, session, images):
+    with torch.no_grad():
+        expected = module(images)
+    expected = [expected] if torch.is_tensor(expected) else expected
+    found = session.run(None, {'images': images.numpy()})
+    return max(np.abs(a.numpy() - b).max() for a, b in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize('window', [None, pytest.param((14, 7), marks=pytest.mark.slow),
+                                    pytest.param((112, 56), marks=pytest.mark.slow)])
+def test_backbone_at_any_size(window, tmp_path):
+    torch.manual_seed(0)
+    network = MambaVision(NANO, window_size=window).eval()
+    export(network, torch.randn(2, 3, 200, 264), tmp_path / 'm.onnx')
+    session = read(tmp_path / 'm.onnx')
+    for batch, *size in SIZES:
+        assert worst(network, session, torch.randn(batch, 3, *size)) < 1e-4
+    model = onnx.load(tmp_path / 'm.onnx')
+    assert {entry.domain: entry.version for entry in model.opset_import} == {'': 20}
+    operators = {node.op_type for node in model.graph.node}
+    assert not operators & {'Loop', 'Scan', 'If', 'CumSum', 'NonZero', 'SequenceConstruct', 'SequenceAt'}
+    assert not list(tmp_path.glob('m.onnx.*'))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('arch', [name for name in PRESETS if name != 'large3'])  # that has 3 GB of weights
+def test_presets(arch, tmp_path):
+    torch.manual_seed(0)
+    network = MambaVision(arch).eval()
+    export(network, torch.randn(2, 3, 64, 96), tmp_path / 'm.onnx', scan='scan')
+    assert worst(network, read(tmp_path / 'm.onnx'), torch.randn(1, 3, 96, 72)) < 1e-4
+
+
+@pytest.mark.parametrize('size, bins', [((6, 9), (1, 1)), ((7, 5), (3, 2)), ((4, 4), (6, 6)), ((13, 17), (6, 3))])
+def test_pooling_is_torchs(size, bins):
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    torch.testing.assert_close(AdaptiveAvgPool(bins)(x), torch.nn.AdaptiveAvgPool2d(bins)(x))
+    module = torch.nn.Sequential(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2)), torch.nn.AdaptiveAvgPool2d(bins))
+    expected = module(x)
+    replace_adaptive_pooling(module)
+    assert [type(module[0][0]), type(module[1])] == [AdaptiveAvgPool] * 2
+    torch.testing.assert_close(module(x), expected)
+
+
+@pytest.mark.slow
+def test_segmentor_is_mmsegs(tmp_path):
+    """Logits of a file at sizes that it has not seen, beside those that mmseg's own inference gives."""
+    from mmseg.apis import inference_model
+    model = small_model('upernet_mambavision_demo')
+    shapes = [(96, 128), (173, 123), (64, 200)]
+    images = [np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8) for shape in shapes]
+    expected = [inference_model(model, image) for image in images]
+    module = Segmentor(model).eval()
+    export(module, torch.randn(2, 3, 80, 112), tmp_path / 's.onnx', meta=dict(classes=['a', 'b']))
+    session = read(tmp_path / 's.onnx')
+    for image, sample in zip(images, expected):
+        rgb = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)[None].float()
+        logits, = session.run(None, {'images': rgb.numpy()})
+        assert np.abs(logits[0] - sample.seg_logits.data.numpy()).max() < 1e-4
+        first, second = np.sort(logits[0], axis=0)[:-3:-1]
+        sure = first - second > 1e-4
+        assert (logits[0].argmax(0) == sample.pred_sem_seg.data[0].numpy())[sure].all()
+    meta = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / 's.onnx').metadata_props}
+    assert meta['classes'] == ['a', 'b']
+
+
+def test_parts_of_a_detector():
+    model = small_model('cascade_mask_rcnn_mambavision_demo')
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        maps = model.backbone(x)
+        assert all(torch.equal(a, b) for a, b in zip(Backbone(model)(x), maps, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(Neck(model)(x), model.neck(maps), strict=True))
+    with pytest.raises(UserError, match='whole models are exported of segmentors alone so far: --part neck or'):
+        Segmentor(model)
+    with pytest.raises(UserError, match='--part neck: this model has none, so it is --part backbone'):
+        Neck(small_model('upernet_mambavision_demo'))
+
+
+def test_a_package_that_is_missing(monkeypatch, tmp_path):
+    import sys
+    monkeypatch.setitem(sys.modules, 'onnx', None)
+    with pytest.raises(UserError, match='this needs onnx: pip install onnx onnxscript onnxruntime'):
+        export(None, None, tmp_path / 'x.onnx')
