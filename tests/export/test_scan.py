@@ -45,7 +45,8 @@ def inputs(length, batch=2, step=1.):
 def export(module, form, folder):
     dynamic = torch.export.Dim.DYNAMIC
     program = torch.onnx.export(
-        module.eval(), inputs(40), dynamo=True, opset_version=20, verbose=False, input_names=['u', 'delta', 'B', 'C', 'z'],
+        module.eval(), inputs(40), dynamo=True, opset_version=20, verbose=False,
+        input_names=['u', 'delta', 'B', 'C', 'z'],
         dynamic_shapes=({0: dynamic, 2: dynamic},) * 5, custom_translation_table=translations(form))
     program.save(str(folder / 'scan.onnx'))
     return onnxruntime.InferenceSession(str(folder / 'scan.onnx')), program.model
