@@ -34,6 +34,8 @@ def apply_options(cfg, args):
         if 'visualization' not in cfg.get('default_hooks', {}):
             raise UserError('--show-dir needs a visualization hook in default_hooks of the config')
         if classifies:
+            if args.tta:
+                raise UserError("--show-dir and --tta are two runs: mmpretrain's pictures are of unaugmented images")
             cfg.default_hooks.visualization.update(enable=True, interval=1, out_dir=args.show_dir)
             return
         cfg.default_hooks.visualization.draw = True

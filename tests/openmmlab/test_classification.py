@@ -117,7 +117,10 @@ def test_augmented_evaluation_and_predictions_to_a_file(tmp_path):
     for name in cfg.classes:
         (tmp_path / 'val' / name).mkdir(parents=True)
         cv2.imwrite(str(tmp_path / 'val' / name / '0.png'), image)
-    load_tool('test').main([
+    tool = load_tool('test')
+    with pytest.raises(UserError, match='--show-dir and --tta are two runs'):
+        tool.main([str(config), 'x.pth', '--tta', '--show-dir', 'pictures'])
+    tool.main([
         str(config), str(tmp_path / 'x.pth'), '--work-dir', str(tmp_path / 'w'), '--tta', '--out',
         str(tmp_path / 'p.pkl'), '--cfg-options', f'test_dataloader.dataset.data_root={tmp_path}',
         'test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False'])
