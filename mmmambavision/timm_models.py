@@ -18,6 +18,7 @@ from timm.models._builder import resolve_pretrained_cfg
 
 from .checkpoints.files import load_checkpoint
 from .checkpoints.weights import classifier_weights, fit
+from .errors import UserError
 from .models.classifier import MambaVisionClassifier
 
 __all__ = []  # register_model adds to it
@@ -78,7 +79,9 @@ def _source(cfg):
         return str(cfg.file)
     if cfg.hf_hub_id:
         return f'hf://{cfg.hf_hub_id}/{cfg.hf_hub_filename}' if cfg.hf_hub_filename else f'hf://{cfg.hf_hub_id}'
-    return cfg.url or None
+    if cfg.url:
+        return cfg.url
+    raise UserError(f'no weights are known for {cfg.architecture}: pretrained_cfg_overlay=dict(file=...) names a file')
 
 
 def _fitted(weights, model):

@@ -186,3 +186,8 @@ def test_options():
     assert model.eval()(torch.randn(1, 6, 70, 50)).shape == (1, 1000)
     # timm.create_model drops arguments that are None; the function itself takes them.
     assert mmmambavision.timm_models.mambavision_tiny(window_size=None).levels[2].window is None
+
+
+def test_weights_from_nowhere():
+    with pytest.raises(ValueError, match=r'no weights are known for mambavision_tiny: .*dict\(file=...\)'):
+        timm.create_model(SMALLEST, pretrained=True, pretrained_cfg=dict(num_classes=10))

@@ -23,17 +23,19 @@ def parse_args(argv=None):
 
 def apply_options(cfg, args):
     cfg.load_from = args.checkpoint
-    segments = cfg.get('default_scope') == 'mmseg'
+    segments, classifies = (cfg.get('default_scope') == scope for scope in ('mmseg', 'mmpretrain'))
     if args.out:
         if args.out.suffix not in ('.pkl', '.pickle') or args.out.exists():
             raise UserError(f'--out {args.out} must name a new file that ends in .pkl')
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
-        dump = dict(type='DumpResults' if segments else 'DumpDetResults', out_file_path=str(args.out))
+        dump = dict(type='DumpResults' if segments or classifies else 'DumpDetResults', out_file_path=str(args.out))
         cfg.test_evaluator = [*evaluators, dump]
     if args.show_dir:
         if 'visualization' not in cfg.get('default_hooks', {}):
             raise UserError('--show-dir needs a visualization hook in default_hooks of the config')
-        if cfg.get('default_scope') == 'mmpretrain':
+        if classifies:
+            if args.tta:
+                raise UserError("--show-dir and --tta are two runs: mmpretrain's pictures are of unaugmented images")
             cfg.default_hooks.visualization.update(enable=True, interval=1, out_dir=args.show_dir)
             return
         cfg.default_hooks.visualization.draw = True
@@ -46,22 +48,35 @@ def apply_options(cfg, args):
 
 
 def augment(cfg):
-    """Test-time augmentation by the config's tta_model and tta_pipeline; flips, as in mmdet's own tool, by default."""
-    if cfg.get('default_scope') != 'mmseg':
+    """Test-time augmentation by the config's tta_model and tta_pipeline; flips, as in mmdet's and mmpretrain's own
+    tools, by default."""
+    if cfg.get('default_scope') == 'mmpretrain':
+        cfg.setdefault('tta_model', dict(type='AverageClsScoreTTA'))
+        add_flips(cfg)
+    elif cfg.get('default_scope') != 'mmseg':
         if cfg.model.get('roi_head', {}).get('mask_head') or cfg.model.get('mask_head'):
             raise UserError("mmdet's test-time augmentation merges boxes and no masks: for the boxes alone, add "
                             '--cfg-options model.roi_head.mask_head=None test_evaluator.metric=bbox')
         cfg.setdefault('tta_model', dict(
             type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)))
-        if 'tta_pipeline' not in cfg:
-            *steps, pack = cfg.test_dataloader.dataset.pipeline
-            keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
-            flips = [dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)]
-            cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, [dict(pack, meta_keys=keys)]])]
+        add_flips(cfg, meta_keys=(
+            'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction'))
     elif 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
         raise UserError('--tta needs tta_model and tta_pipeline in the config')
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def add_flips(cfg, **packed):
+    """Every image and its mirror image as tta_pipeline, unless the config has one.
+
+    Args:
+        packed: options of the step that packs them.
+    """
+    if 'tta_pipeline' not in cfg:
+        *steps, pack = cfg.test_dataloader.dataset.pipeline
+        flips = [dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)]
+        cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, [dict(pack, **packed)]])]
 
 
 def main(argv=None):

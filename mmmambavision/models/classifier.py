@@ -94,14 +94,15 @@ class MambaVisionClassifier(Trunk):
             self.num_classes, self.head = 0, nn.Identity()
         return indices
 
-    @staticmethod
-    def level_indices(indices):
-        """Levels as a list of integers from 0: of a sequence (negative ones from the end), a number, or None."""
-        chosen = range(NUM_LEVELS) if indices is None else indices
-        chosen = range(NUM_LEVELS - chosen, NUM_LEVELS) if isinstance(chosen, int) else chosen
-        chosen = [i + NUM_LEVELS if i < 0 else i for i in chosen]
-        if not chosen or not set(chosen) <= set(range(NUM_LEVELS)):
-            raise ValueError(f'indices are levels from 0 to {NUM_LEVELS - 1}, got {indices!r}')
+    def level_indices(self, indices):
+        """Levels as a list of integers from 0: of a sequence (negative ones from the end), a number of the last ones,
+        or None for all that there are."""
+        count = len(self.levels)
+        chosen = range(count) if indices is None else indices
+        chosen = range(count)[-chosen:] if isinstance(chosen, int) and 0 < chosen <= count else chosen
+        chosen = [] if isinstance(chosen, int) else [i + count if i < 0 else i for i in chosen]
+        if not chosen or not set(chosen) <= set(range(count)):
+            raise ValueError(f'indices are levels from 0 to {count - 1} or the number of the last; got {indices!r}')
         return chosen
 
     @property

@@ -90,6 +90,7 @@ def test_intermediates():
                 assert torch.equal(a, b)
     assert torch.equal(model.forward_intermediates(x, norm=True, intermediates_only=True)[-1], final)
     for options, message in ((dict(indices=(4,)), 'levels from 0 to 3'), (dict(indices=0), 'levels from 0 to 3'),
+                             (dict(indices=5), 'levels from 0 to 3'), (dict(indices=-1), 'levels from 0 to 3'),
                              (dict(output_fmt='NLC'), "output_fmt is 'NCHW'")):
         with pytest.raises(ValueError, match=message):
             model.forward_intermediates(x, **options)
@@ -103,6 +104,8 @@ def test_pruned(last):
     assert len(model.levels) == last + 1 and not any(name.startswith('head') for name in model.state_dict())
     actual, = model.forward_intermediates(x, [last], intermediates_only=True)
     assert torch.equal(actual, expected)
+    *_, of_all = model.forward_intermediates(x, intermediates_only=True)
+    assert torch.equal(of_all, expected)
 
 
 def test_checkpointing_gives_the_same_gradients():

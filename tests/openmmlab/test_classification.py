@@ -1,4 +1,8 @@
 """ImageNet recipes in mmpretrain: what they say, released classifiers in them, and timm backbones in OpenMMLab."""
+import pickle
+
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +16,7 @@ from mmengine.runner import load_checkpoint  # noqa: E402
 from mmmambavision.errors import UserError  # noqa: E402
 from mmmambavision.models.classifier import MambaVisionClassifier  # noqa: E402
 
-from ..conftest import ROOT  # noqa: E402
+from ..conftest import ROOT, load_tool  # noqa: E402
 
 CONFIGS = ROOT / 'configs' / 'classification'
 # arch, drop path, weight decay, epochs of warm-up, shorter side at test
@@ -101,3 +105,30 @@ def test_timm_backbone_without_features_only():
     backbone = MODELS.build(dict(type='TIMMBackbone', model_name='mambavision_tiny'))
     backbone.eval()
     assert backbone(torch.randn(1, 3, 64, 64))[0].shape == (1, 640, 2, 2)
+
+
+def test_augmented_evaluation_and_predictions_to_a_file(tmp_path):
+    """tools/test.py --tta --out: scores are the mean over an image and its mirror image."""
+    config = CONFIGS / 'mambavision_demo.py'
+    cfg = Config.fromfile(config)
+    model = build(cfg).eval()
+    torch.save(dict(state_dict=model.state_dict(), meta=dict(mmengine_version='0.10.7')), tmp_path / 'x.pth')
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for name in cfg.classes:
+        (tmp_path / 'val' / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / 'val' / name / '0.png'), image)
+    tool = load_tool('test')
+    with pytest.raises(UserError, match='--show-dir and --tta are two runs'):
+        tool.main([str(config), 'x.pth', '--tta', '--show-dir', 'pictures'])
+    tool.main([
+        str(config), str(tmp_path / 'x.pth'), '--work-dir', str(tmp_path / 'w'), '--tta', '--out',
+        str(tmp_path / 'p.pkl'), '--cfg-options', f'test_dataloader.dataset.data_root={tmp_path}',
+        'test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False'])
+    with (tmp_path / 'p.pkl').open('rb') as file:
+        predictions = pickle.load(file)
+    x = (torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1) - torch.tensor(
+        cfg.data_preprocessor.mean).view(3, 1, 1)) / torch.tensor(cfg.data_preprocessor.std).view(3, 1, 1)
+    with torch.no_grad():
+        expected = model(torch.stack([x, x.flip(2)])).softmax(1).mean(0)
+    assert len(predictions) == 4
+    torch.testing.assert_close(predictions[0]['pred_score'], expected, rtol=1e-4, atol=1e-5)

@@ -3,7 +3,7 @@
 Any timm model can be named; the default is MambaVision and its peers, trained on ImageNet-1K alone. A model runs at the
 size that its published top-1 is for, with random weights, in turn with all others, after once to warm up; images/s are
 of the median time. Parameters and multiply-adds (linear and convolution layers; attention products beside them) are
-counted; --rounds 0 counts alone.
+counted; --rounds 0 counts alone. Branches that can be merged after training, FastViT's, are when a model is timed.
 """
 import argparse
 import csv
@@ -17,6 +17,7 @@ import torch
 from counting import count
 from rich.console import Console
 from rich.progress import Progress
+from timm.utils import reparameterize_model
 from turns import times_in_turn
 
 import mmmambavision.timm_models  # noqa: F401  (registers our models)
@@ -78,8 +79,15 @@ def parse_args(argv):
     args = parser.parse_args(argv)
     if args.batch < 1 or args.rounds < 0:
         raise UserError('--batch must be at least 1, --rounds at least 0')
-    if unknown := [name for name in args.models if not timm.is_model(name)]:
-        raise UserError(f"timm has no model '{unknown[0]}'; timm.list_models() names them")
+    for name in args.models:
+        _, _, tag = name.partition('.')
+        if not timm.is_model(name) or tag and not timm.is_model_pretrained(name):
+            raise UserError(f"timm has no model '{name}'; timm.list_models() and list_pretrained() name them")
+    if args.device.startswith('cuda') and not torch.cuda.is_available():
+        raise UserError(f'--device {args.device}: torch finds no GPU here')
+    for file in filter(None, (args.csv, args.plot)):
+        if not file.parent.is_dir():
+            raise UserError(f'{file.parent}, the folder for {file.name}, does not exist')
     if args.plot and not (args.rounds and set(args.models) & PUBLISHED.keys()):
         raise UserError('--plot needs times (--rounds) and models of known top-1')
     return args
@@ -89,7 +97,8 @@ class Model:
     """A timm model of random weights on random images."""
 
     def __init__(self, name, args):
-        self.model = timm.create_model(name).eval().to(args.device)
+        # FastViT's published speed is of branches that are merged after training.
+        self.model = reparameterize_model(timm.create_model(name).eval(), inplace=True).to(args.device)
         size = known(name)[0]
         self.images = torch.randn(args.batch, 3, size, size, device=args.device)
         self.device = torch.device(args.device)

@@ -50,7 +50,15 @@ def test_table_and_plot(tool, tmp_path, capsys):
 @pytest.mark.parametrize('arguments, message', [
     (['--models', 'nothing'], "timm has no model 'nothing'"), (['--batch', '0'], '--batch must be at least 1'),
     (['--rounds', '-1'], '--rounds at least 0'), (['--rounds', '0', '--plot', 'x.png'], '--plot needs times'),
-    (['--models', 'resnet18', '--plot', 'x.png'], 'models of known top-1')])
+    (['--models', 'resnet18', '--plot', 'x.png'], 'models of known top-1'),
+    (['--models', 'mambavision_tiny.in2k'], "timm has no model 'mambavision_tiny.in2k'"),
+    (['--csv', 'no_folder/x.csv'], 'no_folder, the folder for x.csv, does not exist')])
 def test_mistakes(tool, arguments, message):
     with pytest.raises(SystemExit, match=message):
         run(lambda: tool.main(arguments))
+
+
+def test_branches_are_merged_before_a_model_is_timed(tool):
+    model = tool.Model('fastvit_sa24', tool.parse_args(['--batch', '1', '--device', 'cpu'])).model
+    blocks = [module for module in model.modules() if hasattr(module, 'reparam_conv')]
+    assert blocks and all(block.reparam_conv is not None for block in blocks)
