@@ -117,6 +117,36 @@ def test_unreadable_inputs_are_counted(pictures, checkpoints, tmp_path, capsys):
         printed.err.split()) and (tmp_path / 'out' / 'a.png').exists()
 
 
+def test_links_to_nowhere_and_folders_named_as_images(pictures, checkpoints, tmp_path, capsys):
+    folder = tmp_path / 'in'
+    (folder / 'folder.jpg').mkdir(parents=True)
+    (folder / 'nowhere.jpg').symlink_to('gone.jpg')
+    (folder / 'loop.jpg').symlink_to('loop.jpg')
+    (folder / 'a.png').symlink_to(pictures / 'a.png')
+    with pytest.raises(SystemExit):
+        predict(folder, '--config', DETECTOR, '--checkpoint', checkpoints[DETECTOR], '--json', '--out', tmp_path / 'o')
+    assert '1 of 3 inputs predicted' in capsys.readouterr().out
+    assert len(json.loads((tmp_path / 'o' / 'predictions.json').read_text())['images']) == 1
+
+
+@pytest.mark.parametrize('other', ['a.bmp', 'labels/a.png'])
+def test_label_maps_are_not_overwritten(other, checkpoints, tmp_path):
+    folder = tmp_path / 'in'
+    (folder / 'labels').mkdir(parents=True)
+    for name in ('a.png', other):
+        cv2.imwrite(str(folder / name), np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(SystemExit, match='would both be written to .*/out/labels/a.png'):
+        predict(folder, '--config', SEGMENTOR, '--checkpoint', checkpoints[SEGMENTOR], '--json', '--out',
+                tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_folder_that_cannot_be_made(pictures, checkpoints, tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(SystemExit, match='cannot be made: Not a directory'):
+        predict(pictures, '--config', DETECTOR, '--checkpoint', checkpoints[DETECTOR], '--out', tmp_path / 'file' / 'x')
+
+
 @pytest.mark.parametrize('name, config', [
     ('hf://nvidia/cascade_mask_rcnn_mamba_vision_tiny_3x_coco', 'cascade_mask_rcnn_mambavision_t.py'),
     ('hf://nvidia/cascade_mask_rcnn_mamba_vision_base_3x_coco/', 'cascade_mask_rcnn_mambavision_b.py'),
