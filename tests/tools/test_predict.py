@@ -81,6 +81,16 @@ def test_detector(pictures, checkpoints, tmp_path, capsys):
     assert len(some['annotations']) == sum(score >= threshold - 1e-7 for score in scores) < len(scores)
 
 
+def test_a_checkpoint_of_other_classes(pictures, checkpoints, tmp_path):
+    checkpoint = torch.load(checkpoints[DETECTOR], weights_only=True)
+    for name, value in checkpoint['state_dict'].items():
+        if 'fc_cls' in name:
+            checkpoint['state_dict'][name] = value[:2]
+    torch.save(checkpoint, tmp_path / 'x.pth')
+    with pytest.raises(SystemExit, match='is of another model: its roi_head.bbox_head.0.fc_cls.weight has the shape'):
+        predict(pictures, '--config', DETECTOR, '--checkpoint', tmp_path / 'x.pth', '--out', tmp_path / 'out')
+
+
 def test_nothing_found_leaves_the_picture(pictures, checkpoints, tmp_path):
     predict(pictures / 'a.png', '--config', DETECTOR, '--checkpoint', checkpoints[DETECTOR], '--threshold', 1, '--out',
             tmp_path / 'none')
