@@ -61,8 +61,8 @@ def released_config(checkpoint):
 def main(argv=None):
     args = parse_args(argv)
     inputs = find_inputs(args.inputs)
-    results = Results(args.out, inputs, args.json)
     cfg = load_config(args)
+    results = Results(args.out, inputs, args.json, cfg.get('default_scope') == 'mmseg')
     fit_to_machine(cfg)
     predictor = Predictor(cfg, args.checkpoint, args.device, args.threshold)
     if args.web:

@@ -175,7 +175,10 @@ def main(argv=None):
     if args.command == 'cam':
         load_grad_cam()
     subject = load(args)
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'{args.out} cannot be made: {error.strerror}') from None
     if args.command == 'erf':
         save(files[0], *erf(subject, args))
         return

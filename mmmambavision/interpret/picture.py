@@ -17,7 +17,10 @@ def read_pixels(path):
     """
     try:
         with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith('I;16'):  # of which Pillow's conversion would make everything above 255 white
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            return np.asarray(image.convert('RGB'))
     except FileNotFoundError:
         raise UserError(f'image not found: {path}') from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

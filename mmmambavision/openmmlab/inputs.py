@@ -1,4 +1,5 @@
 """Images and videos that a command line names, frame by frame."""
+import os
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -52,14 +53,14 @@ def find_inputs(names):
             found = [Source(path, Path(path.name))]
             if path.is_dir():
                 found = [Source(file, file.relative_to(path)) for file in sorted(path.rglob('*'))
-                         if file.suffix.lower() in IMAGES | VIDEOS]
+                         if file.suffix.lower() in IMAGES | VIDEOS and not file.is_dir()]
                 if not found:
                     raise UserError(f'{path} holds no image or video: names ending in '
                                     f"{', '.join(sorted(IMAGES | VIDEOS))} are looked for")
             elif path.suffix.lower() not in IMAGES | VIDEOS:
                 raise UserError(f"{path} is no image or video by its name: it would end in "
                                 f"{', '.join(sorted(IMAGES | VIDEOS))}")
-            sources.update((source.path.resolve(), source) for source in found)
+            sources.update((os.path.realpath(source.path), source) for source in found)
     return list(sources.values())
 
 
@@ -75,7 +76,10 @@ def frames_of(source):
         UnreadableError: there is none in it.
     """
     if not source.is_video:
-        image = mmcv.imread(str(source.path)) if source.path.stat().st_size else None
+        try:
+            image = mmcv.imread(str(source.path)) if source.path.stat().st_size else None
+        except (OSError, cv2.error):  # a link to nowhere, a file of others, more pixels than opencv takes
+            image = None
         if image is None:
             raise UnreadableError(f'{source.path} is not an image that can be read')
         yield Frame(source, image)

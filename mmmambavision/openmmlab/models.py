@@ -3,6 +3,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 
+from ..errors import UserError
+
 
 def load_model(cfg, checkpoint, device):
     """The model in eval mode, its config and its data's classes and palette on it, as mmdet's and mmseg's APIs want it.
@@ -21,6 +23,12 @@ def load_model(cfg, checkpoint, device):
     init_default_scope(cfg.default_scope)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     loaded = load_checkpoint(model, checkpoint, map_location='cpu') if checkpoint else {}
+    own = model.state_dict()
+    for name, value in loaded.get('state_dict', loaded).items():
+        name = name.removeprefix('module.')
+        if name in own and own[name].shape != value.shape:  # mmengine would leave random weights there and go on
+            raise UserError(f'{checkpoint} is of another model: its {name} has the shape {tuple(value.shape)}, that of '
+                            f'the config {tuple(own[name].shape)}; take the config that it was trained with')
     model.cfg = cfg
     model.dataset_meta = (loaded.get('meta') or {}).get('dataset_meta') or _meta_of_config(cfg)
     return model.to(device).eval()

@@ -13,23 +13,24 @@ class Results:
         folder: where to write.
         sources: what will be predicted on, as `find_inputs` gives it.
         numbers: whether predictions.json and label maps are written, too.
+        segments: whether the numbers are label maps.
 
     Raises:
         UserError: a file is there already, or two inputs have one name.
     """
 
-    def __init__(self, folder, sources, numbers):
+    def __init__(self, folder, sources, numbers, segments=False):
         self.folder, self.numbers, self.video = folder, numbers, None
         self.coco = dict(images=[], annotations=[])
         if folder.exists() and not folder.is_dir():
             raise UserError(f'--out {folder} must name a folder')
         targets = {}
         for source in sources:
-            target = self.picture(source)
-            if target in targets:
-                raise UserError(f'{targets[target]} and {source.path} would both be written to {target}: predict on '
-                                'them one at a time, each with its own --out')
-            targets[target] = source.path
+            for target in (self.picture(source), *([self.labels(source)] if numbers and segments else [])):
+                if target in targets:
+                    raise UserError(f'{targets[target]} and {source.path} would both be written to {target}: predict '
+                                    'on them one at a time, each with its own --out')
+                targets[target] = source.path
         planned = [*targets, *([folder / 'predictions.json', folder / 'labels'] if numbers else [])]
         if there := [str(path) for path in planned if path.exists()]:
             raise UserError(f"not overwritten: {', '.join(there[:3])}{' and others' if len(there) > 3 else ''}; --out "
@@ -38,10 +39,14 @@ class Results:
     def picture(self, source):
         return self.folder / (source.name.with_suffix('.mp4') if source.is_video else source.name)
 
+    def labels(self, source, number=0):
+        ending = f'.{number:06d}.png' if source.is_video else '.png'
+        return self.folder / 'labels' / source.name.with_suffix(ending)
+
     def add(self, frame, drawn, numbers):
         """Write what was predicted on a frame: the drawn image, and a label map or annotations."""
         target = self.picture(frame.source)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        self._make(target.parent)
         height, width = drawn.shape[:2]
         if not frame.source.is_video:
             self._write(target, drawn)
@@ -50,6 +55,8 @@ class Results:
                 self.close()
                 codec = cv2.VideoWriter_fourcc(*'mp4v')
                 self.video = cv2.VideoWriter(str(target), codec, frame.rate or 25, (width, height))
+                if not self.video.isOpened():
+                    raise UserError(f'{target} cannot be written: is the disk full, or the folder for others alone?')
             self.video.write(drawn)
         if not self.numbers:
             return
@@ -60,12 +67,18 @@ class Results:
                 self.coco['annotations'].append(
                     dict(id=len(self.coco['annotations']) + 1, image_id=image['id'], **annotation))
         else:
-            suffix = f'.{frame.number:06d}.png' if frame.source.is_video else '.png'
-            image['label_file'] = str('labels' / frame.source.name.with_suffix(suffix))
-            path = self.folder / image['label_file']
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path = self.labels(frame.source, frame.number)
+            image['label_file'] = str(path.relative_to(self.folder))
+            self._make(path.parent)
             self._write(path, numbers)
         self.coco['images'].append(image)
+
+    @staticmethod
+    def _make(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f'{folder} cannot be made: {error.strerror}') from None
 
     @staticmethod
     def _write(path, pixels):
@@ -76,7 +89,6 @@ class Results:
         """Write predictions.json: classes are numbered from 0 in label maps, and from 1 in COCO's annotations."""
         if not self.numbers:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         categories = [dict(id=i + (not segments), name=name) for i, name in enumerate(classes)]
         content = dict(images=self.coco['images'], categories=categories)
         if not segments:
@@ -89,6 +101,7 @@ class Results:
             self.video = None
 
     def __enter__(self):
+        self._make(self.folder)
         return self
 
     def __exit__(self, *_):

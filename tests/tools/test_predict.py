@@ -81,6 +81,16 @@ def test_detector(pictures, checkpoints, tmp_path, capsys):
     assert len(some['annotations']) == sum(score >= threshold - 1e-7 for score in scores) < len(scores)
 
 
+def test_a_checkpoint_of_other_classes(pictures, checkpoints, tmp_path):
+    checkpoint = torch.load(checkpoints[DETECTOR], weights_only=True)
+    for name, value in checkpoint['state_dict'].items():
+        if 'fc_cls' in name:
+            checkpoint['state_dict'][name] = value[:2]
+    torch.save(checkpoint, tmp_path / 'x.pth')
+    with pytest.raises(SystemExit, match='is of another model: its roi_head.bbox_head.0.fc_cls.weight has the shape'):
+        predict(pictures, '--config', DETECTOR, '--checkpoint', tmp_path / 'x.pth', '--out', tmp_path / 'out')
+
+
 def test_nothing_found_leaves_the_picture(pictures, checkpoints, tmp_path):
     predict(pictures / 'a.png', '--config', DETECTOR, '--checkpoint', checkpoints[DETECTOR], '--threshold', 1, '--out',
             tmp_path / 'none')
@@ -115,6 +125,36 @@ def test_unreadable_inputs_are_counted(pictures, checkpoints, tmp_path, capsys):
     printed = capsys.readouterr()
     assert '1 of 2 inputs predicted' in printed.out and 'bad.jpg is not an image that can be read' in ' '.join(
         printed.err.split()) and (tmp_path / 'out' / 'a.png').exists()
+
+
+def test_links_to_nowhere_and_folders_named_as_images(pictures, checkpoints, tmp_path, capsys):
+    folder = tmp_path / 'in'
+    (folder / 'folder.jpg').mkdir(parents=True)
+    (folder / 'nowhere.jpg').symlink_to('gone.jpg')
+    (folder / 'loop.jpg').symlink_to('loop.jpg')
+    (folder / 'a.png').symlink_to(pictures / 'a.png')
+    with pytest.raises(SystemExit):
+        predict(folder, '--config', DETECTOR, '--checkpoint', checkpoints[DETECTOR], '--json', '--out', tmp_path / 'o')
+    assert '1 of 3 inputs predicted' in capsys.readouterr().out
+    assert len(json.loads((tmp_path / 'o' / 'predictions.json').read_text())['images']) == 1
+
+
+@pytest.mark.parametrize('other', ['a.bmp', 'labels/a.png'])
+def test_label_maps_are_not_overwritten(other, checkpoints, tmp_path):
+    folder = tmp_path / 'in'
+    (folder / 'labels').mkdir(parents=True)
+    for name in ('a.png', other):
+        cv2.imwrite(str(folder / name), np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(SystemExit, match='would both be written to .*/out/labels/a.png'):
+        predict(folder, '--config', SEGMENTOR, '--checkpoint', checkpoints[SEGMENTOR], '--json', '--out',
+                tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_folder_that_cannot_be_made(pictures, checkpoints, tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(SystemExit, match='cannot be made: Not a directory'):
+        predict(pictures, '--config', DETECTOR, '--checkpoint', checkpoints[DETECTOR], '--out', tmp_path / 'file' / 'x')
 
 
 @pytest.mark.parametrize('name, config', [

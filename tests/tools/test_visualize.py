@@ -10,6 +10,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmmambavision import MambaVision
+from mmmambavision.interpret.picture import read_pixels
 from mmmambavision.interpret.scan import scan_maps
 from mmmambavision.interpret.tokens import find_block
 from mmmambavision.models.mixers import MambaVisionMixer
@@ -210,6 +211,7 @@ def test_nothing_is_overwritten(folder, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ['b_scan.npz']
     assert (tmp_path / 'b_scan.npz').read_text() == 'mine'
     assert 'must name a folder' in error_of(arguments(folder, 'scan', '--out', tmp_path / 'b_scan.npz'))
+    assert 'cannot be made: Not a directory' in error_of(arguments(folder, 'scan', '--out', tmp_path / 'b_scan.npz/x'))
     message = error_of(arguments(folder, 'scan', '--out', tmp_path / 'new', images=('a.png', '../elsewhere/a.png')))
     assert 'several images would be written to' in message and not (tmp_path / 'new').exists()
 
@@ -233,6 +235,12 @@ def test_errors(folder, tmp_path, capsys):
             visualize(*arguments(folder, 'scan', *out), *options)
         assert message in capsys.readouterr().err
     assert not list((tmp_path / 'new').glob('*'))
+
+
+def test_grey_images_of_16_bits(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 2 ** 16, (5, 6), np.uint16)
+    Image.fromarray(grey).save(tmp_path / 'grey.png')
+    assert np.array_equal(read_pixels(tmp_path / 'grey.png'), np.stack([grey // 256] * 3, -1))
 
 
 def test_errors_of_cam(folder, tmp_path):

@@ -36,10 +36,30 @@ def read(path):
                 raise UserError(f"{path}: {part}[{index}] has no {key}, which COCO's format wants")
     for index, annotation in enumerate(coco['annotations']):
         box = annotation['bbox']
-        if not (isinstance(box, list) and len(box) == 4
-                and all(isinstance(value, (int, float)) and isfinite(value) for value in box)):
+        if not (isinstance(box, list) and len(box) == 4 and all(map(is_number, box))):
             raise UserError(f'{path}: bbox of annotations[{index}] is {box}, not the four numbers x, y, width, height')
+    for part, key, right, what in (
+            ('images', 'id', is_id, 'a number or a string'), ('images', 'file_name', is_text, 'a string'),
+            ('images', 'width', is_number, 'a number'), ('images', 'height', is_number, 'a number'),
+            ('annotations', 'image_id', is_id, 'a number or a string'),
+            ('annotations', 'category_id', is_id, 'a number or a string'),
+            ('categories', 'id', is_id, 'a number or a string'), ('categories', 'name', is_text, 'a string')):
+        for index, entry in enumerate(coco[part]):
+            if not right(entry[key]):
+                raise UserError(f'{path}: {key} of {part}[{index}] is {entry[key]!r}, not {what}')
     return coco
+
+
+def is_number(value):
+    return isinstance(value, (int, float)) and isfinite(value)
+
+
+def is_text(value):
+    return isinstance(value, str)
+
+
+def is_id(value):
+    return isinstance(value, (int, str))
 
 
 def classes_of(coco, path):
@@ -48,7 +68,8 @@ def classes_of(coco, path):
     Raises:
         UserError: there are none, or two have one id or one name.
     """
-    categories = sorted(coco['categories'], key=lambda category: category['id'])
+    # Ids that are strings are ordered apart from numbers, with which they do not compare.
+    categories = sorted(coco['categories'], key=lambda category: (isinstance(category['id'], str), category['id']))
     for key in ('id', 'name'):
         counts = Counter(category[key] for category in categories)
         twice = [value for value, count in counts.items() if count > 1]
@@ -74,6 +95,8 @@ def survey(coco, path, images):
     limits = np.array([sizes[a['image_id']] for a in known], float).reshape(-1, 2)
     outside = (boxes[:, :2] < -1) | (boxes[:, :2] + boxes[:, 2:] > limits + 1)  # to a pixel, as COCO's own are
     flat = (boxes[:, 2:] <= 0).any(1)
+    beyond = (boxes[:, :2] >= limits).any(1) | (boxes[:, :2] + boxes[:, 2:] <= 0).any(1)  # of their images altogether
+    crowds = np.array([a.get('iscrowd') for a in known], bool)
     missing = [image['file_name'] for image in coco['images'] if not (images / image['file_name']).is_file()]
     unknown = [str(a['category_id']) for a in coco['annotations'] if a['category_id'] not in names]
     lost = [a['image_id'] for a in coco['annotations'] if a['image_id'] not in sizes]
@@ -97,7 +120,7 @@ def survey(coco, path, images):
         (len(unknown), f'annotations of {path} have a category_id that no category has: {first(sorted(set(unknown)))}'),
         (len(twice), f'image ids of {path} are given twice, so whose annotations are meant is not known: '
                      f'{first(twice)}'),
-        ('no' if flat.all() else 0, f'boxes in {path} to learn from or to compare with')]
+        ('no' if (flat | beyond | crowds).all() else 0, f'boxes in {path} to learn from or to compare with')]
     oddities = [
         (empty, "images without boxes, which are trained on or not as the config's filter_cfg says"),
         (rows['boxes out of bounds'], 'boxes that reach out of their images by more than a pixel'),
@@ -108,7 +131,19 @@ def survey(coco, path, images):
 
 
 def has_mask(annotation):
-    return bool(annotation.get('segmentation'))
+    mask = annotation.get('segmentation')
+    return bool(mask) and (isinstance(mask, dict) or any(map(is_polygon, mask)))
+
+
+def is_polygon(points):
+    """Whether these are three points at least; pycocotools stops at fewer when the first epoch is evaluated."""
+    return isinstance(points, list) and len(points) >= 6 and len(points) % 2 == 0
+
+
+def whole_polygons(annotation):
+    """The annotation's segmentation without the polygons that are none."""
+    mask = annotation.get('segmentation')
+    return {'segmentation': list(filter(is_polygon, mask))} if isinstance(mask, list) else {}
 
 
 def repeated(values):
@@ -118,8 +153,8 @@ def repeated(values):
 def tidy(coco, classes):
     """The same annotations in the form that mmdet and pycocotools count on.
 
-    mmdet numbers classes in the order of each file's categories, and needs area; pycocotools needs iscrowd and ids that
-    differ and are not 0, which it takes for "no match".
+    mmdet numbers classes in the order of each file's categories, and needs area; pycocotools needs iscrowd, polygons of
+    three points and ids that are numbers, differ and are not 0, which it takes for "no match".
 
     Args:
         coco: a json's contents, unchanged.
@@ -129,13 +164,15 @@ def tidy(coco, classes):
         The contents to write, or None if the given ones are in that form.
     """
     ids = [annotation.get('id') for annotation in coco['annotations']]
-    if tuple(category['name'] for category in coco['categories']) == tuple(classes) and all(ids) and not (
-            repeated(ids)) and all('area' in a and 'iscrowd' in a for a in coco['annotations']):
+    if tuple(category['name'] for category in coco['categories']) == tuple(classes) and not repeated(ids) and (
+            all(isinstance(i, int) and i for i in ids)) and all(
+                a.get('area') is not None and a.get('iscrowd') is not None and a.items() >= whole_polygons(a).items()
+                for a in coco['annotations']):
         return None
     names = {category['id']: category['name'] for category in coco['categories']}
     annotations = [
-        dict(area=a['bbox'][2] * a['bbox'][3], iscrowd=0) | a | dict(
-            category_id=classes.index(names[a['category_id']]) + 1)
+        dict(area=a['bbox'][2] * a['bbox'][3], iscrowd=0) | {k: v for k, v in a.items() if v is not None} | dict(
+            whole_polygons(a), category_id=classes.index(names[a['category_id']]) + 1)
         for a in coco['annotations'] if names[a['category_id']] in classes]
     return dict(coco, categories=[dict(id=i, name=name) for i, name in enumerate(classes, 1)],
                 annotations=[dict(a, id=i) for i, a in enumerate(annotations, 1)])

@@ -20,12 +20,18 @@ def class_names(folder, values):
         values: those in the label maps of training.
 
     Raises:
-        UserError: fewer than two classes.
+        UserError: fewer than two classes, two of one name, or a file that is no text.
     """
     file = folder / 'classes.txt'
     found = sorted(set(values) - {IGNORED})
     if file.is_file():
-        names = tuple(line.strip() for line in file.read_text(encoding='utf-8').splitlines() if line.strip())
+        try:
+            text = file.read_text(encoding='utf-8-sig')
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f'{file} cannot be read as UTF-8: {error}') from None
+        names = tuple(line.strip() for line in text.splitlines() if line.strip())
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise UserError(f'{file} names {twice[0]!r} twice; give one of the two another name')
         source = str(file)
     else:
         names = tuple(f'class_{i}' for i in range(max(found, default=-1) + 1))

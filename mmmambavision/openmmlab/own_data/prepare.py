@@ -10,6 +10,7 @@ from .find import WORDS, find_images, find_json, find_label_maps
 from .fit import fit_detector, fit_segmentor
 from .report import show_table
 from .survey import first
+from .weights import dataset_of
 
 
 def prepare(cfg, folder=None, jsons=None, images=None, quiet=False):
@@ -68,7 +69,22 @@ def prepare_detector(cfg, folder, images, given, quiet):
             changes.append(f'{path} is read from a copy, {copy}, with classes in one order, areas, iscrowd and new ids')
             files[split] = copy, folder_of_images
     changes += fit_detector(cfg, folder or paths['train'].parent, classes, files, with_masks(cfg, contents))
-    return warnings, changes
+    return warnings + small_images(cfg, contents['train']['images'], paths['train']), changes
+
+
+def small_images(cfg, images, path):
+    """Sentences on the images that mmdet leaves out of training because they are small.
+
+    Raises:
+        UserError: all are.
+    """
+    least = (dataset_of(cfg).get('filter_cfg') or {}).get('min_size', 0)
+    count = sum(min(image['width'], image['height']) < least for image in images)
+    what = f"smaller than {least} pixels, which the config's filter_cfg leaves out"
+    if count == len(images):
+        raise UserError(f'all images of {path} are {what}: --cfg-options '
+                        'train_dataloader.dataset.filter_cfg.min_size=0 takes them')
+    return [f'train: images {what}: {count}'] if count else []
 
 
 def with_masks(cfg, contents):

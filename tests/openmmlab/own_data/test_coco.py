@@ -75,7 +75,9 @@ def test_other_errors(folder):
 
 
 @pytest.mark.parametrize('annotations', [[], [dict(image_id=1, category_id=1, bbox=[1, 1, 0, 0])],
-                                         [dict(image_id=9, category_id=1, bbox=[1, 1, 5, 5])]])
+                                         [dict(image_id=9, category_id=1, bbox=[1, 1, 5, 5])],
+                                         [dict(image_id=1, category_id=1, bbox=[70, 1, 5, 5])],
+                                         [dict(image_id=1, category_id=1, bbox=[1, 1, 5, 5], iscrowd=1)]])
 def test_no_boxes_at_all(annotations, folder):
     found = surveyed(folder, coco(2, annotations=annotations))
     assert found.errors == [f'no boxes in {folder}/train.json to learn from or to compare with']
@@ -89,7 +91,11 @@ def test_no_boxes_at_all(annotations, folder):
     (json.dumps(coco(annotations=[dict(image_id=1, category_id=1)])), r'annotations\[0\] has no bbox'),
     (json.dumps(coco(annotations=[dict(image_id=1, category_id=1, bbox=[1, 2, 3])])), 'not the four numbers'),
     (json.dumps(coco(annotations=[dict(image_id=1, category_id=1, bbox=[1, 2, 3, float('nan')])])), 'not the four'),
-    (json.dumps(coco(categories=['cat'])), r'categories\[0\] has no id')])
+    (json.dumps(coco(categories=['cat'])), r'categories\[0\] has no id'),
+    (json.dumps(coco(categories=[dict(id=1, name=5)])), r'name of categories\[0\] is 5, not a string'),
+    (json.dumps(coco(categories=[dict(id=[1], name='a')])), r'id of categories\[0\] is \[1\], not a number or a'),
+    (json.dumps(coco(images=[dict(id=1, file_name='x', width='64', height=2)])), r"images\[0\] is '64', not a number"),
+    (json.dumps(coco(annotations=[dict(image_id=[1], category_id=1, bbox=[1, 2, 3, 4])])), r'image_id of annota')])
 def test_jsons_that_cannot_be_read(text, message, tmp_path):
     (tmp_path / 'x.json').write_text(text)
     with pytest.raises(ValueError, match=message):
@@ -101,6 +107,7 @@ def test_jsons_that_cannot_be_read(text, message, tmp_path):
 def test_classes_go_by_their_ids():
     contents = coco(categories=[dict(id=7, name='b'), dict(id=2, name='a')])
     assert classes_of(contents, 'x.json') == ('a', 'b')
+    assert classes_of(coco(categories=[dict(id='x', name='b'), dict(id=2, name='a')]), 'x.json') == ('a', 'b')
     for categories, message in (([dict(id=1, name='a'), dict(id=1, name='b')], 'have the id 1'),
                                 ([dict(id=1, name='a'), dict(id=2, name='a')], "have the name 'a'"),
                                 ([], 'has no categories')):
@@ -113,7 +120,8 @@ def test_what_is_tidy_stays():
 
 
 @pytest.mark.parametrize('defect', [
-    'order', 'other ids', 'area', 'iscrowd', 'no ids', 'id 0', 'ids twice', 'more classes'])
+    'order', 'other ids', 'area', 'iscrowd', 'null', 'no ids', 'id 0', 'ids of letters', 'ids twice', 'more classes',
+    'points'])
 def test_mmdet_reads_a_tidied_copy_right(defect, folder):
     contents = coco(2, classes=('cat', 'dog', 'emu'))
     if defect == 'order':
@@ -125,6 +133,12 @@ def test_mmdet_reads_a_tidied_copy_right(defect, folder):
     for annotation in contents['annotations']:
         if defect in ('area', 'iscrowd'):
             del annotation[defect]
+        if defect == 'null':
+            annotation.update(area=None, iscrowd=None)
+        if defect == 'points':
+            annotation['segmentation'] += [[1, 2], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7]]
+        if defect == 'ids of letters':
+            annotation['id'] = f"a{annotation['id']}"
         if defect == 'no ids':
             del annotation['id']
         if defect == 'id 0':
@@ -147,4 +161,11 @@ def test_mmdet_reads_a_tidied_copy_right(defect, folder):
             for i in range(2)] == expected
     written = json.loads((folder / 'train.json').read_text())['annotations']
     assert [a['id'] for a in written] == [*range(1, len(written) + 1)]
-    assert np.all([a['area'] == 200 and a['iscrowd'] == 0 for a in written])
+    assert np.all([a['area'] == 200 and a['iscrowd'] == 0 and len(a['segmentation']) == 1 for a in written])
+
+
+def test_points_and_lines_are_no_masks(folder):
+    contents = coco(3)
+    contents['annotations'][0]['segmentation'] = [[1, 2, 3, 4]]
+    contents['annotations'][1]['segmentation'] = dict(size=[48, 64], counts=[1, 2])
+    assert surveyed(folder, contents).rows['boxes with masks'] == 5

@@ -91,6 +91,15 @@ def test_class_names(folder):
         class_names(folder, [0, 255])
     (folder / 'classes.txt').write_text('road\n car \n\n')
     assert class_names(folder, [0]) == ('road', 'car')
+    for text, message in (('\ufeffgrün\ncar\ncar', "names 'car' twice"), ('\ufeffgrün', '1 class from')):
+        (folder / 'classes.txt').write_text(text, encoding='utf-8')
+        with pytest.raises(ValueError, match=message):
+            class_names(folder, [0])
+    (folder / 'classes.txt').write_text('\ufeffgrün\nrot', encoding='utf-8')
+    assert class_names(folder, [0]) == ('grün', 'rot')
+    (folder / 'classes.txt').write_text('grün\nrot', encoding='latin1')
+    with pytest.raises(ValueError, match='classes.txt cannot be read as UTF-8'):
+        class_names(folder, [0])
     (folder / 'classes.txt').write_text('road')
     with pytest.raises(ValueError, match='1 class from .*classes.txt: a segmentor needs two'):
         class_names(folder, [0])

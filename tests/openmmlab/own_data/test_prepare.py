@@ -161,6 +161,16 @@ def test_named_files(folder, tmp_path):
         prepare(load('upernet_mambavision_demo', tmp_path), jsons=dict(train='x.json'))
 
 
+def test_small_images(folder, tmp_path):
+    contents = coco(3)
+    contents['images'][0].update(width=31)
+    cfg = load('cascade_mask_rcnn_mambavision_demo', tmp_path)
+    warnings, _ = prepare(cfg, write_both(folder, contents))
+    assert "train: images smaller than 32 pixels, which the config's filter_cfg leaves out: 1" in warnings
+    with pytest.raises(ValueError, match='all images of .* are smaller than 32 pixels'):
+        prepare(cfg, write_both(tmp_path / 'small', coco(3, size=(31, 31))))
+
+
 def test_some_masks(folder, tmp_path):
     contents = coco()
     contents['annotations'][3]['segmentation'] = []
