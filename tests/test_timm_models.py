@@ -6,7 +6,9 @@ features, intermediates, names of layers. What cannot hold: torchscript and symb
 forward passes look at the sizes of images and the scan is an operator chosen when it runs; `set_input_size`, because
 any size is taken.
 """
+import json
 from importlib.metadata import entry_points
+from unittest import mock
 
 import pytest
 import torch
@@ -105,6 +107,32 @@ def test_every_released_name_loads_a_file(name, tmp_path, monkeypatch):
         timm.create_model(name, pretrained=True)
     *_, repository = RELEASED[name]
     assert len(asked) == 1 and asked[0].startswith(f'hf://nvidia/{repository}/mambavision_')
+
+
+@pytest.mark.parametrize('form', ['pth.tar', 'safetensors'])
+@pytest.mark.parametrize('name', RELEASED)
+def test_every_released_name_in_both_forms(name, form, tmp_path):
+    """Files of the full sizes with nothing behind them: one stored number for each tensor, or a hole in the file."""
+    with torch.device('meta'):
+        state = timm.create_model(name).state_dict()
+    file = tmp_path / f'model.{form}'
+    if form == 'pth.tar':
+        torch.save(dict(epoch=1, state_dict={k: torch.ones(1).expand(v.shape) for k, v in state.items()}), file)
+    else:
+        header, end = {}, 0
+        for key, value in state.items():
+            begin, end = end, end + 4 * value.numel()
+            header[f'model.{key}'] = dict(dtype='F32', shape=list(value.shape), data_offsets=[begin, end])
+        text = json.dumps(header).encode()
+        with file.open('wb') as stream:
+            stream.write(len(text).to_bytes(8, 'little') + text)
+            stream.truncate(8 + len(text) + end)
+    loaded = {}
+    with torch.device('meta'), mock.patch.object(
+            torch.nn.Module, 'load_state_dict', autospec=True, side_effect=lambda model, given, *_, **__: (
+                loaded.update(given), [])[1]):
+        timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=str(file)))
+    assert {k: v.shape for k, v in loaded.items()} == {k: v.shape for k, v in state.items()}
 
 
 def test_forward_backward():

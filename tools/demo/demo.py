@@ -60,6 +60,10 @@ def main():
     cv2.imwrite(str(work_dir / 'predictions.png'), picture)
     print(f'\n{what}: {work_dir}/predictions.png, all of them in {pictures.relative_to(Path.cwd())}; '
           f'curves: {work_dir}/curves.png; model: {checkpoint}')
+    if not classifies:
+        print(f"On a picture of yours, here one of the data's: python {TOOLS / 'predict.py'} "
+              f"{DATA / 'coco/val2017/000000.jpg'} --config {config} --checkpoint {checkpoint} "
+              f"--out {work_dir / 'on_a_picture'}")
 
 
 if __name__ == '__main__':
