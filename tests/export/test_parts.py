@@ -40,8 +40,8 @@ def worst(module, session, images):
     return max(np.abs(a.numpy() - b).max() for a, b in zip(expected, found, strict=True))
 
 
-@pytest.mark.parametrize('window', [None, pytest.param((14, 7), marks=pytest.mark.slow),
-                                    pytest.param((112, 56), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('window', [None, (14, 7), (112, 56)])
 def test_backbone_at_any_size(window, tmp_path):
     torch.manual_seed(0)
     network = MambaVision(NANO, window_size=window).eval()

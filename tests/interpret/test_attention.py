@@ -69,7 +69,7 @@ def test_map_of_a_token_is_its_row(window, token, network, image):
 
 
 @pytest.mark.parametrize('window', [None, 4, 16])
-@pytest.mark.parametrize('most', [1, 2 ** 25])
+@pytest.mark.parametrize('most', [1, pytest.param(2 ** 25, marks=pytest.mark.slow)])
 def test_mean_over_queries(window, most, network, image, monkeypatch):
     """A chunk at a time or at once, it is the mean of the maps of all tokens, each window by itself."""
     monkeypatch.setattr(attention, 'MOST_WEIGHTS', most)

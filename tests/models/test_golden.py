@@ -13,7 +13,8 @@ from mmmambavision.ops.selective_scan import triton
 from ..conftest import GOLDEN
 
 CASES = json.loads((GOLDEN / 'cases.json').read_text())
-BACKENDS = [name for name, reason in available_backends().items() if reason is None]
+BACKENDS = [pytest.param(name, marks=pytest.mark.slow if name == 'triton' and triton.interpreted() else ())
+            for name, reason in available_backends().items() if reason is None]
 
 
 def relative_error(actual, expected):

@@ -53,6 +53,7 @@ def train(config, data, work_dir, *options):
                     f"train_cfg.max_{'epochs' if config == DETECTOR else 'iters'}=1")
 
 
+@pytest.mark.slow
 def test_a_detector_on_boxes(boxes, tmp_path):
     """Two iterations from the weights of another number of classes; then tools/test.py with what was written."""
     save_weights(tmp_path / 'weights.pth', DETECTOR, 80)

@@ -11,6 +11,7 @@ from .conftest import run_tool
 from .test_train_and_test import DEMO as DETECTOR
 from .test_train_and_test import data_options as detection_options
 
+pytestmark = pytest.mark.slow
 DEMO = 'configs/upernet_mambavision_demo.py'
 
 

@@ -61,6 +61,7 @@ def test_evaluate(trained, shapes, tmp_path):
     assert 'must name a new file that ends in .pkl' in refused
 
 
+@pytest.mark.slow
 def test_resume(trained, shapes, tmp_path):
     work_dir, _ = trained
     options = [*data_options(shapes), 'train_dataloader.batch_size=4']

@@ -34,6 +34,7 @@ def test_tiny_counts_more_than_published(tool):
     assert counted['attention'] == pytest.approx(attention, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_table_and_plot(tool, tmp_path, capsys):
     models = ['mambavision_tiny', 'mambaout_tiny']
     tool.main(['--models', *models, '--batch', '1', '--rounds', '1', '--csv', str(tmp_path / 't.csv'), '--plot',
