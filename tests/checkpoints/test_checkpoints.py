@@ -446,6 +446,7 @@ def in_two_processes(url, tmp_path, *arguments):
             for process in running]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('group', ['group', 'alone'])
 def test_every_process_ends_where_none_can_download(group, server, tmp_path):
     """With the same sentence, whether or not the process group exists already."""
@@ -453,6 +454,7 @@ def test_every_process_ends_where_none_can_download(group, server, tmp_path):
     assert first == second == [f'ended could not download {server}/nothing.pth: HTTP Error 404: File not found']
 
 
+@pytest.mark.slow
 def test_every_process_ends_where_the_first_cannot_download(server, tmp_path):
     torch.save(dict(a=1), tmp_path / 'x.pth')
     first, second = in_two_processes(f'{server}/x.pth', tmp_path, 'group', 'broken')
@@ -497,6 +499,7 @@ def test_names_that_are_none(name, tmp_path, monkeypatch):
         fetch(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('group', ['group', 'alone'])
 def test_one_process_downloads(group, server, tmp_path, requests):
     torch.save(dict(a=1), tmp_path / 'x.pth')

@@ -303,6 +303,7 @@ def test_batch_norms_fold_into_their_convolutions():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('train', [False, True])
 def test_images_of_many_sizes_are_compiled_three_times_at_most(train):
     """Once for the first size, once with one side unknown, once with both."""

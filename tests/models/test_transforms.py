@@ -92,6 +92,7 @@ def test_batch_norms_that_average_over_all_batches_count_each_once():
             assert_same(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('change', ['average', 'hook'])
 def test_compiled_blocks_with_breaks_count_batches_once(change):
     """Batch norms that average over all batches, and hooks, end a compiled graph inside a checkpointed block."""

@@ -15,6 +15,7 @@ def rows_of(file):
         return list(csv.DictReader(lines))
 
 
+@pytest.mark.slow
 def test_models_in_turn_at_several_sizes(tmp_path, capsys):
     tool = load_tool('benchmarks/speed')
     arguments = ['resnet50', TINY, '--size', '64x64', '64x96', '--rounds', '1', '--train', '--markdown',
