@@ -11,7 +11,6 @@ training step is forward, backward and AdamW, the loss of a backbone being the m
 is allocated on top of parameters and input while it runs, measured in a pass of its own.
 """
 import argparse
-import csv
 import platform
 import statistics
 from functools import partial
@@ -23,6 +22,7 @@ from measured import Measured
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.progress import Progress
+from table import report
 from turns import times_in_turn
 
 from mmmambavision.errors import UserError
@@ -157,12 +157,7 @@ def main(argv=None):
     with Progress(console=Console(stderr=True)) as progress:
         for size in args.sizes:
             rows += measure(args, size, progress)
-    keys = [key for key in COLUMNS if any(row.get(key) is not None for row in rows)]
-    columns, cells = [COLUMNS[key] for key in keys], [[as_text(row, key) for key in keys] for row in rows]
-    show(columns, cells, args.markdown)
-    if args.csv:
-        with args.csv.open('w', newline='') as file:
-            csv.writer(file).writerows([keys, *cells])
+    report(rows, COLUMNS, as_text, args.markdown, args.csv)
     if args.plot:
         (plot_scaling if len(args.sizes) > 1 else plot_speed)(rows, args.plot)
 

@@ -6,7 +6,6 @@ of the median time. Parameters and multiply-adds (linear and convolution layers;
 counted; --rounds 0 counts alone. Branches that can be merged after training, FastViT's, are when a model is timed.
 """
 import argparse
-import csv
 import platform
 import statistics
 from contextlib import nullcontext
@@ -17,12 +16,13 @@ import torch
 from counting import count
 from rich.console import Console
 from rich.progress import Progress
+from table import report
 from timm.utils import reparameterize_model
 from turns import times_in_turn
 
 import mmmambavision.timm_models  # noqa: F401  (registers our models)
 from mmmambavision.errors import UserError
-from mmmambavision.terminal import run, show
+from mmmambavision.terminal import run
 
 # timm's name: size, published top-1 on ImageNet-1K, parameters in M, multiply-adds in G
 PUBLISHED = {
@@ -185,12 +185,7 @@ def main(argv=None):
     print(how)
     with Progress(console=Console(stderr=True)) as progress:
         rows = measure(args, progress)
-    keys = [key for key in COLUMNS if any(row.get(key) is not None for row in rows)]
-    columns, cells = [COLUMNS[key] for key in keys], [[as_text(row, key) for key in keys] for row in rows]
-    show(columns, cells, args.markdown)
-    if args.csv:
-        with args.csv.open('w', newline='') as file:
-            csv.writer(file).writerows([keys, *cells])
+    report(rows, COLUMNS, as_text, args.markdown, args.csv)
     if args.plot:
         plot(rows, args.plot, how)
 
