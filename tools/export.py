@@ -1,8 +1,8 @@
 """A config's network as an ONNX file: `python tools/export.py CONFIG [CHECKPOINT] --out model.onnx`.
 
-Parts: the whole model, of segmentors (RGB images as loaded and resized, 0 to 255, to logits of their size); the
-backbone, and backbone and neck, of any model (normalised images to maps). The file takes any batch and size unless
---static.
+Parts: the whole model (RGB images as loaded and resized, 0 to 255, to dets, labels and masks of one image, or to a
+segmentor's logits); the backbone, and backbone and neck (normalised images to maps). The file takes any size unless
+--static, and of all but detectors any batch.
 """
 import argparse
 import sys
@@ -14,12 +14,15 @@ from mmengine.config import DictAction
 from rich.progress import track
 
 from mmmambavision.errors import UserError
-from mmmambavision.export.check import LIMIT, compare, sizes_around
+from mmmambavision.export.check import HALF_LIMITS, LIMITS, compare, picture, sizes_around
+from mmmambavision.export.metadata import describe
 from mmmambavision.export.onnx import export, read
 from mmmambavision.export.parts import PARTS
 from mmmambavision.openmmlab.configs import fit_to_machine, load_config
 from mmmambavision.openmmlab.models import load_model
 from mmmambavision.terminal import run, show
+
+TENSORRT_TOPK = 3840  # as its documentation of layers has it
 
 
 def parse_args(argv=None):
@@ -34,6 +37,7 @@ def parse_args(argv=None):
     parser.add_argument('--scan', choices=('loop-free', 'scan'), default='loop-free',
                         help="'scan' is ONNX's own Scan: a shorter file, a loop in the runtime")
     parser.add_argument('--opset', type=int, default=20)
+    parser.add_argument('--half', action='store_true', help='large weights in float16: half the file')
     parser.add_argument('--check', action='store_true', help='run the file beside the network at four sizes')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='settings that replace those of the config')
@@ -48,16 +52,20 @@ def parse_args(argv=None):
     return args
 
 
-def check(module, args, scale):
-    """A table of the file beside the network; whether all errors are within the limit."""
+def check(module, args):
+    """A table of the file beside the network; whether all errors are within their limits."""
     session = read(args.out)
     sizes = [tuple(args.size)] if args.static else sizes_around(*args.size)
-    rows, fine = [], True
+    limits, rows, fine = HALF_LIMITS if args.half else LIMITS, [], True
     for height, width in track(sizes, 'checking'):
-        error, eager, exported = compare(module, session, (1, 3, height, width), scale)
-        fine &= bool(error <= LIMIT)
-        rows.append([f'{height}x{width}', f'{error:.1e}', f'{1e3 * eager:.0f}', f'{1e3 * exported:.0f}'])
-    show(('H x W', f'error, at most {LIMIT:g}', 'eager ms', 'ONNX Runtime ms'), rows)
+        images = picture(height, width)
+        errors, eager, exported, count = compare(
+            module, session, images if args.part == 'model' else images / 60 - 2, args.half)
+        fine &= all(error <= limits[kind] for kind, error in errors.items())
+        rows.append([f'{height}x{width}', *([] if count is None else [str(count)]),
+                     *(f'{error:.1e}' for error in errors.values()), f'{1e3 * eager:.0f}', f'{1e3 * exported:.0f}'])
+    show(('H x W', *([] if count is None else ['detections']),
+          *(f'{kind}, at most {limits[kind]:g}' for kind in errors), 'eager ms', 'ONNX Runtime ms'), rows)
     return fine
 
 
@@ -68,12 +76,16 @@ def main(argv=None):
     model = load_model(cfg, args.checkpoint, 'cpu')
     module = PARTS[args.part](model).eval()
     begin = time.monotonic()
-    meta = {key: list(model.dataset_meta.get(key) or []) for key in ('classes', 'palette')}
-    export(module, torch.randn(1 if args.static else 2, 3, *args.size), args.out, args.scan, args.opset, args.static,
-           dict(meta, part=args.part))
+    batch = 2 if module.any_batch and not args.static else 1
+    export(module, torch.randn(batch, 3, *args.size), args.out, args.scan, args.opset, args.static, args.half,
+           describe(model, args.part))
     megabytes = sum(file.stat().st_size for file in args.out.parent.glob(f'{args.out.name}*')) / 1e6
     print(f'{args.out}: {megabytes:.1f} MB, in {time.monotonic() - begin:.0f} s')
-    if args.check and not check(module, args, scale=1. if args.part != 'model' else 60.):
+    for key, count in getattr(module, 'counts', {}).items():
+        if not 0 < count < TENSORRT_TOPK:
+            print(f'warning: {key} is {count}, and TensorRT has no TopK of {TENSORRT_TOPK} and more. For it, export '
+                  f'with --cfg-options {key}=1000')
+    if args.check and not check(module, args):
         sys.exit(1)
 
 

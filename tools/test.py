@@ -1,4 +1,7 @@
-"""Evaluate a checkpoint of a detector or a segmentor: `python tools/test.py CONFIG CHECKPOINT`."""
+"""Evaluate a checkpoint of a detector or a segmentor: `python tools/test.py CONFIG CHECKPOINT`.
+
+CHECKPOINT may be a file that tools/export.py wrote, model.onnx: it runs in ONNX Runtime, the rest is the same.
+"""
 from pathlib import Path
 
 from mmengine.config import ConfigDict
@@ -13,7 +16,7 @@ from mmmambavision.terminal import run
 
 def parse_args(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument('checkpoint', help='checkpoint file, URL or hf://owner/repository')
+    parser.add_argument('checkpoint', help='checkpoint file, URL, hf://owner/repository, or FILE.onnx')
     parser.add_argument('--out', type=Path, help='new file for the predictions, .pkl')
     parser.add_argument('--show-dir', help='folder for pictures of predictions, in the run\'s folder unless absolute')
     parser.add_argument('--tta', action='store_true',
@@ -22,7 +25,10 @@ def parse_args(argv=None):
 
 
 def apply_options(cfg, args):
-    cfg.load_from = args.checkpoint
+    if args.checkpoint.endswith('.onnx'):
+        replace_model(cfg, args)
+    else:
+        cfg.load_from = args.checkpoint
     segments, classifies = (cfg.get('default_scope') == scope for scope in ('mmseg', 'mmpretrain'))
     if args.out:
         if args.out.suffix not in ('.pkl', '.pickle') or args.out.exists():
@@ -45,6 +51,23 @@ def apply_options(cfg, args):
             cfg.default_hooks.visualization.test_out_dir = args.show_dir
     if args.tta:
         augment(cfg)
+
+
+def replace_model(cfg, args):
+    """The exported file in the place of the config's model."""
+    if not Path(args.checkpoint).is_file():
+        raise UserError(f'file not found: {args.checkpoint}')
+    if args.tta:
+        raise UserError('--tta is for checkpoints: a file predicts on images as they are')
+    scope, cfg.load_from = cfg.get('default_scope'), None
+    if scope == 'mmpretrain':
+        raise UserError('classifiers are evaluated from checkpoints alone')
+    if scope == 'mmseg':
+        from mmmambavision.openmmlab.exported import segmentor  # noqa: F401 (it registers the type)
+        cfg.model = dict(type='ExportedSegmentor', file=args.checkpoint, test_cfg=cfg.model.test_cfg)
+    else:
+        from mmmambavision.openmmlab.exported import detector  # noqa: F401
+        cfg.model = dict(type='ExportedDetector', file=args.checkpoint)
 
 
 def augment(cfg):
@@ -85,7 +108,8 @@ def main(argv=None):
     fit_to_machine(cfg)
     apply_options(cfg, args)
     check_data(cfg, 'test_dataloader')
-    load_checkpoint(args.checkpoint)
+    if cfg.load_from:
+        load_checkpoint(args.checkpoint)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.test()
 

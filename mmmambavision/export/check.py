@@ -2,10 +2,14 @@
 import statistics
 import time
 
+import cv2
 import numpy as np
 import torch
 
-LIMIT = 1e-4
+# The largest differences of a file's outputs; boxes in pixels, scores and masks from 0 to 1.
+LIMITS = dict(maps=1e-4, logits=1e-4, boxes=1e-3, scores=1e-4, masks=1e-4)
+# With weights in float16, of which each is off by up to 1 / 2048 of itself.
+HALF_LIMITS = dict(maps=.1, logits=.1, boxes=1., scores=.02, masks=.05)
 
 
 def sizes_around(height, width):
@@ -13,20 +17,68 @@ def sizes_around(height, width):
     return ((height // 2, width // 2), (width, height), (height // 2 + 11, width // 2 + 13), (height + 32, width + 64))
 
 
-def compare(module, session, shape, scale=1., rounds=3):
-    """Errors and times of one shape.
+def picture(height, width):
+    """An image (1, 3, H, W), 0 to 255, with something to find: discs and boxes of random colours on smooth ground."""
+    random = np.random.default_rng(height * width)
+    ground = random.integers(60, 200, (4, 6, 3)).astype(np.uint8)
+    image = cv2.resize(ground, (width, height), interpolation=cv2.INTER_CUBIC)
+    for index in range(8):
+        x, y = (int(random.integers(0, side)) for side in (width, height))
+        size = int(min(height, width) * random.uniform(.05, .2))
+        colour = tuple(map(int, random.integers(0, 255, 3)))
+        if index % 2:
+            cv2.circle(image, (x, y), size, colour, -1)
+        else:
+            cv2.rectangle(image, (x - size, y - size), (x + size, y + size), colour, -1)
+    return torch.from_numpy(image).permute(2, 0, 1)[None].float()
+
+
+def differences(outputs, expected, found, half=False):
+    """The largest difference of each kind of output, kinds named as in LIMITS.
+
+    Detections are compared with the nearest one of the same label: the order of equal scores is nobody's. Where there
+    is none, or not the same number, the differences are infinite; in float16 only those of scores of 0.3 have to be
+    there.
+
+    Args:
+        outputs: names of a module's outputs; None for maps.
+        expected, found: the module's and the file's, as arrays.
+        half: whether the file's weights are in float16.
+    """
+    if outputs is None or 'dets' not in outputs:
+        name = 'maps' if outputs is None else outputs[0]
+        return {name: max(float(np.abs(a - b).max()) for a, b in zip(expected, found, strict=True))}
+    kinds = ('boxes', 'scores', 'masks')[:len(outputs)]
+    expected, found = ([value[output[1] >= 0] for value in output] for output in (expected, found))
+    same = half or len(expected[0]) == len(found[0])
+    sure = expected[0][:, 4] >= (.3 if half else 0.)
+    (dets, labels, *masks), (own_dets, own_labels, *own_masks) = [value[sure] for value in expected], found
+    if not len(dets):
+        return dict.fromkeys(kinds, 0. if same else float('inf'))
+    if not len(own_dets):
+        return dict.fromkeys(kinds, float('inf'))
+    distances = np.abs(dets[:, None, :4] - own_dets[None, :, :4]).max(-1)
+    distances[labels[:, None] != own_labels] = float('inf')
+    nearest = distances.argmin(1)
+    if not same or len(set(nearest)) < len(nearest) or np.isinf(distances.min(1)).any():
+        return dict.fromkeys(kinds, float('inf'))
+    pairs = ((dets[:, :4], own_dets[:, :4]), (dets[:, 4], own_dets[:, 4]), *zip(masks, own_masks))
+    return {kind: float(np.abs(a - b[nearest]).max()) for kind, (a, b) in zip(kinds, pairs)}
+
+
+def compare(module, session, images, half=False, rounds=3):
+    """Differences and times on images.
 
     Args:
         module: in eval mode.
         session: the file's onnxruntime.InferenceSession.
-        shape: (B, 3, H, W) of random images.
-        scale: values are standard normal numbers times it.
+        images: (B, 3, H, W).
+        half: see `differences`.
         rounds: both run so often, in turn, after once that does not count.
 
     Returns:
-        The largest difference of an output, to be at most LIMIT; seconds of eager and of ONNX Runtime, medians.
+        `differences`; seconds of eager and of ONNX Runtime, medians; how many detections there are, None of others.
     """
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * scale
     calls = [lambda: module(images), lambda: session.run(None, {'images': images.numpy()})]
     times = [[], []]
     with torch.inference_mode():
@@ -37,6 +89,7 @@ def compare(module, session, shape, scale=1., rounds=3):
                 results.append(call())
                 own.append(time.perf_counter() - begin)
     eager, exported = results
-    eager = [eager] if torch.is_tensor(eager) else eager
-    error = max(np.abs(a.numpy() - b).max() for a, b in zip(eager, exported, strict=True))
-    return error, *(statistics.median(own[1:]) for own in times)
+    eager = [value.numpy() for value in ([eager] if torch.is_tensor(eager) else eager)]
+    outputs = module.outputs
+    count = int((eager[1] >= 0).sum()) if outputs and 'labels' in outputs else None
+    return differences(outputs, eager, exported, half), *(statistics.median(own[1:]) for own in times), count

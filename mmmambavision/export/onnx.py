@@ -6,46 +6,66 @@ import torch
 from ..errors import UserError
 
 
-def export(module, sample, file, scan='loop-free', opset=20, static=False, meta=None):
-    """Write a function of one image batch to an ONNX file, its weights in it.
+def export(module, sample, file, scan='loop-free', opset=20, static=False, half=False, meta=None):
+    """Write a function of images to an ONNX file, its weights in it.
 
     Args:
-        module: in eval mode, called with images (B, 3, H, W); returns a tensor or a tuple of them.
-        sample: images to trace it with, two at least unless `static`: torch takes a 1 for what all batches have.
+        module: in eval mode, called with images (B, 3, H, W); returns a tensor or a tuple of them. Its attribute
+            `any_batch` says whether B may differ from the sample's, `outputs` names what it returns.
+        sample: images to trace it with; of two at least for any batch, since torch takes a 1 for what all batches have.
         file: path of the new file.
         scan: 'loop-free', or 'scan' for ONNX's Scan operator.
         opset: version of ONNX's operators.
         static: whether the file takes the sample's batch and size alone.
+        half: whether large weights are stored in float16.
         meta: what the file's metadata_props shall say, values that JSON knows.
 
     Raises:
         UserError: a package is missing.
     """
     _need('onnx', 'onnxscript')
+    import onnx
+    from onnxscript.optimizer import optimize_ir
+
+    from . import nms
+    from .half import halve_weights
     from .scan import translations
     dynamic = torch.export.Dim.DYNAMIC
+    sizes = {2: dynamic, 3: dynamic, **({0: dynamic} if module.any_batch else {})}
     with torch.no_grad():
         program = torch.onnx.export(
-            module, (sample,), dynamo=True, opset_version=opset, verbose=False, input_names=['images'],
-            dynamic_shapes=None if static else ({0: dynamic, 2: dynamic, 3: dynamic},),
-            custom_translation_table=translations(scan))
+            module, (sample,), dynamo=True, opset_version=opset, verbose=False, optimize=False,
+            input_names=['images'], output_names=module.outputs, dynamic_shapes=None if static else (sizes,),
+            custom_translation_table={**translations(scan), torch.ops.mmmambavision.fixed_nms.default: nms.translate})
+    optimize_ir(program.model, num_iterations=1)  # torch's two take twice as long and find no more
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # where in whose source each node comes from, a tenth of a small file
+    if half:
+        halve_weights(program.model.graph)
     program.model.metadata_props.update({key: json.dumps(value) for key, value in (meta or {}).items()})
     program.save(str(file))
-    import onnx
     onnx.checker.check_model(str(file), full_check=True)
 
 
 def read(file):
-    """An ONNX Runtime session of a file.
+    """An ONNX Runtime session of a file, on the CPU.
 
     Raises:
-        UserError: ONNX Runtime is not installed.
+        UserError: ONNX Runtime is not installed, or cannot read the file.
     """
     _need('onnxruntime')
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    return onnxruntime.InferenceSession(str(file), options)
+    try:
+        return onnxruntime.InferenceSession(str(file), options)
+    except Exception as error:  # onnxruntime has an exception for each of its states
+        raise UserError(f'{file} cannot be read by ONNX Runtime: {str(error).splitlines()[0]}') from None
+
+
+def metadata(session):
+    """The values of a file's metadata_props, which `export` wrote."""
+    return {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
 
 
 def _need(*packages):

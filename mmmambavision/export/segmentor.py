@@ -1,0 +1,47 @@
+"""mmseg's EncoderDecoder as a function of images."""
+import torch.nn.functional as F
+from torch import nn
+
+from ..errors import UserError
+from .images import Preprocessor
+from .pooling import replace_adaptive_pooling
+
+
+class Segmentor(nn.Module):
+    """RGB images (B, 3, H, W), 0 to 255, to logits (B, classes, H, W).
+
+    Of a segmentor that is tested in slide mode these are the logits of one window; windows are cut and put together
+    outside of the graph, which would otherwise need a loop.
+
+    Args:
+        model: an EncoderDecoder with its config as `cfg`, whose head gives logits by its forward, such as UPerHead,
+            FCNHead and SegformerHead.
+
+    Raises:
+        UserError: it is another one.
+    """
+    outputs = ('logits',)
+    any_batch = True
+
+    def __init__(self, model):
+        super().__init__()
+        from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+        head = model.decode_head
+        if not isinstance(head, BaseDecodeHead) or type(head).predict is not BaseDecodeHead.predict:
+            raise UserError(f'a {type(model).__name__} with {type(head).__name__} is not exported whole, an '
+                            'EncoderDecoder with one head of logits is: export --part backbone')
+        settings = model.cfg.model.data_preprocessor
+        test_cfg = settings.get('test_cfg') or {}  # mmseg pads where it says so, and not as in training
+        if test_cfg.get('size'):
+            raise UserError("data_preprocessor.test_cfg pads to one size, which no graph of any size can: give "
+                            '--cfg-options model.data_preprocessor.test_cfg.size=None')
+        self.preprocess = Preprocessor(settings, test_cfg.get('size_divisor'), settings.get('pad_val', 0))
+        self.backbone, self.neck, self.head = model.backbone, model.neck if model.with_neck else nn.Identity(), head
+        replace_adaptive_pooling(head)
+
+    def forward(self, images):
+        height, width = images.shape[2:]
+        x = self.preprocess(images)
+        logits = self.head(self.neck(self.backbone(x)))
+        logits = F.interpolate(logits, x.shape[2:], mode='bilinear', align_corners=self.head.align_corners)
+        return logits[:, :, :height, :width]

@@ -1,0 +1,49 @@
+"""A detector's file as mmdet's model."""
+import torch
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+from mmengine.config import ConfigDict
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from mmengine.structures import InstanceData
+
+from .file import open_file
+
+
+@MODELS.register_module()
+class ExportedDetector(BaseModel):
+    """Predicts by a file, for images of any batch; it is not for training.
+
+    Args:
+        file: path.
+
+    Raises:
+        UserError: it is no detector's.
+    """
+
+    def __init__(self, file):
+        super().__init__()  # with mmengine's plain preprocessor: normalisation and padding are in the file
+        self.session, meta = open_file(file, 'detection')
+        self.test_cfg = ConfigDict(mask_thr_binary=meta['mask_threshold'])
+        self.mask_head = FCNMaskHead(num_convs=0, class_agnostic=True)  # which only pastes
+
+    def forward(self, inputs, data_samples, mode):
+        """Data samples with pred_instances, in pixels of the original images.
+
+        Args:
+            inputs: images as loaded and resized, each (3, H, W) in BGR.
+            data_samples: of the images.
+            mode: 'predict' alone is called.
+        """
+        for image, sample in zip(inputs, data_samples):
+            dets, labels, *masks = self.session.run(None, {'images': image[None, [2, 1, 0]].float().cpu().numpy()})
+            there = labels >= 0
+            found = InstanceData(bboxes=torch.from_numpy(dets[there, :4]), scores=torch.from_numpy(dets[there, 4]),
+                                 labels=torch.from_numpy(labels[there]))
+            if masks:  # this scales the boxes, too
+                found, = self.mask_head.predict_by_feat(
+                    [masks[0][there][:, None]], [found], [sample.metainfo], self.test_cfg, rescale=True,
+                    activate_map=True)
+            else:
+                found.bboxes /= found.bboxes.new_tensor(sample.scale_factor).repeat(2)
+            sample.pred_instances = found
+        return data_samples

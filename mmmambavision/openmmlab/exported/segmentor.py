@@ -1,0 +1,38 @@
+"""A segmentor's file as mmseg's model."""
+from types import SimpleNamespace
+
+import torch
+from mmengine.registry import MODELS
+from mmseg.models import BaseSegmentor, EncoderDecoder
+
+from .file import open_file
+
+
+@MODELS.register_module()
+class ExportedSegmentor(EncoderDecoder):
+    """Predicts by a file, whole images or windows of them as the config's test_cfg says; it is not for training.
+
+    Args:
+        file: path.
+        test_cfg: the config's.
+
+    Raises:
+        UserError: it is no segmentor's.
+    """
+
+    def __init__(self, file, test_cfg):
+        self.session, meta = open_file(file, 'segmentation')
+        # Padding around windows is 0 after normalisation, so the mean is taken off here and put back before the file.
+        mean = meta.get('mean', [0., 0., 0.])
+        BaseSegmentor.__init__(self, data_preprocessor=dict(
+            type='SegDataPreProcessor', mean=mean, std=[1., 1., 1.], bgr_to_rgb=True,
+            test_cfg=dict(size_divisor=meta.get('size_divisor'))))
+        self.mean = torch.tensor(mean)[:, None, None]
+        self.test_cfg, self.align_corners = test_cfg, meta['align_corners']
+        self.out_channels = self.session.get_outputs()[0].shape[1]
+        self.decode_head = SimpleNamespace(threshold=meta['binary_threshold'])
+
+    def encode_decode(self, inputs, batch_img_metas):
+        """Logits (B, classes, H, W) of images (B, 3, H, W)."""
+        logits, = self.session.run(None, {'images': (inputs.cpu() + self.mean).numpy()})
+        return torch.from_numpy(logits).to(inputs.device)
