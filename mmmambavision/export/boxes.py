@@ -52,7 +52,8 @@ def best_of_levels(head, maps, cfg, height, width):
     Args:
         head: mmdet's AnchorHead.
         maps: of the pyramid, (1, C, H_i, W_i).
-        cfg: its test_cfg, of which nms_pre says how many boxes of a level are kept; all where it is not positive.
+        cfg: its test_cfg. nms_pre says how many boxes of a level are kept, all where it is not positive; boxes with a
+            side of min_bbox_size or less get the score -1.
         height, width: of the image without padding.
 
     Returns:
@@ -69,5 +70,7 @@ def best_of_levels(head, maps, cfg, height, width):
         anchor = place // classes
         deltas = deltas[0].permute(1, 2, 0).reshape(-1, 4)[anchor]
         boxes = decode(head.bbox_coder, own[anchor], deltas, height, width)
+        large = (boxes[:, 2:] - boxes[:, :2] > cfg.get('min_bbox_size', -1)).all(1)
+        scores = torch.where(large, scores, -1.)
         found.append((boxes, scores, place % classes, torch.full_like(place, level)))
     return tuple(map(torch.cat, zip(*found)))

@@ -125,9 +125,7 @@ class TwoStage(Detector):
         """Boxes (n, 4) of the RPN and, for each, 1, or 0 where there were fewer than its test_cfg keeps at most."""
         cfg = self.cfg.rpn
         boxes, scores, _, levels = best_of_levels(self.rpn, maps, cfg, height, width)
-        sides = boxes[:, 2:] - boxes[:, :2]
-        large = (sides > cfg.get('min_bbox_size', -1)).all(1)
-        keep = nms_by_class(boxes, torch.where(large, scores, -1.), levels, cfg.nms.iou_threshold, -.5, cfg.max_per_img)
+        keep = nms_by_class(boxes, scores, levels, cfg.nms.iou_threshold, -.5, cfg.max_per_img)
         return _append(boxes, 0.)[keep], _append(torch.ones_like(scores), 0.)[keep]
 
     def classified(self, stacked, boxes, there, height, width):

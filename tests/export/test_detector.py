@@ -1,0 +1,204 @@
+"""Detectors as functions of an image beside mmdet's own predictions, and their files."""
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+
+from mmmambavision.errors import UserError
+from mmmambavision.export.check import LIMITS, differences
+from mmmambavision.export.parts import PARTS
+from mmmambavision.openmmlab.configs import fit_to_machine
+from mmmambavision.openmmlab.models import load_model
+
+from ..conftest import ROOT
+from ..tools.conftest import run_tool
+
+CASCADE = ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_demo.py'
+NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 1, 2, 4))
+BACKBONE = dict(_delete_=True, type='MambaVision', arch=NANO, window_size=(14, 7), drop_path_rate=0.)
+PROPOSALS = dict(nms_pre=200, max_per_img=40)
+SPECIFIC = [f'model.roi_head.bbox_head.{stage}.reg_class_agnostic=False' for stage in range(3)]
+
+SCHEDULE = """
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=35.))
+param_scheduler = [dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=20),
+                   dict(type='CosineAnnealingLR', by_epoch=True, begin=0, T_max=3, convert_to_iter_based=True)]
+randomness = dict(seed=0)
+"""
+MASK_RCNN = f"""
+_base_ = ['{ROOT}/configs/_base_/models/mask_rcnn.py', '{ROOT}/configs/_base_/datasets/shapes_coco.py',
+          '{ROOT}/configs/_base_/schedules/adamw_1x.py', '{ROOT}/configs/_base_/coco_runtime.py']
+c = 32
+model = dict(
+    backbone={BACKBONE},
+    neck=dict(in_channels=[16, 32, 64, 128], out_channels=c, norm_cfg=dict(type='BN')),
+    rpn_head=dict(in_channels=c, feat_channels=c),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=c), bbox_head=dict(in_channels=c, fc_out_channels=64, num_classes=4),
+        mask_roi_extractor=dict(out_channels=c),
+        mask_head=dict(num_convs=2, in_channels=c, conv_out_channels=c, num_classes=4)),
+    train_cfg=dict(rpn_proposal={PROPOSALS}, rcnn=dict(sampler=dict(num=32))),
+    test_cfg=dict(rpn={PROPOSALS}, rcnn=dict(max_per_img=20)))
+{SCHEDULE}"""
+RETINANET = f"""
+_base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', '{ROOT}/configs/_base_/datasets/shapes_coco.py',
+          '{ROOT}/configs/_base_/schedules/adamw_1x.py', '{ROOT}/configs/_base_/coco_runtime.py']
+custom_imports = dict(imports=['mmmambavision'], allow_failed_imports=False)
+model = dict(
+    backbone={dict(BACKBONE, out_indices=(1, 2, 3))},
+    neck=dict(in_channels=[32, 64, 128], start_level=0, out_channels=32),
+    bbox_head=dict(in_channels=32, feat_channels=32, stacked_convs=1, num_classes=4),
+    test_cfg=dict(max_per_img=30))
+{SCHEDULE}"""
+
+
+def write_config(folder, text):
+    path = folder / 'config.py'
+    path.write_text(text)
+    return path
+
+
+def detector(config, checkpoint=None, **options):
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict({key.replace('__', '.'): value for key, value in options.items()})
+    fit_to_machine(cfg)
+    torch.manual_seed(0)
+    return load_model(cfg, checkpoint, 'cpu')
+
+
+def mmdets(model, image):
+    """dets, labels and masks (as probabilities inside the boxes) that mmdet predicts on an image (H, W, 3) in BGR."""
+    size = image.shape[:2]
+    sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1., 1.)))
+    data = model.data_preprocessor(
+        dict(inputs=[torch.from_numpy(image.copy()).permute(2, 0, 1)], data_samples=[sample]), False)
+    probabilities = []
+    if model.with_mask:
+        heads = model.roi_head.mask_head
+        last = heads[-1] if isinstance(heads, torch.nn.ModuleList) else heads
+        paste = last.predict_by_feat
+
+        def keep(mask_preds, results_list, activate_map=False, **options):
+            values = torch.as_tensor(np.asarray(mask_preds[0]))
+            own = values[range(len(values)), results_list[0].labels]
+            probabilities.append((own if activate_map else own.sigmoid()).numpy())
+            return paste(mask_preds, results_list, activate_map=activate_map, **options)
+
+        last.predict_by_feat = keep
+    with torch.no_grad():
+        found = model.predict(data['inputs'], data['data_samples'])[0].pred_instances
+    if model.with_mask:
+        del last.predict_by_feat
+    dets = torch.cat([found.bboxes, found.scores[:, None]], 1).numpy()
+    masks = [probabilities[0] if probabilities else np.zeros((0, 28, 28), np.float32)] if model.with_mask else []
+    return dets, found.labels.numpy(), *masks
+
+
+def as_input(image):
+    return np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)[None], np.float32)
+
+
+@pytest.mark.parametrize('text, options', [
+    (None, {}), (None, dict(model__roi_head__mask_head=None)), (MASK_RCNN, {}),
+    (MASK_RCNN, dict(model__roi_head__mask_head__class_agnostic=True, model__test_cfg__rpn__min_bbox_size=8,
+                     model__data_preprocessor__bgr_to_rgb=False, model__data_preprocessor__pad_size_divisor=1)),
+    (RETINANET, {}), (RETINANET, dict(model__test_cfg__nms_pre=-1))],
+    ids=['cascade', 'cascade without masks', 'mask', 'mask, other settings', 'retina', 'retina, all boxes'])
+def test_eager_is_mmdets(text, options, tmp_path):
+    """The function that is traced, with random weights: all detections, and with a high threshold none."""
+    thresholds = 'model__test_cfg__score_thr' if text == RETINANET else 'model__test_cfg__rcnn__score_thr'
+    image = np.random.default_rng(0).integers(0, 255, (70, 101, 3)).astype(np.uint8)
+    config = write_config(tmp_path, text) if text else CASCADE
+    for threshold, some in ((.005, True), (.99, False)):
+        model = detector(config, **options, **{thresholds: threshold})
+        if text == RETINANET:
+            torch.nn.init.normal_(model.bbox_head.retina_cls.weight, std=.02)
+        expected = mmdets(model, image)
+        assert (len(expected[1]) > 0) == some
+        module = PARTS['model'](model).eval()
+        with torch.no_grad():
+            found = [value.numpy() for value in module(torch.from_numpy(as_input(image)))]
+        assert len(found[0]) == (model.test_cfg if text == RETINANET else model.test_cfg.rcnn).max_per_img
+        there = found[1] >= 0
+        assert (np.diff(found[0][:, 4]) <= 0).all() and not found[0][~there].any()
+        errors = differences(module.outputs, expected, found)
+        assert all(error <= LIMITS[kind] for kind, error in errors.items()), errors
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(model__test_cfg__rcnn__nms=dict(type='soft_nms')), 'boxes are suppressed by'),
+    (dict(model__test_cfg__rcnn__max_per_img=-1), 'model.test_cfg keeps any number of boxes, an exported file gives a'),
+    (dict(model__roi_head__type='HybridTaskCascadeRoIHead'), 'a CascadeRCNN with HybridTaskCascadeRoIHead is not'),
+    (dict(model__rpn_head__bbox_coder__clip_border=False), 'boxes of a DeltaXYWHBBoxCoder are not exported'),
+    (dict(model__roi_head__bbox_head=[dict(
+        type='Shared2FCBBoxHead', in_channels=64, num_classes=4, reg_class_agnostic=True,
+        loss_cls=dict(type='SeesawLoss', num_classes=4))] * 3),
+     'Shared2FCBBoxHead with SeesawLoss is not exported: heads of boxes and of scores by a softmax'),
+])
+def test_detectors_that_are_refused(options, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        PARTS['model'](detector(CASCADE, **options))
+
+
+@pytest.fixture(scope='module')
+def held_out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('shapes')
+    run_tool('demo/make_shapes_dataset.py', folder / 'data', '--train', 160, '--val', 20, '--size', 128)
+    return folder / 'data' / 'coco'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['agnostic', 'specific', 'mask', 'retina'])
+def test_trained_and_exported(name, held_out, tmp_path):
+    """A detector of three epochs: its file beside mmdet on held-out images in two sizes, and beside tools/test.py."""
+    onnxruntime = pytest.importorskip('onnxruntime')
+    onnx = pytest.importorskip('onnx')
+    pytest.importorskip('onnxscript')
+    config = CASCADE if name in ('agnostic', 'specific') else write_config(
+        tmp_path, MASK_RCNN if name == 'mask' else RETINANET)
+    data = [f'{loader}_dataloader.dataset.data_root={held_out}/' for loader in ('train', 'val', 'test')]
+    data += [f'{name}_evaluator.ann_file={held_out}/annotations/instances_val2017.json' for name in ('val', 'test')]
+    options = ['--cfg-options', *data, 'train_cfg.max_epochs=3', 'train_cfg.val_interval=4', 'param_scheduler.0.end=20',
+               'param_scheduler.1.T_max=3', 'model.backbone.init_cfg=None', 'default_hooks.checkpoint.save_best=None']
+    options += SPECIFIC if name == 'specific' else ['test_evaluator.metric=bbox', 'val_evaluator.metric=bbox'] * (
+        name == 'retina')
+    run_tool('train.py', config, '--work-dir', tmp_path / 'run', *options)
+    file, checkpoint = tmp_path / 'detector.onnx', tmp_path / 'run' / 'epoch_3.pth'
+    printed = run_tool('export.py', config, checkpoint, '--out', file, '--check', *options)
+    assert 'warning' not in printed
+
+    content = onnx.load(file)
+    assert {entry.domain: entry.version for entry in content.opset_import} == {'': 20}
+    operators = [node.op_type for node in content.graph.node]
+    assert not set(operators) & {'Loop', 'Scan', 'If', 'CumSum', 'NonZero', 'SequenceConstruct', 'SequenceAt'}
+    # Each region is pooled once a stage; the stages of masks pool the same ones.
+    assert operators.count('RoiAlign') == dict(agnostic=4, specific=4, mask=2, retina=0)[name]
+    assert not any(node.metadata_props for node in content.graph.node)
+    assert json.loads({entry.key: entry.value for entry in content.metadata_props}['task']) == 'detection'
+    saved = torch.load(checkpoint, weights_only=False)['state_dict']
+    assert file.stat().st_size < 1.2 * sum(value.numel() * value.element_size() for value in saved.values())
+
+    model = detector(config, str(checkpoint), **({option.split('=')[0]: False for option in SPECIFIC}
+                                                 if name == 'specific' else {}))
+    session = onnxruntime.InferenceSession(str(file))
+    outputs = tuple(output.name for output in session.get_outputs())
+    files = sorted((held_out / 'val2017').glob('*'))
+    images = [cv2.imread(str(path)) for path in files] + [np.full((128, 128, 3), 120, np.uint8)]
+    counts = []
+    for image in images + [cv2.resize(image, (203, 150)) for image in images]:
+        expected = mmdets(model, image)
+        errors = differences(outputs, expected, session.run(None, {'images': as_input(image)}))
+        assert all(error <= LIMITS[kind] for kind, error in errors.items()), errors
+        counts.append(len(expected[1]))
+    assert len(files) == 20 and sum(counts) > 40
+
+    scores = [re.findall(r'coco/(\w+mAP\w*): (-?[\d.]+)', run_tool(
+        'test.py', config, source, '--work-dir', tmp_path / 'test', *options)) for source in (checkpoint, file)]
+    assert len(scores[0]) >= 6
+    assert [key for key, _ in scores[0]] == [key for key, _ in scores[1]]
+    np.testing.assert_allclose(*([float(value) for _, value in found] for found in scores), atol=.001)
