@@ -42,7 +42,7 @@ def load(file, device):
     meta = {key: json.loads(texts[key]) for key in texts.keys() & KEYS} if 'part' in texts else {}
     if meta.get('part', 'model') != 'model':
         sys.exit(f"error: {file} holds the {meta['part']} alone: export the whole model, with --part model")
-    if not {'task', 'classes', 'resize'} <= meta.keys():
+    if meta.get('task') not in ('detection', 'segmentation') or not {'classes', 'resize'} <= meta.keys():
         sys.exit(f'error: {file} was not made by tools/export.py, or by an older one: export the model again')
     palette = meta.get('palette') or np.random.RandomState(42).randint(0, 256, (len(meta['classes']), 3))  # as mmdet
     return session, dict(meta, colours=np.array(palette, np.uint8)[:, ::-1])
@@ -187,17 +187,17 @@ def draw_labels(image, labels, meta):
     for label in np.unique(labels):
         y = (labels == label).sum(1).argmax()
         row = np.flatnonzero(labels[y] == label)
-        write_label(layer, meta['classes'][label], row[len(row) // 2], y, min(max(min(image.shape[:2]) / 700, .3), 1))
+        write_label(layer, meta['classes'][label], row[len(row) // 2], y, max(min(image.shape[:2]) / 700, .3))
     return cv2.addWeighted(image, .2, layer, .8, 0)
 
 
 def write_label(image, text, x, y, size):
     """Write into a black box whose upper left corner is at (x, y), or where the image has place for it."""
     # Small letters of opencv are ragged, so they are drawn four times as large and shrunk.
-    font = cv2.FONT_HERSHEY_SIMPLEX, 4 * size
-    width, above, below = cv2.getTextSize(text, *font, 2)[0][0], round(108 * size), round(36 * size)
+    font, (thick, above, below) = (cv2.FONT_HERSHEY_SIMPLEX, 4 * size), (round(n * size) for n in (8, 108, 36))
+    width = cv2.getTextSize(text, *font, thick)[0][0]
     box = np.zeros((above + below + 8, width + 16, 3), np.uint8)
-    cv2.putText(box, text, (8, above + 4), *font, (255, 255, 255), 2, cv2.LINE_AA)
+    cv2.putText(box, text, (8, above + 4), *font, (255, 255, 255), thick, cv2.LINE_AA)
     box = cv2.resize(box, None, fx=.25, fy=.25, interpolation=cv2.INTER_AREA)
     y, x = (max(min(at, side - needed), 0) for at, side, needed in zip((y, x), image.shape, box.shape))
     place = image[y:y + box.shape[0], x:x + box.shape[1]]
@@ -272,7 +272,7 @@ def main(argv=None):
     parser.add_argument('--out', type=Path, default=Path('predictions'), help='folder to write to; default %(default)s')
     parser.add_argument('--threshold', type=float, default=.3, help='boxes of a lower score are left out; default 0.3')
     parser.add_argument('--json', action='store_true', help='write numbers beside the pictures')
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu', help='default %(default)s')
     args = parser.parse_args(argv)
     if not 0 <= args.threshold <= 1:
         sys.exit(f'error: --threshold {args.threshold} must be between 0 and 1')

@@ -389,6 +389,8 @@ def test_two_inputs_of_one_name(first, second, options, target, tmp_path, pictur
 @pytest.mark.parametrize('meta, message', [
     ({}, 'was not made by tools/export.py, or by an older one: export the model again'),
     (dict(part='model', classes=['a'], palette=[]), 'was not made by tools/export.py, or by an older one'),
+    (dict(part='model', task='detection', classes=['a']), 'was not made by tools/export.py, or by an older one'),
+    (dict(part='model', task='x', classes=['a'], resize=None), 'was not made by tools/export.py, or by an older one'),
     (dict(part='backbone', classes=['a']), 'holds the backbone alone: export the whole model, with --part model'),
     (dict(part='neck'), 'holds the neck alone: export the whole model, with --part model')])
 def test_files_of_other_kinds(meta, message, tmp_path, picture):
