@@ -11,7 +11,7 @@ def export(module, sample, file, scan='loop-free', opset=20, static=False, half=
 
     Args:
         module: in eval mode, called with images (B, 3, H, W); returns a tensor or a tuple of them. Its attribute
-            `any_batch` says whether B may differ from the sample's, `outputs` names what it returns.
+            `any_batch`, if there is one, says whether B may differ from the sample's, `outputs` names what it returns.
         sample: images to trace it with; of two at least for any batch, since torch takes a 1 for what all batches have.
         file: path of the new file.
         scan: 'loop-free', or 'scan' for ONNX's Scan operator.
@@ -31,11 +31,12 @@ def export(module, sample, file, scan='loop-free', opset=20, static=False, half=
     from .half import halve_weights
     from .scan import translations
     dynamic = torch.export.Dim.DYNAMIC
-    sizes = {2: dynamic, 3: dynamic, **({0: dynamic} if module.any_batch else {})}
+    sizes = {2: dynamic, 3: dynamic, **({0: dynamic} if getattr(module, 'any_batch', True) else {})}
     with torch.no_grad():
         program = torch.onnx.export(
             module, (sample,), dynamo=True, opset_version=opset, verbose=False, optimize=False,
-            input_names=['images'], output_names=module.outputs, dynamic_shapes=None if static else (sizes,),
+            input_names=['images'], output_names=getattr(module, 'outputs', None),
+            dynamic_shapes=None if static else (sizes,),
             custom_translation_table={**translations(scan), torch.ops.mmmambavision.fixed_nms.default: nms.translate})
     optimize_ir(program.model, num_iterations=1)  # torch's two take twice as long and find no more
     for node in program.model.graph.all_nodes():
@@ -64,8 +65,14 @@ def read(file):
 
 
 def metadata(session):
-    """The values of a file's metadata_props, which `export` wrote."""
-    return {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+    """The values of a file's metadata_props, which `export` wrote; those that others added are left out."""
+    found = {}
+    for key, value in session.get_modelmeta().custom_metadata_map.items():
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            continue
+    return found
 
 
 def _need(*packages):

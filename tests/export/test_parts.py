@@ -12,8 +12,9 @@ pytest.importorskip('onnxruntime')
 
 from mmmambavision import MambaVision  # noqa: E402
 from mmmambavision.errors import UserError  # noqa: E402
+from mmmambavision.export.metadata import describe  # noqa: E402
 from mmmambavision.export.onnx import export, read  # noqa: E402
-from mmmambavision.export.parts import Backbone, Neck, Segmentor  # noqa: E402
+from mmmambavision.export.parts import PARTS, Backbone, Neck  # noqa: E402
 from mmmambavision.export.pooling import AdaptiveAvgPool, replace_adaptive_pooling  # noqa: E402
 from mmmambavision.models.presets import PRESETS  # noqa: E402
 from mmmambavision.openmmlab.configs import fit_to_machine  # noqa: E402
@@ -25,11 +26,14 @@ NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 1, 2, 4))
 SIZES = ((1, 64, 64), (2, 192, 256), (1, 427, 333), (1, 800, 1344), (1, 224, 448), (1, 896, 896))
 
 
-def small_model(config, checkpoint=None):
+def small_model(config, head=None, **options):
     cfg = Config.fromfile(ROOT / 'configs' / f'{config}.py')
+    if head:
+        cfg.model.decode_head = head
+    cfg.merge_from_dict({key.replace('__', '.'): value for key, value in options.items()})
     fit_to_machine(cfg)
     torch.manual_seed(0)
-    return load_model(cfg, checkpoint, 'cpu')
+    return load_model(cfg, None, 'cpu')
 
 
 def worst(module, session, images):
@@ -76,26 +80,60 @@ def test_pooling_is_torchs(size, bins):
     torch.testing.assert_close(module(x), expected)
 
 
+BN = dict(type='BN')
+HEADS = dict(
+    uper={},
+    fcn=dict(head=dict(
+        type='FCNHead', in_channels=256, in_index=3, channels=32, num_convs=2, num_classes=5, norm_cfg=BN)),
+    segformer=dict(model__data_preprocessor__bgr_to_rgb=False, head=dict(
+        type='SegformerHead', in_channels=[32, 64, 128, 256], in_index=[0, 1, 2, 3], channels=32, num_classes=5,
+        norm_cfg=BN)),
+    padded=dict(model__data_preprocessor__test_cfg=dict(size_divisor=32), model__decode_head__align_corners=True),
+    slide=dict(model__data_preprocessor__test_cfg=dict(size_divisor=32),
+               model__test_cfg=dict(mode='slide', crop_size=(64, 96), stride=(40, 60))))
+
+
 @pytest.mark.slow
-def test_segmentor_is_mmsegs(tmp_path):
-    """Logits of a file at sizes that it has not seen, beside those that mmseg's own inference gives."""
+@pytest.mark.parametrize('head', HEADS)
+def test_segmentor_is_mmsegs(head, tmp_path):
+    """Logits of a file at sizes that it has not seen, beside those that mmseg's own inference gives; in slide mode
+    through the model that tools/test.py puts in the place of the config's."""
     from mmseg.apis import inference_model
-    model = small_model('upernet_mambavision_demo')
+
+    from mmmambavision.openmmlab.exported.segmentor import ExportedSegmentor
+    model = small_model('upernet_mambavision_demo', **HEADS[head])
     shapes = [(96, 128), (173, 123), (64, 200)]
     images = [np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8) for shape in shapes]
     expected = [inference_model(model, image) for image in images]
-    module = Segmentor(model).eval()
-    export(module, torch.randn(2, 3, 80, 112), tmp_path / 's.onnx', meta=dict(classes=['a', 'b']))
-    session = read(tmp_path / 's.onnx')
+    file = tmp_path / 's.onnx'
+    export(PARTS['model'](model).eval(), torch.randn(2, 3, 80, 112), file, meta=describe(model, 'model'))
+    exported = ExportedSegmentor(str(file), model.test_cfg)
+    exported.cfg = model.cfg
+    session = read(file)
     for image, sample in zip(images, expected):
-        rgb = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)[None].float()
-        logits, = session.run(None, {'images': rgb.numpy()})
-        assert np.abs(logits[0] - sample.seg_logits.data.numpy()).max() < 1e-4
-        first, second = np.sort(logits[0], axis=0)[:-3:-1]
-        sure = first - second > 1e-4
-        assert (logits[0].argmax(0) == sample.pred_sem_seg.data[0].numpy())[sure].all()
-    meta = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / 's.onnx').metadata_props}
-    assert meta['classes'] == ['a', 'b']
+        rgb = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)[None], np.float32)
+        found = inference_model(exported, image)
+        logits = [found.seg_logits.data.numpy()]
+        if head != 'slide':
+            logits.append(session.run(None, {'images': np.concatenate([rgb, rgb[..., ::-1]])})[0][0])
+        for values in logits:
+            assert np.abs(values - sample.seg_logits.data.numpy()).max() < 1e-4
+            first, second = np.sort(values, axis=0)[:-3:-1]
+            sure = first - second > 1e-4
+            assert (values.argmax(0) == sample.pred_sem_seg.data[0].numpy())[sure].all()
+        assert (found.pred_sem_seg.data == sample.pred_sem_seg.data)[0][torch.from_numpy(sure)].all()
+    meta = {entry.key: json.loads(entry.value) for entry in onnx.load(file).metadata_props}
+    assert meta == describe(model, 'model')
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(model__data_preprocessor__test_cfg=dict(size=(64, 64))),
+     'data_preprocessor.test_cfg pads to one size, which no graph of any size can'),
+    (dict(head=dict(type='PointHead', in_channels=[256], in_index=[3], channels=8, num_classes=5)),
+     'a EncoderDecoder with PointHead is not exported whole')])
+def test_segmentors_that_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        PARTS['model'](small_model('upernet_mambavision_demo', **options))
 
 
 def test_parts_of_a_detector():
@@ -105,8 +143,6 @@ def test_parts_of_a_detector():
         maps = model.backbone(x)
         assert all(torch.equal(a, b) for a, b in zip(Backbone(model)(x), maps, strict=True))
         assert all(torch.equal(a, b) for a, b in zip(Neck(model)(x), model.neck(maps), strict=True))
-    with pytest.raises(UserError, match='whole models are exported of segmentors alone so far: --part neck or'):
-        Segmentor(model)
     with pytest.raises(UserError, match='--part neck: this model has none, so it is --part backbone'):
         Neck(small_model('upernet_mambavision_demo'))
 

@@ -23,10 +23,10 @@ class ExportedSegmentor(EncoderDecoder):
     def __init__(self, file, test_cfg):
         self.session, meta = open_file(file, 'segmentation')
         # Padding around windows is 0 after normalisation, so the mean is taken off here and put back before the file.
-        mean = meta.get('mean', [0., 0., 0.])
+        mean, divisor = meta.get('mean', [0., 0., 0.]), meta.get('size_divisor')
         BaseSegmentor.__init__(self, data_preprocessor=dict(
             type='SegDataPreProcessor', mean=mean, std=[1., 1., 1.], bgr_to_rgb=True,
-            test_cfg=dict(size_divisor=meta.get('size_divisor'))))
+            test_cfg=dict(size_divisor=divisor) if divisor else None))
         self.mean = torch.tensor(mean)[:, None, None]
         self.test_cfg, self.align_corners = test_cfg, meta['align_corners']
         self.out_channels = self.session.get_outputs()[0].shape[1]
