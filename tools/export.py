@@ -77,10 +77,12 @@ def main(argv=None):
     module = PARTS[args.part](model).eval()
     begin = time.monotonic()
     batch = 2 if module.any_batch and not args.static else 1
-    export(module, torch.randn(batch, 3, *args.size), args.out, args.scan, args.opset, args.static, args.half,
-           describe(model, args.part))
+    meta = describe(model, args.part)
+    export(module, torch.randn(batch, 3, *args.size), args.out, args.scan, args.opset, args.static, args.half, meta)
     megabytes = sum(file.stat().st_size for file in args.out.parent.glob(f'{args.out.name}*')) / 1e6
     print(f'{args.out}: {megabytes:.1f} MB, in {time.monotonic() - begin:.0f} s')
+    if args.part == 'model' and 'resize' not in meta:
+        print('warning: the test pipeline does more than resize, so tools/predict_onnx.py does not take this file')
     for key, count in getattr(module, 'counts', {}).items():
         if not 0 < count < TENSORRT_TOPK:
             print(f'warning: {key} is {count}, and TensorRT has no TopK of {TENSORRT_TOPK} and more. For it, export '

@@ -197,6 +197,17 @@ def test_trained_and_exported(name, held_out, tmp_path):
         counts.append(len(expected[1]))
     assert len(files) == 20 and sum(counts) > 40
 
+    common = [*files[:3], '--json', '--threshold', .05, '--out']
+    run_tool('predict.py', *common, tmp_path / 'a', '--config', config, '--checkpoint', checkpoint, *options)
+    run_tool('predict_onnx.py', file, *common, tmp_path / 'b')
+    first, second = (json.loads((tmp_path / folder / 'predictions.json').read_text()) for folder in 'ab')
+    assert first['images'] == second['images'] and first['categories'] == second['categories']
+    assert 0 < len(first['annotations']) == len(second['annotations'])
+    for a, b in zip(first['annotations'], second['annotations']):
+        assert a.keys() == b.keys() and (a['image_id'], a['category_id']) == (b['image_id'], b['category_id'])
+        np.testing.assert_allclose([*a['bbox'], a['score'], a['area'] / 1000],
+                                   [*b['bbox'], b['score'], b['area'] / 1000], atol=2e-3)
+
     scores = [re.findall(r'coco/(\w+mAP\w*): (-?[\d.]+)', run_tool(
         'test.py', config, source, '--work-dir', tmp_path / 'test', *options)) for source in (checkpoint, file)]
     assert len(scores[0]) >= 6

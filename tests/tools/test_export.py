@@ -1,4 +1,6 @@
-"""tools/export.py as a user runs it."""
+"""tools/export.py as a user runs it, and tools/test.py on its files."""
+import json
+
 import pytest
 
 from mmmambavision.terminal import run
@@ -18,26 +20,92 @@ def test_export_and_check(options, tmp_path):
     printed = run_tool('export.py', DETECTOR, '--out', tmp_path / 'm.onnx', *options)
     assert f"{tmp_path / 'm.onnx'}: " in printed and (tmp_path / 'm.onnx').stat().st_size > 1e6
     sizes = ['96x128'] if '--static' in options else ['112x160', '320x224', '123x173', '256x384']
-    assert all(size in printed for size in sizes) and 'error, at most 0.0001' in printed
+    assert all(size in printed for size in sizes) and 'maps, at most 0.0001' in printed
 
 
 @pytest.mark.parametrize('options, message', [
     (['--out', 'model.pt'], '--out model.pt must name a new file that ends in .onnx'),
     (['--out', 'x.onnx', '--opset', '12'], '--opset 12: operators of 18 to 23 are known here; TensorRT reads up to 20'),
     (['--out', 'x.onnx', '--size', '32', '64'], '--size 32 64: sides of 64 pixels at least'),
-    (['--out', 'x.onnx'], 'whole models are exported of segmentors alone so far')])
+    (['--out', 'x.onnx', '--cfg-options', 'model.test_cfg.rcnn.nms.type=soft_nms'], 'boxes are suppressed by')])
 def test_mistakes(options, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=message):
         run(lambda: load_tool('export').main([str(DETECTOR), *options]))
 
 
-def test_a_file_that_fails_the_check(tmp_path, monkeypatch, capsys):
-    tool = load_tool('export')
-    monkeypatch.setattr(tool, 'export', lambda *arguments: (tmp_path / 'm.onnx').write_bytes(b''))
+def pretend(monkeypatch, file, *errors):
+    """tools/export.py without its export, its checks having the errors given."""
+    tool, found = load_tool('export'), iter(errors)
+    monkeypatch.setattr(tool, 'export', lambda *arguments: file.write_bytes(b''))
     monkeypatch.setattr(tool, 'read', lambda file: None)
-    monkeypatch.setattr(tool, 'compare', lambda module, session, shape, scale: (
-        1e-3 if shape[2] == 112 else 1e-6, 1, 1))
+    monkeypatch.setattr(tool, 'compare', lambda *arguments: (next(found), 1, 1, 5 if 'boxes' in errors[0] else None))
+    return tool
+
+
+def test_a_file_that_fails_the_check(tmp_path, monkeypatch, capsys):
+    tool = pretend(monkeypatch, tmp_path / 'm.onnx', *(dict(maps=error) for error in (1e-6, 1e-6, 1e-3, 1e-6)))
     with pytest.raises(SystemExit) as stopped:
         tool.main([str(DETECTOR), '--out', str(tmp_path / 'm.onnx'), '--part', 'neck', '--check'])
     assert stopped.value.code == 1 and '1.0e-03' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('half, fails', [([], True), (['--half'], False)])
+def test_limits_of_detectors(half, fails, tmp_path, monkeypatch, capsys):
+    tool = pretend(monkeypatch, tmp_path / 'm.onnx', *[dict(boxes=.3, scores=1e-5, masks=1e-5)] * 4)
+    arguments = [str(DETECTOR), '--out', str(tmp_path / 'm.onnx'), '--check', *half]
+    if fails:
+        with pytest.raises(SystemExit):
+            tool.main(arguments)
+    else:
+        tool.main(arguments)
+    printed = capsys.readouterr().out
+    assert f"boxes, at most {'1' if half else '0.001'} " in printed and 'detections' in printed
+
+
+@pytest.mark.parametrize('count, warned', [(-1, True), (3839, False), (3840, True)])
+def test_limit_of_tensorrt(count, warned, tmp_path, monkeypatch, capsys):
+    tool = pretend(monkeypatch, tmp_path / 'm.onnx')
+    key = 'model.test_cfg.rpn.nms_pre'
+    tool.main([str(DETECTOR), '--out', str(tmp_path / 'm.onnx'), '--cfg-options', f'{key}={count}'])
+    assert (f'warning: {key} is {count}, and TensorRT has no TopK of 3840 and more. For it, export with --cfg-options '
+            f'{key}=1000' in capsys.readouterr().out) == warned
+
+
+def test_a_pipeline_that_predict_onnx_does_not_have(tmp_path, monkeypatch, capsys):
+    tool = pretend(monkeypatch, tmp_path / 'm.onnx')
+    config = tmp_path / 'config.py'
+    steps = [dict(type='LoadImageFromFile'), dict(type='RandomCrop', crop_size=(9, 9)), dict(type='PackDetInputs')]
+    config.write_text(f'_base_ = {str(DETECTOR)!r}\ntest_dataloader = dict(dataset=dict(pipeline={steps}))')
+    tool.main([str(config), '--out', str(tmp_path / 'm.onnx')])
+    assert 'warning: the test pipeline does more than resize, so' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('meta, options, message', [
+    (dict(part='neck'), [], 'm.onnx holds neck, the config asks for detection: evaluate a whole model that tools'),
+    (dict(part='model', task='segmentation'), [], 'm.onnx holds segmentation, the config asks for detection'),
+    ({}, [], 'm.onnx holds something else, the config asks for detection'),
+    (None, [], r'm.onnx cannot be read by ONNX Runtime: \S+'),
+    ({}, ['--tta'], '--tta is for checkpoints: a file predicts on images as they are')])
+def test_files_that_are_not_evaluated(meta, options, message, shapes, tmp_path):
+    onnx = pytest.importorskip('onnx')
+    file = tmp_path / 'm.onnx'
+    if meta is None:
+        file.write_bytes(b'nothing')
+    else:
+        node = onnx.helper.make_node('Identity', ['images'], ['y'])
+        values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ('images', 'y')]
+        model = onnx.helper.make_model(onnx.helper.make_graph([node], 'g', values[:1], values[1:]), ir_version=10,
+                                       opset_imports=[onnx.helper.make_opsetid('', 20)])
+        onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in meta.items()})
+        onnx.save(model, file)
+    data = [f'test_dataloader.dataset.data_root={shapes}/coco/',
+            f'test_evaluator.ann_file={shapes}/coco/annotations/instances_val2017.json']
+    with pytest.raises(SystemExit, match=message):
+        run(lambda: load_tool('test').main([
+            str(DETECTOR), str(file), '--work-dir', str(tmp_path / 'run'), *options, '--cfg-options', *data]))
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(SystemExit, match='file not found: .*x.onnx'):
+        run(lambda: load_tool('test').main([str(DETECTOR), str(tmp_path / 'x.onnx')]))

@@ -2,6 +2,8 @@
 import pickle
 import re
 
+import cv2
+import numpy as np
 import pytest
 
 from mmmambavision.terminal import run
@@ -54,6 +56,28 @@ def test_resume(trained, shapes):
     output = run_tool('train.py', DEMO, '--work-dir', work_dir, '--resume', '--cfg-options', *data_options(shapes),
                       'train_cfg.max_iters=8')
     assert 'resumed epoch: 0, iter: 6' in output
+
+
+def test_a_file_in_the_place_of_the_checkpoint(trained, shapes, tmp_path):
+    """The same mIoU, and the same label maps from numpy, onnxruntime and opencv alone."""
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    checkpoint, file, options = trained[0] / 'iter_6.pth', tmp_path / 's.onnx', ['--cfg-options', *data_options(shapes)]
+    run_tool('export.py', DEMO, checkpoint, '--out', file, '--size', 128, 160, *options)
+    table = r'mIoU: ([\d.]+)  mAcc: ([\d.]+)'
+    scores = [re.search(table, run_tool('test.py', DEMO, source, '--work-dir', tmp_path / 'run', *options)).groups()
+              for source in (checkpoint, file)]
+    np.testing.assert_allclose(*(np.array(found, float) for found in scores), atol=.1)
+    images = shapes / 'ade' / 'images' / 'validation'
+    run_tool('predict.py', images, '--config', DEMO, '--checkpoint', checkpoint, '--json', '--out', tmp_path / 'a',
+             *options)
+    run_tool('predict_onnx.py', file, images, '--json', '--out', tmp_path / 'b')
+    assert (tmp_path / 'a' / 'predictions.json').read_text() == (tmp_path / 'b' / 'predictions.json').read_text()
+    maps = [sorted((tmp_path / folder / 'labels').glob('*.png')) for folder in 'ab']
+    assert len(maps[0]) == len(maps[1]) == 6
+    for first, second in zip(*maps):
+        same = cv2.imread(str(first), cv2.IMREAD_UNCHANGED) == cv2.imread(str(second), cv2.IMREAD_UNCHANGED)
+        assert same.mean() > .999
 
 
 @pytest.mark.slow
