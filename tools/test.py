@@ -19,12 +19,16 @@ def parse_args(argv=None):
     parser.add_argument('checkpoint', help='checkpoint file, URL, hf://owner/repository, or FILE.onnx')
     parser.add_argument('--out', type=Path, help='new file for the predictions, .pkl')
     parser.add_argument('--show-dir', help='folder for pictures of predictions, in the run\'s folder unless absolute')
+    parser.add_argument('--amp', action='store_true',
+                        help='evaluate in mixed precision: float16 on a GPU, bfloat16 on a CPU')
     parser.add_argument('--tta', action='store_true',
                         help='test-time augmentation, by tta_model and tta_pipeline of the config')
     return parser.parse_args(argv)
 
 
 def apply_options(cfg, args):
+    if args.amp:
+        cfg.test_cfg.fp16 = True  # autocast in mmengine's loop, in the type of the device
     if args.checkpoint.endswith('.onnx'):
         replace_model(cfg, args)
     else:
@@ -57,8 +61,8 @@ def replace_model(cfg, args):
     """The exported file in the place of the config's model."""
     if not Path(args.checkpoint).is_file():
         raise UserError(f'file not found: {args.checkpoint}')
-    if args.tta:
-        raise UserError('--tta is for checkpoints: a file predicts on images as they are')
+    if args.tta or args.amp:
+        raise UserError('--tta and --amp are for checkpoints: a file predicts on images as they are, in its precision')
     scope, cfg.load_from = cfg.get('default_scope'), None
     if scope == 'mmpretrain':
         raise UserError('classifiers are evaluated from checkpoints alone')

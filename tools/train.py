@@ -9,6 +9,7 @@ from mmengine.runner import Runner
 from mmmambavision.checkpoints.files import load_checkpoint, read_checkpoint
 from mmmambavision.errors import UnreachableError, UserError
 from mmmambavision.openmmlab import own_data
+from mmmambavision.openmmlab.amp import use_amp
 from mmmambavision.openmmlab.configs import (
     check_data,
     fit_to_machine,
@@ -24,7 +25,8 @@ WEIGHTS_KEYS = {'init_cfg', 'pretrained'}  # of a backbone, the second in releas
 
 def parse_args(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument('--amp', action='store_true', help='train in automatic mixed precision')
+    parser.add_argument('--amp', action='store_true',
+                        help='train in automatic mixed precision: float16 on a GPU, bfloat16 on a CPU')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='go on from a checkpoint; without a path, from the last whole one in the work dir')
     parser.add_argument('--from-scratch', action='store_true',
@@ -44,8 +46,7 @@ def parse_args(argv=None):
 
 def apply_options(cfg, args):
     if args.amp:
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        use_amp(cfg)
     if args.auto_scale_lr or has_own_data(args):
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise UserError('--auto-scale-lr, which --data implies, needs auto_scale_lr = dict(base_batch_size=...) in '

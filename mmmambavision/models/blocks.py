@@ -100,13 +100,13 @@ class HybridBlock(nn.Module):
         self.gamma_1 = _layer_scale(dim, layer_scale)
         self.gamma_2 = _layer_scale(dim, layer_scale)
 
-    def forward(self, tokens, keep=None):
-        """All tokens, or those at the indices `keep` alone, where the others are not needed any more."""
+    def forward(self, tokens, keep=None, cut=None):
+        """All tokens, or those at the indices `keep` alone, where the others are not needed any more; attention in the
+        windows of `cut`."""
         normed = self.norm1(tokens)
-        if keep is None:
-            mixed = self.mixer(normed)
-        else:
+        mixed = self.mixer(normed, keep, cut) if isinstance(self.mixer, Attention) else self.mixer(normed)
+        if keep is not None:
             tokens = tokens[:, keep]
-            mixed = self.mixer(normed, keep) if isinstance(self.mixer, Attention) else self.mixer(normed)[:, keep]
+            mixed = mixed if isinstance(self.mixer, Attention) else mixed[:, keep]
         tokens = tokens + self.drop_path(_scaled(mixed, self.gamma_1))
         return tokens + self.drop_path(_scaled(self.mlp(self.norm2(tokens)), self.gamma_2))

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from .balanced import BalancedCut
 from .blocks import ConvBlock, Downsample, HybridBlock
 
 
@@ -26,10 +27,11 @@ class Level(nn.Module):
         self.downsample = Downsample(dim) if downsample else None
         self.with_cp = with_cp
 
-    def run_blocks(self, x, *last):
-        """All blocks in a row; `last` are further arguments of the last one."""
+    def run_blocks(self, x, keep=None, cut=None):
+        """All blocks in a row; of hybrid ones the last leaves the tokens `keep` alone, and attention is in windows of
+        `cut`."""
         for block in self.blocks:
-            arguments = (x, *last) if block is self.blocks[-1] else (x,)
+            arguments = (x,) if keep is None and cut is None else (x, keep if block is self.blocks[-1] else None, cut)
             x = run_again_later(block, *arguments) if self.with_cp and torch.is_grad_enabled() else block(*arguments)
         return x
 
@@ -51,7 +53,8 @@ class HybridLevel(Level):
     the network that was trained.
 
     Args:
-        window: side of the windows; None for one window that is exactly the map.
+        window: side of the windows; None for one window that is exactly the map; ('balanced', n) for attention in
+            windows of at most n x n tokens, as equal as they can be, and scans over the whole map.
     """
 
     def __init__(self, dim, drop_paths, downsample, num_heads, window, mlp_ratio, layer_scale, scan_backend,
@@ -66,7 +69,11 @@ class HybridLevel(Level):
     def forward(self, x):
         x = x.permute(0, 2, 3, 1)
         batch, height, width, channels = x.shape
-        if self.window is None:
+        if isinstance(self.window, tuple):
+            cut = BalancedCut(height, width, self.window[1])
+            tokens = x.reshape(batch, height * width, channels)
+            x = self.run_blocks(tokens, cut=None if cut.is_whole else cut).reshape(x.shape)
+        elif self.window is None:
             x = self.run_blocks(x.reshape(batch, height * width, channels)).reshape(x.shape)
         elif torch.compiler.is_exporting():
             x = self._run_on_any_size(x)

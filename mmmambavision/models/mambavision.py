@@ -19,7 +19,8 @@ class MambaVision(Trunk):
             mlp_ratio.
         window_size: None, the whole map: one window that is exactly the map, whatever its size. An integer, or two for
             levels 2 and 3 (each may be None): windows of that side in tokens, and maps padded to them. Of a released
-            4-entry tuple the last two count.
+            4-entry tuple the last two count. ('balanced', n): the whole map but for attention, which is in windows as
+            equal as they can be, of at most n x n tokens, so that the cost per pixel does not grow with the map.
         in_channels: channels of the images. Weights for 3 are adapted to any other number when `init_cfg` loads them.
         out_indices: levels to return. Levels beyond the last one are not built.
         drop_path_rate: stochastic depth at the last block, growing linearly from 0 at the first.

@@ -84,13 +84,16 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, tokens, keep=None):
-        """What all tokens (B, L, C), or those at the indices `keep` alone, make of all tokens."""
+    def forward(self, tokens, keep=None, cut=None):
+        """What all tokens (B, L, C), or those at the indices `keep` alone, make of all tokens, or of those in their
+        window of `cut`, a `BalancedCut`."""
         qkv = linear(self.qkv, tokens).unflatten(2, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, L, C / heads) each
-        if keep is not None:
-            q = q[:, :, keep]
-        return linear(self.proj, F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        if cut is not None:
+            mixed = cut.map(F.scaled_dot_product_attention, q, k, v)
+        else:
+            mixed = F.scaled_dot_product_attention(q if keep is None else q[:, :, keep], k, v)
+        return linear(self.proj, mixed.transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):

@@ -127,13 +127,18 @@ def parse_arch(arch):
 
 
 def parse_windows(window_size):
-    """Windows of levels 2 and 3, each a positive integer or None, from any form that `window_size` takes."""
+    """Windows of levels 2 and 3, each a positive integer, None or ('balanced', n), from any form of `window_size`."""
+    if isinstance(window_size, (tuple, list)) and len(window_size) == 2 and window_size[0] == 'balanced':
+        if type(window_size[1]) is not int or window_size[1] < 1:
+            raise UserError(f"window_size=('balanced', n) takes a positive integer n, got {window_size[1]!r}")
+        return (tuple(window_size),) * 2
     windows = tuple(window_size) if isinstance(window_size, (tuple, list)) else (window_size, window_size)
     if len(windows) == NUM_LEVELS:
         windows = windows[2:]
     if len(windows) != 2 or not all(w is None or (type(w) is int and w > 0) for w in windows):
-        raise UserError('window_size must be None for the whole map, a positive integer, or two entries, for levels 2 '
-                        f'and 3 (or a released four), each a positive integer or None; got {window_size!r}')
+        raise UserError("window_size must be None for the whole map, a positive integer, ('balanced', n), or two "
+                        'entries, for levels 2 and 3 (or a released four), each a positive integer or None; got '
+                        f'{window_size!r}')
     return windows
 
 

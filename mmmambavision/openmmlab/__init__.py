@@ -7,10 +7,11 @@ from mmengine.registry import MODELS
 
 from ..models.mambavision import MambaVision
 from . import loading, mmcv_ops
+from .amp import BFloat16OptimWrapper
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .released import MMMambaVision
 
-__all__ = ['LayerDecayOptimWrapperConstructor', 'MMMambaVision']
+__all__ = ['BFloat16OptimWrapper', 'LayerDecayOptimWrapperConstructor', 'MMMambaVision']
 
 
 class _ToMMEngine(logging.Handler):

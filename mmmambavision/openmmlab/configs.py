@@ -73,14 +73,15 @@ def check_data(cfg, *loaders):
 
 
 def fit_to_machine(cfg):
-    """Replace what needs a GPU where there is none: mixed precision by float32, SyncBN by BN, NCCL by gloo."""
+    """Replace what needs a GPU where there is none: mixed precision by float32 (bfloat16 is slower on most CPUs and has
+    to be asked for), SyncBN by BN, NCCL by gloo."""
     if torch.cuda.is_available():
         return
     if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
         cfg.optim_wrapper.type = 'OptimWrapper'
         for key in ('loss_scale', 'dtype', 'use_fp16'):
             cfg.optim_wrapper.pop(key, None)
-        print_log('no GPU: training in float32 instead of mixed precision')
+        print_log('no GPU: training in float32 instead of mixed precision; --amp trains in bfloat16')
     if replace_type(cfg.get('model', {}), 'SyncBN', 'BN'):
         print_log('no GPU: BN instead of SyncBN')
     if cfg.get('launcher') == 'pytorch' and not torch.distributed.is_initialized():

@@ -86,7 +86,8 @@ def test_a_pipeline_that_predict_onnx_does_not_have(tmp_path, monkeypatch, capsy
     (dict(part='model', task='segmentation'), [], 'm.onnx holds segmentation, the config asks for detection'),
     ({}, [], 'm.onnx holds something else, the config asks for detection'),
     (None, [], r'm.onnx cannot be read by ONNX Runtime: \S+'),
-    ({}, ['--tta'], '--tta is for checkpoints: a file predicts on images as they are')])
+    ({}, ['--tta'], '--tta and --amp are for checkpoints: a file predicts on images as they are'),
+    ({}, ['--amp'], '--tta and --amp are for checkpoints')])
 def test_files_that_are_not_evaluated(meta, options, message, shapes, tmp_path):
     onnx = pytest.importorskip('onnx')
     file = tmp_path / 'm.onnx'

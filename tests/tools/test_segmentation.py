@@ -49,6 +49,9 @@ def test_evaluate_with_and_without_augmentation(trained, shapes, tmp_path):
     augmented = run_tool('test.py', DEMO, work_dir / 'iter_6.pth', '--work-dir', tmp_path / 'b', '--tta',
                          '--cfg-options', *data_options(shapes), 'test_dataloader.batch_size=1')
     assert re.search(table, augmented)
+    mixed = run_tool('test.py', DEMO, work_dir / 'iter_6.pth', '--work-dir', tmp_path / 'c', '--amp',
+                     '--cfg-options', *data_options(shapes))
+    assert abs(float(re.search(table, mixed)[1]) - float(re.search(table, output)[1])) < 3
 
 
 def test_resume(trained, shapes):

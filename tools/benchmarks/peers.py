@@ -57,7 +57,8 @@ BACKBONES = {
        (('t', 'tiny'), ('s', 'small'), ('b', 'base'))},
     'deit-s': DeiT,
     **{f'mambavision-{short}{suffix}': _mambavision(arch, window) for short, arch in
-       (('t', 'tiny'), ('s', 'small'), ('b', 'base')) for suffix, window in (('', None), ('-padded', (112, 56)))},
+       (('t', 'tiny'), ('s', 'small'), ('b', 'base')) for suffix, window in (
+           ('', None), ('-padded', (112, 56)), ('-balanced', ('balanced', 32)))},
 }
 
 # Published Cascade Mask R-CNN on COCO at 1280x800 (arXiv 2407.08083, table 4): parameters M, FLOPs G, box AP, mask AP.

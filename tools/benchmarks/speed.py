@@ -1,8 +1,8 @@
 """Speed, memory and size of backbones and whole models, in turn: `python tools/benchmarks/speed.py swin-t convnext-t`.
 
-Names are configs, measured whole on random images with random weights, and the backbones of peers.py beside this file,
-MambaVision with whole-map windows or, `-padded`, the released (112, 56); options follow a colon, as in
-mambavision-t:window_size=64,32:scan_backend=reference.
+Names are configs, measured whole on random images with random weights, and the backbones of peers.py beside this file.
+MambaVision has whole-map windows or, `-padded`, the released (112, 56) or, `-balanced`, attention in windows of at most
+32 x 32. Options follow a colon, as in mambavision-t:window_size=64,32:scan_backend=reference.
 
 Every model is run once to warm up, then all in turn (A B A B ...). Times are medians; ratios are medians of each
 round's ratio to the first model. Multiply-adds are counted without running: layers (linear and convolution), attention
