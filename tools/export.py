@@ -19,7 +19,7 @@ from mmmambavision.export.metadata import describe
 from mmmambavision.export.onnx import export, read
 from mmmambavision.export.parts import PARTS
 from mmmambavision.openmmlab.configs import fit_to_machine, load_config
-from mmmambavision.openmmlab.models import load_model
+from mmmambavision.openmmlab.models import load_model, tested_on
 from mmmambavision.terminal import run, show
 
 TENSORRT_TOPK = 3840  # as its documentation of layers has it
@@ -77,7 +77,7 @@ def main(argv=None):
     module = PARTS[args.part](model).eval()
     begin = time.monotonic()
     batch = 2 if module.any_batch and not args.static else 1
-    meta = describe(model, args.part)
+    meta = describe(model, args.part, tested_on(cfg).pipeline)
     export(module, torch.randn(batch, 3, *args.size), args.out, args.scan, args.opset, args.static, args.half, meta)
     megabytes = sum(file.stat().st_size for file in args.out.parent.glob(f'{args.out.name}*')) / 1e6
     print(f'{args.out}: {megabytes:.1f} MB, in {time.monotonic() - begin:.0f} s')

@@ -1,15 +1,14 @@
 """What a program outside of PyTorch has to know of a file: its metadata_props."""
-from ..openmmlab.models import tested_on
-
 OTHER_STEPS = {'LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs', 'PackSegInputs'}
 
 
-def describe(model, part):
+def describe(model, part, pipeline):
     """What is in a file, as values that JSON knows.
 
     Args:
         model: with its config as `cfg`, and `dataset_meta`.
         part: 'model', 'neck' or 'backbone'.
+        pipeline: the config's steps before the model in tests.
 
     Returns:
         dict with part, classes and palette; of whole models also task, resize (how images are to be resized; left out
@@ -19,7 +18,7 @@ def describe(model, part):
     found = dict(part=part, **{key: list(model.dataset_meta.get(key) or []) for key in ('classes', 'palette')})
     if part != 'model':
         return found
-    steps = [step for step in tested_on(model.cfg).pipeline if step.type not in OTHER_STEPS]
+    steps = [step for step in pipeline if step.type not in OTHER_STEPS]
     if not steps or [(step.type, step.get('scale_factor')) for step in steps] == [('Resize', 1.)]:
         found['resize'] = None
     elif len(steps) == 1 and steps[0].type == 'Resize' and 'scale' in steps[0]:

@@ -25,9 +25,10 @@ class Segmentor(nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        from mmseg.models.decode_heads.decode_head import BaseDecodeHead
         head = model.decode_head
-        if not isinstance(head, BaseDecodeHead) or type(head).predict is not BaseDecodeHead.predict:
+        # Where mmseg's own `predict` is in use, what `forward` returns are logits.
+        predicts = [kind.__name__ for kind in type(head).__mro__ if 'predict' in vars(kind)]
+        if predicts[:1] != ['BaseDecodeHead']:
             raise UserError(f'a {type(model).__name__} with {type(head).__name__} is not exported whole, an '
                             'EncoderDecoder with one head of logits is: export --part backbone')
         settings = model.cfg.model.data_preprocessor

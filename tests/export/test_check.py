@@ -6,8 +6,8 @@ from mmengine.config import Config
 
 from mmmambavision.export.check import LIMITS, compare, differences, picture, sizes_around
 from mmmambavision.export.metadata import describe
+from mmmambavision.openmmlab import models
 from mmmambavision.openmmlab.configs import fit_to_machine
-from mmmambavision.openmmlab.models import load_model
 
 from ..conftest import ROOT
 
@@ -82,7 +82,7 @@ def described(config, part='model', **options):
     cfg = Config.fromfile(ROOT / 'configs' / f'{config}.py')
     cfg.merge_from_dict({key.replace('__', '.'): value for key, value in options.items()})
     fit_to_machine(cfg)
-    return describe(load_model(cfg, None, 'cpu'), part)
+    return describe(models.load_model(cfg, None, 'cpu'), part, models.tested_on(cfg).pipeline)
 
 
 def test_description_of_detectors():

@@ -17,8 +17,8 @@ from mmmambavision.export.onnx import export, read  # noqa: E402
 from mmmambavision.export.parts import PARTS, Backbone, Neck  # noqa: E402
 from mmmambavision.export.pooling import AdaptiveAvgPool, replace_adaptive_pooling  # noqa: E402
 from mmmambavision.models.presets import PRESETS  # noqa: E402
+from mmmambavision.openmmlab import models  # noqa: E402
 from mmmambavision.openmmlab.configs import fit_to_machine  # noqa: E402
-from mmmambavision.openmmlab.models import load_model  # noqa: E402
 
 from ..conftest import ROOT  # noqa: E402
 
@@ -33,7 +33,7 @@ def small_model(config, head=None, **options):
     cfg.merge_from_dict({key.replace('__', '.'): value for key, value in options.items()})
     fit_to_machine(cfg)
     torch.manual_seed(0)
-    return load_model(cfg, None, 'cpu')
+    return models.load_model(cfg, None, 'cpu')
 
 
 def worst(module, session, images):
@@ -105,8 +105,8 @@ def test_segmentor_is_mmsegs(head, tmp_path):
     shapes = [(96, 128), (173, 123), (64, 200)]
     images = [np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8) for shape in shapes]
     expected = [inference_model(model, image) for image in images]
-    file = tmp_path / 's.onnx'
-    export(PARTS['model'](model).eval(), torch.randn(2, 3, 80, 112), file, meta=describe(model, 'model'))
+    file, described = tmp_path / 's.onnx', describe(model, 'model', models.tested_on(model.cfg).pipeline)
+    export(PARTS['model'](model).eval(), torch.randn(2, 3, 80, 112), file, meta=described)
     exported = ExportedSegmentor(str(file), model.test_cfg)
     exported.cfg = model.cfg
     session = read(file)
@@ -123,7 +123,7 @@ def test_segmentor_is_mmsegs(head, tmp_path):
             assert (values.argmax(0) == sample.pred_sem_seg.data[0].numpy())[sure].all()
         assert (found.pred_sem_seg.data == sample.pred_sem_seg.data)[0][torch.from_numpy(sure)].all()
     meta = {entry.key: json.loads(entry.value) for entry in onnx.load(file).metadata_props}
-    assert meta == describe(model, 'model')
+    assert meta == described
 
 
 @pytest.mark.parametrize('options, message', [
