@@ -147,6 +147,16 @@ def test_parts_of_a_detector():
         Neck(small_model('upernet_mambavision_demo'))
 
 
+@pytest.mark.parametrize('part, message', [
+    ('model', 'a Sequential is not exported whole: Faster, Mask and Cascade R-CNN and RetinaNet are, and segmentors'),
+    ('backbone', 'a Sequential has no backbone to export: detectors and segmentors have one'),
+    ('neck', 'a Sequential has no backbone to export: detectors and segmentors have one')])
+def test_models_that_are_neither(part, message):
+    """Such as timm's in mmpretrain's wrapper; mmdet's Mask2Former and test-time augmentation have no bbox_head."""
+    with pytest.raises(UserError, match=message):
+        PARTS[part](torch.nn.Sequential())
+
+
 def test_a_package_that_is_missing(monkeypatch, tmp_path):
     import sys
     monkeypatch.setitem(sys.modules, 'onnx', None)
