@@ -72,6 +72,10 @@ def check(module, args):
 def main(argv=None):
     args = parse_args(argv)
     cfg = load_config(args)
+    try:  # before the minute that an export may take
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'{args.out} cannot be written: {error.strerror}') from None
     fit_to_machine(cfg)
     model = load_model(cfg, args.checkpoint, 'cpu')
     module = PARTS[args.part](model).eval()

@@ -15,13 +15,16 @@ def detector(model):
     Raises:
         UserError: none does.
     """
-    kind, head = type(model).__name__, type(getattr(model, 'roi_head', None) or model.bbox_head).__name__
+    kind = type(model).__name__
+    # Mask2Former, SOLO, classifiers and what is wrapped around detectors for test-time augmentation have neither.
+    head = type(getattr(model, 'roi_head', None) or getattr(model, 'bbox_head', None)).__name__
     if head == 'RetinaHead':
         return OneStage(model)
     if head in ('StandardRoIHead', 'CascadeRoIHead') and not model.roi_head.with_shared_head:
         return TwoStage(model)
-    raise UserError(f'a {kind} with {head} is not exported whole: Faster, Mask and Cascade R-CNN and RetinaNet are; '
-                    '--part neck or --part backbone is exported of every model')
+    raise UserError(f'a {kind}{"" if head == "NoneType" else f" with {head}"} is not exported whole: Faster, Mask and '
+                    'Cascade R-CNN and RetinaNet are, and segmentors; --part neck or --part backbone is exported of '
+                    'every detector and segmentor')
 
 
 class Detector(nn.Module):

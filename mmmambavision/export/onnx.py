@@ -1,5 +1,6 @@
 """A module to an ONNX file that takes any size, and back into ONNX Runtime."""
 import json
+from pathlib import Path
 
 import torch
 
@@ -21,7 +22,7 @@ def export(module, sample, file, scan='loop-free', opset=20, static=False, half=
         meta: what the file's metadata_props shall say, values that JSON knows.
 
     Raises:
-        UserError: a package is missing.
+        UserError: a package is missing, or the file cannot be written.
     """
     _need('onnx', 'onnxscript')
     import onnx
@@ -44,7 +45,11 @@ def export(module, sample, file, scan='loop-free', opset=20, static=False, half=
     if half:
         halve_weights(program.model.graph)
     program.model.metadata_props.update({key: json.dumps(value) for key, value in (meta or {}).items()})
-    program.save(str(file))
+    try:
+        program.save(str(file))
+    except OSError as error:  # as of a full disk, where a part of the file would be in the next one's way
+        Path(file).unlink(missing_ok=True)
+        raise UserError(f'{file} cannot be written: {error.strerror or error}') from None
     onnx.checker.check_model(str(file), full_check=True)
 
 

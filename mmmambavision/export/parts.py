@@ -5,11 +5,17 @@ from ..errors import UserError
 
 
 class Backbone(nn.Module):
-    """The backbone of a model: normalised images (B, 3, H, W) to its maps."""
+    """The backbone of a model: normalised images (B, 3, H, W) to its maps.
+
+    Raises:
+        UserError: the model has none as a part of its own.
+    """
     any_batch, outputs = True, None
 
     def __init__(self, model):
         super().__init__()
+        if not hasattr(model, 'backbone'):
+            raise UserError(f'a {type(model).__name__} has no backbone to export: detectors and segmentors have one')
         self.backbone = model.backbone
 
     def forward(self, images):

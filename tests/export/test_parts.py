@@ -1,5 +1,6 @@
 """Parts of models in ONNX Runtime beside what they are made of."""
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -145,6 +146,31 @@ def test_parts_of_a_detector():
         assert all(torch.equal(a, b) for a, b in zip(Neck(model)(x), model.neck(maps), strict=True))
     with pytest.raises(UserError, match='--part neck: this model has none, so it is --part backbone'):
         Neck(small_model('upernet_mambavision_demo'))
+
+
+@pytest.mark.parametrize('part, message', [
+    ('model', 'a Sequential is not exported whole: Faster, Mask and Cascade R-CNN and RetinaNet are, and segmentors'),
+    ('backbone', 'a Sequential has no backbone to export: detectors and segmentors have one'),
+    ('neck', 'a Sequential has no backbone to export: detectors and segmentors have one')])
+def test_models_that_are_neither(part, message):
+    """Such as timm's in mmpretrain's wrapper; mmdet's Mask2Former and test-time augmentation have no bbox_head."""
+    with pytest.raises(UserError, match=message):
+        PARTS[part](torch.nn.Sequential())
+
+
+def test_a_file_that_cannot_be_written(tmp_path, monkeypatch):
+    """A disk that fills up on the way: a sentence, and no part of a file."""
+    pytest.importorskip('onnxscript')
+    import onnx
+
+    def save(model, path, **options):
+        Path(path).write_bytes(b'a part')
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(onnx, 'save', save)
+    with pytest.raises(UserError, match='x.onnx cannot be written: No space left on device'):
+        export(torch.nn.Identity(), torch.zeros(2, 3, 8, 8), tmp_path / 'x.onnx')
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_package_that_is_missing(monkeypatch, tmp_path):

@@ -34,6 +34,18 @@ def test_mistakes(options, message, tmp_path, monkeypatch):
         run(lambda: load_tool('export').main([str(DETECTOR), *options]))
 
 
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(SystemExit, match='m.onnx cannot be written: '):
+        run(lambda: load_tool('export').main([str(DETECTOR), '--out', str(tmp_path / 'file' / 'm.onnx')]))
+
+
+def test_a_folder_that_is_not_there(tmp_path, monkeypatch):
+    file = tmp_path / 'new' / 'folder' / 'm.onnx'
+    pretend(monkeypatch, file).main([str(DETECTOR), '--out', str(file), '--part', 'neck'])
+    assert file.exists()
+
+
 def pretend(monkeypatch, file, *errors):
     """tools/export.py without its export, its checks having the errors given."""
     tool, found = load_tool('export'), iter(errors)
