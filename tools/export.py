@@ -16,7 +16,7 @@ from rich.progress import track
 from mmmambavision.errors import UserError
 from mmmambavision.export.check import HALF_LIMITS, LIMITS, compare, picture, sizes_around
 from mmmambavision.export.metadata import describe
-from mmmambavision.export.onnx import export, read
+from mmmambavision.export.onnx import export, need, read
 from mmmambavision.export.parts import PARTS
 from mmmambavision.openmmlab.configs import fit_to_machine, load_config
 from mmmambavision.openmmlab.models import load_model, tested_on
@@ -71,6 +71,7 @@ def check(module, args):
 
 def main(argv=None):
     args = parse_args(argv)
+    need('onnx', 'onnxscript', *(['onnxruntime'] if args.check else []))
     cfg = load_config(args)
     try:  # before the minute that an export may take
         args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -83,8 +84,9 @@ def main(argv=None):
     batch = 2 if module.any_batch and not args.static else 1
     meta = describe(model, args.part, tested_on(cfg).pipeline)
     export(module, torch.randn(batch, 3, *args.size), args.out, args.scan, args.opset, args.static, args.half, meta)
-    megabytes = sum(file.stat().st_size for file in args.out.parent.glob(f'{args.out.name}*')) / 1e6
-    print(f'{args.out}: {megabytes:.1f} MB, in {time.monotonic() - begin:.0f} s')
+    files = [path for path in (args.out, Path(f'{args.out}.data')) if path.exists()]  # the second of large networks
+    megabytes = sum(path.stat().st_size for path in files) / 1e6
+    print(f"{' and '.join(map(str, files))}: {megabytes:.1f} MB, in {time.monotonic() - begin:.0f} s")
     if args.part == 'model' and 'resize' not in meta:
         print('warning: the test pipeline does more than resize, so tools/predict_onnx.py does not take this file')
     for key, count in getattr(module, 'counts', {}).items():

@@ -58,7 +58,8 @@ def run(session, image):
     try:
         return dict(zip((output.name for output in session.get_outputs()), session.run(None, dict(images=images))))
     except Exception as error:
-        raise SkippedError(f'onnxruntime fails on {height}x{width} pixels: {error}') from None
+        many = ' (scans take maps of 65,536 tokens, images of 4096x4096)' if height * width > 4096 ** 2 else ''
+        raise SkippedError(f'onnxruntime fails on {height}x{width} pixels{many}: {error}') from None
 
 
 def segment(session, meta, image):

@@ -20,7 +20,8 @@ def detector(model):
     head = type(getattr(model, 'roi_head', None) or getattr(model, 'bbox_head', None)).__name__
     if head == 'RetinaHead':
         return OneStage(model)
-    if head in ('StandardRoIHead', 'CascadeRoIHead') and not model.roi_head.with_shared_head:
+    if head in ('StandardRoIHead', 'CascadeRoIHead') and not (
+            model.roi_head.with_shared_head or getattr(model, 'with_semantic_head', False)):
         return TwoStage(model)
     raise UserError(f'a {kind}{"" if head == "NoneType" else f" with {head}"} is not exported whole: Faster, Mask and '
                     'Cascade R-CNN and RetinaNet are, and segmentors; --part neck or --part backbone is exported of '

@@ -8,7 +8,7 @@ from ..errors import UserError
 
 
 def export(module, sample, file, scan='loop-free', opset=20, static=False, half=False, meta=None):
-    """Write a function of images to an ONNX file, its weights in it.
+    """Write a function of images to an ONNX file, its weights in it, or, from 1.5 GiB on, in FILE.data beside it.
 
     Args:
         module: in eval mode, called with images (B, 3, H, W); returns a tensor or a tuple of them. Its attribute
@@ -24,7 +24,7 @@ def export(module, sample, file, scan='loop-free', opset=20, static=False, half=
     Raises:
         UserError: a package is missing, or the file cannot be written.
     """
-    _need('onnx', 'onnxscript')
+    need('onnx', 'onnxscript')
     import onnx
     from onnxscript.optimizer import optimize_ir
 
@@ -59,7 +59,7 @@ def read(file):
     Raises:
         UserError: ONNX Runtime is not installed, or cannot read the file.
     """
-    _need('onnxruntime')
+    need('onnxruntime')
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -80,7 +80,12 @@ def metadata(session):
     return found
 
 
-def _need(*packages):
+def need(*packages):
+    """See that packages are installed.
+
+    Raises:
+        UserError: one is missing.
+    """
     for package in packages:
         try:
             __import__(package)

@@ -145,6 +145,14 @@ def test_detectors_that_are_refused(options, message):
         PARTS['model'](detector(CASCADE, **options))
 
 
+def test_panoptic_detectors_are_refused():
+    """Of which the instances alone would be in the file."""
+    model = detector(CASCADE)
+    model.with_semantic_head = True
+    with pytest.raises(UserError, match='a CascadeRCNN with CascadeRoIHead is not exported whole'):
+        PARTS['model'](model)
+
+
 @pytest.fixture(scope='module')
 def held_out(tmp_path_factory):
     folder = tmp_path_factory.mktemp('shapes')
@@ -188,7 +196,7 @@ def test_trained_and_exported(name, held_out, tmp_path):
     session = onnxruntime.InferenceSession(str(file))
     outputs = tuple(output.name for output in session.get_outputs())
     files = sorted((held_out / 'val2017').glob('*'))
-    images = [cv2.imread(str(path)) for path in files] + [np.full((128, 128, 3), 120, np.uint8)]
+    images = [cv2.imread(str(path)) for path in files] + [np.full((128, 128, 3), grey, np.uint8) for grey in (0, 120)]
     counts = []
     for image in images + [cv2.resize(image, (203, 150)) for image in images]:
         expected = mmdets(model, image)
