@@ -114,7 +114,7 @@ def test_eager_is_mmdets(text, options, tmp_path):
     thresholds = 'model__test_cfg__score_thr' if text == RETINANET else 'model__test_cfg__rcnn__score_thr'
     image = np.random.default_rng(0).integers(0, 255, (70, 101, 3)).astype(np.uint8)
     config = write_config(tmp_path, text) if text else CASCADE
-    for threshold, some in ((.005, True), (.99, False)):
+    for threshold, some in ((.005, True), (1., False)):
         model = detector(config, **options, **{thresholds: threshold})
         if text == RETINANET:
             torch.nn.init.normal_(model.bbox_head.retina_cls.weight, std=.02)
