@@ -34,6 +34,10 @@ def interpreted(backend):
     return backend == 'triton' and triton.interpreted()
 
 
+# Triton's interpreter takes seconds for what the others do at once; make test leaves it the options.
+UNHURRIED = [pytest.param(name, marks=pytest.mark.slow) if interpreted(name) else name for name in PRESENT]
+
+
 def small_if_interpreted(backend, **sizes):
     """Sizes of inputs: those given, and for Triton's interpreter fewer channels and states, since it takes
     a second each."""
@@ -81,7 +85,7 @@ def assert_as_reference(backend, inputs, softplus=True, dtype=torch.float32, tol
         assert actual[name].shape == value.shape
 
 
-@pytest.mark.parametrize('backend', PRESENT)
+@pytest.mark.parametrize('backend', UNHURRIED)
 @pytest.mark.parametrize('length', [1, 2, 3, 63, 64, 65, 1000])
 def test_lengths(backend, length):
     if interpreted(backend) and length > 100:
@@ -97,7 +101,7 @@ def test_lengths_of_detection(backend, length):
     assert_as_reference(backend, make_inputs(batch=1, channels=5, length=length))
 
 
-@pytest.mark.parametrize('backend', PRESENT)
+@pytest.mark.parametrize('backend', UNHURRIED)
 @pytest.mark.parametrize('batch, channels, states, groups', [
     (1, 1, 1, None), (1, 16, 8, None), (3, 5, 16, None), (2, 24, 8, 1), (2, 24, 8, 2), (1, 18, 3, 3),
     (1, 160, 8, None)])
@@ -296,6 +300,7 @@ def test_without_numba(monkeypatch):
 NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('backend', PRESENT)
 def test_backbone_compiles_without_a_break(backend):
     torch.manual_seed(0)

@@ -82,6 +82,7 @@ def prepared(folder, name):
     return F.pad(image, (0, 128 - 110, 0, 96 - 90))
 
 
+@pytest.mark.slow
 def test_attention(folder, tmp_path):
     printed = run_tool('visualize.py', *arguments(folder, 'attention', '--point', '100,20', images=('a.png', 'b.png')),
                        '--out', tmp_path)
