@@ -157,6 +157,27 @@ def test_same_bits_on_every_run(backend):
         assert all(torch.equal(first[k], again[k]) for k in first)
 
 
+@pytest.mark.parametrize('together', [1, chunked.TOGETHER])
+@pytest.mark.parametrize('length', [1, 15, 16, 17, 255, 256, 257, 700])
+def test_ends_of_chunks_and_stretches(monkeypatch, together, length):
+    """With stretches of 256 steps, and in one."""
+    monkeypatch.setattr(chunked, 'TOGETHER', together)
+    assert_as_reference('chunked', make_inputs(2, 6, length, 3, groups=2))
+
+
+def test_chunked_under_transforms(monkeypatch):
+    """Tangents, and a batch of parameters and inputs, as those of the reference."""
+    monkeypatch.setattr(chunked, 'TOGETHER', 1)
+    inputs = [torch.stack([v, v.flip(0)]) for v in make_inputs(1, 4, 270, 2, groups=2).values()]
+    tangents = [torch.randn_like(v) for v in inputs]
+    results = []
+    for backend in ('chunked', 'reference'):
+        def scan(*values):
+            return selective_scan(*values, delta_softplus=True, return_last_state=True, backend=backend)
+        results.append(torch.func.jvp(torch.func.vmap(scan), tuple(inputs), tuple(tangents)))
+    torch.testing.assert_close(*results)
+
+
 def test_gradcheck_of_chunked():
     inputs = make_inputs(1, 4, 7, 2, groups=2)
     assert torch.autograd.gradcheck(

@@ -1,135 +1,154 @@
 """The scan in plain tensor operations, parallel over chunks of the sequence: for any device that torch runs on.
 
-With chunks of K steps, three passes take 2 K + L / K steps in a row instead of L, each over all chunks or channels at
-once: the state that every chunk ends with if it begins with zero, and its decay; from these the state that it really
-begins with; then the outputs. The backward pass does the same from the other end.
+A linear recurrence h_t = a_t h_{t-1} + x_t (arXiv 2312.00752, algorithm 2, line 6) runs over chunks of 16 steps, all of
+them at once: from zero, for the state that each chunk ends with, and then from the states that they begin with. Those
+obey a recurrence of the same kind, one step for each chunk, and are found in the same way. The gradient is one from the
+other end. Long sequences go in stretches, one after the other: the states of all steps are never in memory together.
 """
-import math
-
 import torch
 import torch.nn.functional as F
 
+CHUNK = 16
+TOGETHER = 2 ** 20  # numbers in the states of a stretch that a CPU's cache is still of use to
+
 
 class _Parts:
-    """Inputs in chunks, time to the front: (K, chunks, B, G, D / G) and (K, chunks, B, G, N) for B and C."""
+    """Inputs in M chunks: step, step u and others (B, M, 16, G, 1, D / G); B and C (B, M, 16, G, N, 1)."""
 
     def __init__(self, u, delta, A, B, C, delta_bias, delta_softplus):
         self.dtype = torch.promote_types(u.dtype, torch.float32)
-        self.batch, self.channels, self.length = u.shape
-        self.groups, self.states = B.shape[1:3]
-        self.per_group = self.channels // self.groups
-        self.size = max(1, math.isqrt(self.length))
-        self.chunks = -(-self.length // self.size)
+        self.length, self.groups = u.shape[2], B.shape[1]
         self.u = u.to(self.dtype)
         self.raw_step = delta.to(self.dtype)
         if delta_bias is not None:
             self.raw_step = self.raw_step + delta_bias.to(self.dtype)[:, None]
-        step = F.softplus(self.raw_step) if delta_softplus else self.raw_step
-        # The steps that fill up the last chunk are zero and leave the state as it is.
-        self.step, self.x = self.split(step), self.split(self.u)
-        self.b, self.c = self.split(B.to(self.dtype)), self.split(C.to(self.dtype))
-        self.weighted = self.step * self.x
-        self.rates = A.to(self.dtype).reshape(self.groups, self.per_group, self.states)
+        self.step = F.softplus(self.raw_step) if delta_softplus else self.raw_step
+        self.rates = self.state(A.to(self.dtype)[None])[0].contiguous()
+        b, c = (_cut(t.to(self.dtype).permute(0, 3, 1, 2).unsqueeze(-1)) for t in (B, C))
+        self.sequences = self.split(self.step), self.split(self.step * self.u), b, c
+        self.zero = self.rates.new_zeros(u.shape[0], *self.rates.shape)
+        # Where a call takes longer than its numbers, there are at most four stretches or so, whatever the length.
+        together = TOGETHER if u.device.type == 'cpu' else max(TOGETHER, 2 * u.numel())
+        self.blocks = max(1, together // (CHUNK ** 2 * max(1, self.zero.numel())))
+
+    def state(self, t):
+        """(B, D, N) to (B, G, N, D / G)."""
+        return t.unflatten(1, (self.groups, -1)).transpose(2, 3)
 
     def split(self, t):
-        width = self.per_group if t.dim() == 3 else self.states
-        t = F.pad(t, (0, self.chunks * self.size - self.length))
-        t = t.reshape(self.batch, self.groups, width, self.chunks, self.size)
-        return t.permute(4, 3, 0, 1, 2)
+        """(B, D, L) to (B, M, 16, G, 1, D / G). Steps that fill up the last chunk are zero and keep the state."""
+        return _cut(t.unflatten(1, (self.groups, -1)).permute(0, 3, 1, 2).unsqueeze(3))
 
-    def join(self, rows):
-        """Inverse of `split` for a list of K (chunks, B, G, D / G), to (B, D, L), or of K (..., N), to (B, G, N, L)."""
-        t = torch.stack(rows).permute(2, 3, 4, 1, 0)
-        return t.flatten(3)[..., :self.length]
+    def stretches(self, *more):
+        """Tuples of the same 16 `blocks` chunks, or what is left at the end, of `sequences` and more of the kind."""
+        return list(zip(*(t.split(CHUNK * self.blocks, 1) for t in (*self.sequences, *more))))
 
-    def join_channels(self, rows):
-        return self.join(rows).reshape(self.batch, self.channels, self.length)
+    def join(self, stretches):
+        """Rows (B, M', G, ...), 16 for each stretch, to (B, G, ..., L), without the dimension of size 1 if there is."""
+        t = torch.cat([torch.stack(rows, 2) for rows in stretches], 1)
+        return t.flatten(1, 2)[:, :self.length].flatten(3).permute(0, 2, 3, 1)
 
-    def decay(self, i):
-        return torch.exp(self.step[i].unsqueeze(-1) * self.rates)
 
-    def advance(self, state, i):
-        """States (chunks, B, G, D / G, N) after step i of every chunk."""
-        return self.decay(i) * state + self.weighted[i].unsqueeze(-1) * self.b[i].unsqueeze(-2)
+def _cut(t):
+    """(B, M, ...) to (B, M / 16, 16, ...), filled up with zeros."""
+    missing = -t.shape[1] % CHUNK
+    t = F.pad(t, (0, 0) * (t.dim() - 2) + (0, missing)) if missing else t
+    return t.unflatten(1, (-1, CHUNK))
 
-    def total_decay(self):
-        return torch.exp(self.step.sum(0).unsqueeze(-1) * self.rates)
 
-    def begins(self):
-        """States that the chunks begin with, and the last state of all."""
-        state = self.x.new_zeros(self.chunks, self.batch, self.groups, self.per_group, self.states)
-        for i in range(self.size):
-            state = self.advance(state, i)
-        decay, begins = self.total_decay(), [torch.zeros_like(state[0])]
-        for chunk in range(self.chunks):
-            begins.append(decay[chunk] * begins[-1] + state[chunk])
-        return torch.stack(begins[:-1]), begins[-1]
+def _run(decays, inputs, state):
+    """The state before the first of some steps and after each."""
+    states = [state]
+    for decay, value in zip(decays, inputs):
+        states.append(torch.addcmul(value, decay, states[-1]))
+    return states
+
+
+def _scan(step, inputs, rates, state, decay=None, way=1):
+    """States between the steps of M chunks.
+
+    Args:
+        step: (B, M, 16, G, 1, D / G).
+        inputs: what each step adds to the state, (B, M, 16, G, N, D / G).
+        rates: (G, N, D / G).
+        state: (B, G, N, D / G), before the first step; after the last one for way = -1.
+        decay: exp(step rates), where the caller has it.
+        way: 1, or -1 to go from the last step to the first: before = decay after + input.
+
+    Returns:
+        17 states (B, M, G, N, D / G): before the first step of every chunk, ..., after the last.
+    """
+    decay = (step * rates).exp_() if decay is None else decay
+    decays, inputs, chunks = decay.unbind(2)[::way], inputs.unbind(2)[::way], step.shape[1]
+    begins = state.unsqueeze(1)
+    if chunks > 1:
+        ends = _run(decays[1:], inputs[1:], inputs[0])[-1]
+        # A chunk's decay is one exponential of a sum: the product of 16, without as many roundings.
+        outer = _scan(_cut(step.sum(2)), _cut(ends), rates, state, way=way)
+        begins = torch.stack(outer[:-1] if way == 1 else outer[1:], 2).flatten(1, 2)[:, :chunks]
+    return _run(decays, inputs, begins)[::way]
+
+
+def kept_shape(u, A, B):
+    """Shape of the states kept for the backward pass, one before every 256 steps: (B, L / 256, G, N, D / G)."""
+    return u.shape[0], -(-u.shape[2] // CHUNK ** 2), B.shape[1], A.shape[1], u.shape[1] // B.shape[1]
 
 
 def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep=False):
-    """As `operators.register` wants it; keeps nothing."""
+    """As `operators.register` wants it."""
     parts = _Parts(u, delta, A, B, C, delta_bias, delta_softplus)
-    state, last = parts.begins()
-    rows = []
-    for i in range(parts.size):
-        state = parts.advance(state, i)
-        rows.append(torch.matmul(state, parts.c[i].unsqueeze(-1)).squeeze(-1))
-    y = parts.join_channels(rows)
+    state, kept, rows = parts.zero, [], []
+    for step, weighted, b, c in parts.stretches():
+        states = _scan(step, weighted * b, parts.rates, state)
+        state = states[-1][:, -1]
+        rows.append([torch.matmul(c[:, :, i].mT, states[i + 1]) for i in range(CHUNK)])
+        if keep:
+            kept.append(states[0][:, ::CHUNK])
+    y = parts.join(rows).flatten(1, 2)
     if D is not None:
         y = y + D.to(y.dtype)[:, None] * parts.u
     if z is not None:
         y = y * F.silu(z.to(y.dtype))
-    return y, last.reshape(parts.batch, parts.channels, parts.states), y.new_empty(0)
+    return y, state.transpose(2, 3).flatten(1, 2), torch.cat(kept, 1) if keep else y.new_empty(0)
 
 
 def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    """As `operators.register` wants it; stores the states of all steps."""
+    """As `operators.register` wants it; finds `kept` itself where it is None."""
+    if kept is None:
+        kept = forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep=True)[2]
     parts = _Parts(u, delta, A, B, C, delta_bias, delta_softplus)
-    dy = dy.to(parts.dtype)
-    state, _ = parts.begins()
-    states = [state]
-    for i in range(parts.size):
-        states.append(parts.advance(states[-1], i))
-    dz = None
+    dout = dy = dy.to(parts.dtype)
     if z is not None:
         z = z.to(parts.dtype)
-        y = parts.join_channels([torch.matmul(states[i + 1], parts.c[i].unsqueeze(-1)).squeeze(-1)
-                                 for i in range(parts.size)])
-        if D is not None:
-            y = y + D.to(y.dtype)[:, None] * parts.u
-        gate = torch.sigmoid(z)
-        dz = dy * y * gate * (1 + z * (1 - gate))
-        dy = dy * z * gate
-    grad = parts.split(dy)
-
-    # Gradient of the state that each chunk ends with: first from its own outputs alone, then from all that follow.
-    own = torch.zeros_like(state)
-    for i in reversed(range(parts.size)):
-        own = parts.decay(i) * (own + grad[i].unsqueeze(-1) * parts.c[i].unsqueeze(-2))
-    decay, ends = parts.total_decay(), [torch.zeros_like(state[0]) if dlast is None else
-                                           dlast.to(parts.dtype).reshape(state[0].shape)]
-    for chunk in reversed(range(1, parts.chunks)):
-        ends.append(decay[chunk] * ends[-1] + own[chunk])
-    incoming = torch.stack(ends[::-1])
-
-    dA = parts.rates.new_zeros(parts.rates.shape)
-    dstep, dweighted, dB, dC = [], [], [], []
-    for i in reversed(range(parts.size)):
-        total = incoming + grad[i].unsqueeze(-1) * parts.c[i].unsqueeze(-2)
-        incoming = total * parts.decay(i)
-        through = incoming * states[i]
-        dstep.append((through * parts.rates).sum(-1))
-        dA = dA + (through * parts.step[i].unsqueeze(-1)).sum((0, 1))
-        dweighted.append(torch.matmul(total, parts.b[i].unsqueeze(-1)).squeeze(-1))
-        dB.append(torch.matmul(parts.weighted[i].unsqueeze(-2), total).squeeze(-2))
-        dC.append(torch.matmul(grad[i].unsqueeze(-2), states[i + 1]).squeeze(-2))
-    dstep, dweighted = parts.join_channels(dstep[::-1]), parts.join_channels(dweighted[::-1])
-    step = F.softplus(parts.raw_step) if delta_softplus else parts.raw_step
-    du = dweighted * step
-    ddelta = dstep + dweighted * parts.u
+        dy = dout * F.silu(z)
+    outgoing = parts.zero if dlast is None else parts.state(dlast.to(parts.dtype))
+    stretches, dA, rows = parts.stretches(parts.split(dy)), torch.zeros_like(parts.rates), []
+    starts = kept[:, ::parts.blocks].unbind(1)
+    for start, (step, weighted, b, c, grad) in zip(starts[::-1], stretches[::-1]):
+        decay, own = (step * parts.rates).exp_(), grad * c
+        states = _scan(step, weighted * b, parts.rates, start, decay)
+        # Gradients of the states by all that follows: after a step without its own output, before it decayed with that.
+        grads = _scan(step, decay * own, parts.rates, outgoing, decay, way=-1)
+        outgoing = grads[0][:, 0]
+        drates, found = torch.zeros_like(grads[0]), []
+        for i in range(CHUNK):
+            total, dexponent = grads[i + 1] + own[:, :, i], grads[i] * states[i]
+            drates = torch.addcmul(drates, dexponent, step[:, :, i])
+            found.append(((dexponent * parts.rates).sum(-2), torch.matmul(b[:, :, i].mT, total),
+                          torch.matmul(total, weighted[:, :, i].mT), torch.matmul(states[i + 1], grad[:, :, i].mT),
+                          *([] if z is None else [torch.matmul(c[:, :, i].mT, states[i + 1])])))
+        dA = dA + drates.sum((0, 1))
+        rows.append(zip(*found))
+    dstep, dweighted, dB, dC, *y = (parts.join(column) for column in zip(*rows[::-1]))
+    dstep, dweighted = dstep.flatten(1, 2), dweighted.flatten(1, 2)
+    du, ddelta, dz = dweighted * parts.step, dstep + dweighted * parts.u, None
     if delta_softplus:
         ddelta = ddelta * torch.sigmoid(parts.raw_step)
+    if z is not None:
+        gate, y = torch.sigmoid(z), y[0].flatten(1, 2)
+        y = y if D is None else y + D.to(y.dtype)[:, None] * parts.u
+        dz = dout * y * gate * (1 + z * (1 - gate))
     dD = (dy * parts.u).sum((0, 2))
     if D is not None:
         du = du + D.to(dy.dtype)[:, None] * dy
-    return du, ddelta, dA.reshape(A.shape), parts.join(dB[::-1]), parts.join(dC[::-1]), dD, dz, ddelta.sum((0, 2))
+    return du, ddelta, dA.transpose(1, 2).flatten(0, 1), dB, dC, dD, dz, ddelta.sum((0, 2))
