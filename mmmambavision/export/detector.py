@@ -112,6 +112,9 @@ class TwoStage(Detector):
             self.outputs = (*Detector.outputs, 'masks')
             self.mask_heads = _as_list(roi.mask_head)
             self.mask_regions = self.regions if roi.share_roi_extractor else _regions(roi.mask_roi_extractor)
+            if len({tuple(regions.scales.tolist()) for regions in (*self.regions, *self.mask_regions)}) > 1:
+                raise UserError('boxes and masks are pooled from different levels: set featmap_strides alike in '
+                                'bbox_roi_extractor and mask_roi_extractor')
 
     def forward(self, image):
         height, width = image.shape[2:]

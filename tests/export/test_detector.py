@@ -132,6 +132,8 @@ def test_eager_is_mmdets(text, options, tmp_path):
 
 @pytest.mark.parametrize('options, message', [
     (dict(model__test_cfg__rcnn__nms=dict(type='soft_nms')), 'boxes are suppressed by'),
+    (dict(model__roi_head__mask_roi_extractor__featmap_strides=[4, 8, 16]),
+     'boxes and masks are pooled from different levels: set featmap_strides alike in bbox_roi'),
     (dict(model__test_cfg__rcnn__max_per_img=-1), 'model.test_cfg keeps any number of boxes, an exported file gives a'),
     (dict(model__roi_head__type='HybridTaskCascadeRoIHead'), 'a CascadeRCNN with HybridTaskCascadeRoIHead is not'),
     (dict(model__rpn_head__bbox_coder__clip_border=False), 'boxes of a DeltaXYWHBBoxCoder are not exported'),
