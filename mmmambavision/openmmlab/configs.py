@@ -73,8 +73,8 @@ def check_data(cfg, *loaders):
 
 
 def fit_to_machine(cfg):
-    """Replace what needs a GPU where there is none: mixed precision by float32 (bfloat16 is slower on most CPUs and has
-    to be asked for), SyncBN by BN, NCCL by gloo."""
+    """Replace what needs a GPU where there is none: mixed precision by float32 (bfloat16 has to be asked for: see
+    amp.py), SyncBN by BN, NCCL by gloo."""
     if torch.cuda.is_available():
         return
     if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
