@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..ops import selective_scan
+from ..ops import attention, selective_scan
 
 STATE_SIZE = 8
 KERNEL_SIZE = 3
@@ -90,9 +90,9 @@ class Attention(nn.Module):
         qkv = linear(self.qkv, tokens).unflatten(2, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, L, C / heads) each
         if cut is not None:
-            mixed = cut.map(F.scaled_dot_product_attention, q, k, v)
+            mixed = cut.map(attention, q, k, v)
         else:
-            mixed = F.scaled_dot_product_attention(q if keep is None else q[:, :, keep], k, v)
+            mixed = attention(q if keep is None else q[:, :, keep], k, v)
         return linear(self.proj, mixed.transpose(1, 2).flatten(2))
 
 

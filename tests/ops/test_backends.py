@@ -442,7 +442,8 @@ def test_kernels_compile_where_nothing_can_be_written(tmp_path):
     shutil.copytree(Path(__file__).parents[2] / 'mmmambavision', package,
                     ignore=shutil.ignore_patterns('__pycache__'))
     # Whoever runs as root writes into read-only folders, so numba's folders are made to be files.
-    (package / 'ops' / 'selective_scan' / '__pycache__').write_text('')
+    for folder in (package / 'ops', package / 'ops' / 'selective_scan'):
+        (folder / '__pycache__').write_text('')
     (tmp_path / 'home').write_text('')
     code = ('import torch, warnings; from mmmambavision.ops import selective_scan; x = torch.ones(1, 2, 3);'
             'r = torch.ones(2, 4); w = torch.ones(1, 4, 3);'

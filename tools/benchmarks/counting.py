@@ -2,7 +2,7 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-ATTENTION = ('bmm', 'baddbmm', 'scaled_dot_product')
+ATTENTION = ('bmm', 'baddbmm', 'scaled_dot_product', 'attention_cpu')
 
 
 def count(function, *arguments):

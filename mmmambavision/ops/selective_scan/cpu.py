@@ -1,31 +1,12 @@
-"""The scan on a CPU: kernels compiled by numba at first use, run by as many threads as torch uses.
-
-Threads come from a pool of our own and not from numba's: those cannot be used after a fork, which data loaders do.
-"""
-import importlib.util
-import logging
-import os
-import pickle
-from concurrent.futures import ThreadPoolExecutor
+"""The scan on a CPU: kernels compiled by numba at first use, run by as many threads as torch uses."""
 from functools import lru_cache
-from threading import Timer
 
 import torch
 
+from ..compiled import in_parallel, load_kernels, unavailable
 from .operators import refusal
 
-TASKS_PER_THREAD = 4  # so that a thread that was held up does not keep the others waiting
-
-
-def unavailable():
-    """Why this implementation cannot run here, or None."""
-    if not importlib.util.find_spec('numba'):
-        return 'numba is not installed: pip install numba'
-    try:
-        importlib.import_module('numba')
-    except Exception as error:  # it looks at the versions of others, and says so in errors of several kinds
-        return f'numba does not load: {error}'
-    return None
+__all__ = ['backward', 'forward', 'kept_shape', 'refuses', 'unavailable']
 
 
 def refuses(u):
@@ -35,45 +16,16 @@ def refuses(u):
 
 @lru_cache(maxsize=None)
 def _kernels():
-    notice = Timer(1., lambda: logging.getLogger(__name__).warning(
-        'compiling the selective scan for this CPU, which takes some seconds the first time'))
-    notice.start()
-    try:
-        from . import cpu_kernels
-        try:
-            _compile(cpu_kernels)
-        except (OSError, EOFError, pickle.UnpicklingError) as error:  # a full disk, or a file that was half written
-            cpu_kernels.forget_cache(error)
-            _compile(cpu_kernels)
-    finally:
-        notice.cancel()
-    return cpu_kernels
+    return load_kernels(f'{__package__}.cpu_kernels', _run_once)
 
 
-def _compile(cpu_kernels):
-    """Compile the kernels by running them once."""
+def _run_once(cpu_kernels):
     length = cpu_kernels.CHUNK + 1
     u = torch.ones(1, length, 2).transpose(1, 2)  # nothing random: that would change what the user's seed gives
     rates, weights = -torch.ones(2, 2), torch.ones(1, 1, length, 2).transpose(2, 3)
     inputs = (u, u, rates, weights, weights, rates[0], u, rates[0], True)
     y, last_state, kept = _run_forward(cpu_kernels, *inputs, True)
     _run_backward(cpu_kernels, y, last_state, kept, *inputs)
-
-
-@lru_cache(maxsize=1)
-def _pool(process, threads):
-    return ThreadPoolExecutor(threads)
-
-
-def _in_parallel(kernel, tasks, *arguments):
-    threads = min(torch.get_num_threads(), tasks)
-    if threads == 1:
-        return kernel(0, tasks, *arguments)
-    parts = min(tasks, threads * TASKS_PER_THREAD)
-    bounds = [tasks * i // parts for i in range(parts + 1)]
-    pool = _pool(os.getpid(), threads)
-    for future in [pool.submit(kernel, *pair, *arguments) for pair in zip(bounds, bounds[1:])]:
-        future.result()
 
 
 def _flat(tensor, unit):
@@ -116,7 +68,7 @@ def _run_forward(kernels, u, delta, A, B, C, D, z, delta_bias, delta_softplus, k
     y = torch.empty(u.shape[0], u.shape[2], u.shape[1])
     last_state = torch.empty(*u.shape[:2], A.shape[1])
     kept = torch.empty(kept_shape(u, A, B) if keep else (0,) * 5)
-    _in_parallel(kernels.forward, tasks, *arguments, y.view(-1).numpy(), kept.numpy(), keep, last_state.numpy())
+    in_parallel(kernels.forward, tasks, *arguments, y.view(-1).numpy(), kept.numpy(), keep, last_state.numpy())
     return y.transpose(1, 2), last_state, kept if keep else kept.flatten()
 
 
@@ -130,7 +82,7 @@ def _run_backward(kernels, dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias,
     dB, dC = torch.empty(batch, blocks, length, states), torch.empty(batch, blocks, length, states)
     dlast = torch.zeros(batch, channels, states) if dlast is None else dlast.float().contiguous()
     flat = [t.transpose(1, 2).reshape(-1).numpy() for t in (dy.float(), du, ddelta, dz)]
-    _in_parallel(kernels.backward, tasks, *arguments, kept.numpy(), flat[0], dlast.numpy(), *flat[1:],
+    in_parallel(kernels.backward, tasks, *arguments, kept.numpy(), flat[0], dlast.numpy(), *flat[1:],
                  *(t.numpy() for t in (dA, dB, dC, dD, dbias)))
     dB, dC = (t.view(batch, groups, -1, length, states).sum(2).transpose(2, 3).contiguous() for t in (dB, dC))
     return du, ddelta, dA.sum(0), dB, dC, dD.sum(0), dz, dbias.sum(0)

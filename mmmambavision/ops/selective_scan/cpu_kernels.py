@@ -3,14 +3,12 @@
 A kernel works on blocks of WIDTH channels of one sequence: channels lie next to each other in memory, so every inner
 loop is over WIDTH numbers and becomes vector instructions. Inputs are flat arrays with strides of their own.
 """
-import warnings
-
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.core.caching import NullCache
-from numba.core.dispatcher import Dispatcher
 from numba.extending import intrinsic
+
+from ..compiled import jit_options
 
 WIDTH = 16   # channels in a block: one vector of AVX-512, two of AVX2
 CHUNK = 64   # steps between the states that the forward pass keeps for the backward pass
@@ -18,30 +16,7 @@ CHUNK = 64   # steps between the states that the forward pass keeps for the back
 FASTMATH = {'contract', 'reassoc', 'nsz'}
 
 
-def can_cache():
-    """Whether numba finds a folder to keep compiled kernels in; where it does not, says so."""
-    try:
-        njit(cache=True)(can_cache)
-    except RuntimeError:
-        warn_of_no_cache('neither the folder of the package nor the home folder can be written to')
-        return False
-    return True
-
-
-def forget_cache(error):
-    """Let kernels be compiled without the files on disk, after an error with those, and say so."""
-    warn_of_no_cache(error)
-    for function in list(globals().values()):
-        if isinstance(function, Dispatcher):
-            function._cache = NullCache()
-
-
-def warn_of_no_cache(reason):
-    warnings.warn('the compiled kernels of the selective scan cannot be kept on disk, so every process compiles them '
-                  f'again: {reason}. Set NUMBA_CACHE_DIR to a folder that can be written to', stacklevel=3)
-
-
-JIT = dict(nogil=True, cache=can_cache(), fastmath=FASTMATH, error_model='numpy', boundscheck=False)
+JIT = dict(jit_options(), fastmath=FASTMATH)
 
 
 @intrinsic

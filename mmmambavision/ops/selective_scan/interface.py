@@ -6,8 +6,9 @@ from typing import Callable, NamedTuple, Optional
 import torch
 
 from ...errors import UserError
+from ..transforms import under_functional_transform
 from . import chunked, cpu, mamba_ssm, triton
-from .operators import register, under_functional_transform
+from .operators import register
 from .reference import selective_scan_reference
 
 ENVIRONMENT_VARIABLE = 'MMMAMBAVISION_SCAN'

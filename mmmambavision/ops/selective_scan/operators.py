@@ -95,11 +95,6 @@ def register(name, forward, backward, kept_shape):
     return call
 
 
-def under_functional_transform():
-    """Whether torch.func transforms this call: those see through tensor operations and not through custom operators."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-
-
 def refusal(u, fits, where):
     """Why an implementation that runs on `where` and in float32 cannot take u, or None; `fits`: u is on
     such a device."""

@@ -1,0 +1,106 @@
+"""Attention on a CPU: kernels compiled by numba at first use, run by as many threads as torch uses.
+
+Forward in float32, or in bfloat16 with sums in float32 where the CPU multiplies that (AVX512-BF16); backward in
+float32.
+"""
+import math
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..compiled import in_parallel, load_kernels, unavailable
+
+
+def _features():
+    from llvmlite import binding
+    from numba.core import config
+    if config.CPU_FEATURES is None:
+        return dict(binding.get_host_cpu_features())
+    return {name[1:]: name[0] == '+' for name in config.CPU_FEATURES.split(',') if name}
+
+
+# What the CPU can do, by LLVM's names, less what the environment variable NUMBA_CPU_FEATURES takes from it.
+FEATURES = {} if unavailable() else _features()
+
+
+def refuses(q):
+    """Why this implementation cannot take queries, or None."""
+    if q.device.type != 'cpu':
+        return f'it runs on the CPU, the input is on {q.device}'
+    if not (FEATURES.get('avx512f') or FEATURES.get('avx2') and FEATURES.get('fma')):
+        return 'it is for CPUs with AVX2 or AVX-512'
+    if q.dtype == torch.bfloat16 and not FEATURES.get('avx512bf16'):
+        return 'this CPU does not multiply bfloat16 (AVX512-BF16)'
+    if q.dtype not in (torch.float32, torch.bfloat16):
+        return f'it computes in float32 and bfloat16, the input is {q.dtype}'
+    return None
+
+
+def torch_is_faster(q):
+    """Whether torch has instructions for the type of the queries that the kernels here have not: AMX for bfloat16."""
+    return q.dtype == torch.bfloat16 and FEATURES.get('amx-bf16', False)
+
+
+@lru_cache(maxsize=None)
+def _kernels():
+    return load_kernels(f'{__package__}.cpu_kernels', _run_once)
+
+
+def _run_once(kernels):
+    q = torch.ones(1, 1, 2, 2)
+    out, lse = _forward(kernels, q, q, q)
+    _backward(kernels, out, q, q, q, out, lse)
+    if FEATURES.get('avx512bf16'):
+        _forward(kernels, *[q.bfloat16()] * 3)
+
+
+def _in_one_piece(tensor, rows, columns):
+    """(B, heads, L, d) to (B heads, L', d'), filled up with zeros to multiples of `rows` and `columns`."""
+    missing = -tensor.shape[3] % columns, -tensor.shape[2] % rows
+    tensor = F.pad(tensor, (0, missing[0], 0, missing[1])) if any(missing) else tensor
+    return tensor.reshape(-1, *tensor.shape[2:]).contiguous()
+
+
+def _scale(dim):
+    return np.float32(math.log2(math.e) / math.sqrt(dim))
+
+
+def forward(q, k, v):
+    """(B, heads, queries or keys, d) to the outputs in float32 and lse, (B, heads, queries): log2 of the sums of
+    2^(scores)."""
+    return _forward(_kernels(), q, k, v)
+
+
+def _forward(kernels, q, k, v):
+    batch, heads, queries, dim = q.shape
+    keys, in_pairs = k.shape[2], q.dtype == torch.bfloat16
+    q, k, v = (_in_one_piece(q, 1, 2), _in_one_piece(k, kernels.ROWS, 2), _in_one_piece(v, kernels.ROWS, kernels.ROWS))
+    if in_pairs:
+        v = v.unflatten(1, (-1, 2)).transpose(2, 3).flatten(2)  # values of two keys beside each other
+        q, k, v = (tensor.view(torch.int32) for tensor in (q, k, v))
+    out, lse = torch.empty(batch, queries, heads, dim), torch.empty(batch * heads, queries)
+    in_parallel(kernels.forward, batch * heads * -(-queries // kernels.TILE), q.numpy(), k.numpy(), v.numpy(), keys,
+                _scale(dim), out.numpy(), lse.numpy(), True if in_pairs else None)
+    return out.transpose(1, 2), lse.view(batch, heads, queries)
+
+
+def backward(dout, q, k, v, out, lse):
+    """Gradients of q, k and v in float32 from that of the outputs."""
+    return _backward(_kernels(), dout, q, k, v, out, lse)
+
+
+def _backward(kernels, dout, q, k, v, out, lse):
+    batch, heads, queries, dim = q.shape
+    keys, scale = k.shape[2], _scale(dim)
+    dout, q, k, v = (tensor.float() for tensor in (dout, q, k, v))
+    delta = (dout * out.float()).sum(-1).flatten(0, 1).numpy()
+    lse = lse.flatten(0, 1).contiguous().numpy()
+    dout, q, k, v = (_in_one_piece(tensor, kernels.ROWS, kernels.ROWS) for tensor in (dout, q, k, v))
+    dq = torch.zeros(batch * heads, -(-dim // kernels.TILE), q.shape[1], kernels.TILE)
+    dk, dv = (torch.empty(batch, keys, heads, dim) for _ in range(2))
+    in_parallel(kernels.backward, batch * heads, q.numpy(), k.numpy(), v.numpy(), dout.numpy(), queries, keys, scale,
+                lse, delta, dq.numpy(), dk.numpy(), dv.numpy())
+    dq = dq.view(batch, heads, *dq.shape[1:]).permute(0, 3, 1, 2, 4).flatten(3)[:, :queries, :, :dim]
+    return ((dq / math.sqrt(dim)).transpose(1, 2), *(gradient.transpose(1, 2) for gradient in (dk, dv)))

@@ -1,0 +1,220 @@
+"""Kernels of attention on a CPU, compiled by numba; see `cpu.py` for what they are given.
+
+They are FlashAttention (Dao et al. 2022, arXiv 2205.14135, algorithms 1 and 4) with a tile of TILE queries in the lanes
+of vectors and keys in blocks of BLOCK, one key in a row: maxima and sums over keys need no sums across lanes. The
+backward pass has keys in the lanes and queries in rows. Scores are scaled to be exponents of 2.
+"""
+import numpy as np
+from numba import njit
+
+from ..compiled import jit_options
+from .products import ROWS, TILE, add_product, bfloat16_pair, power_of_two
+
+BLOCK = 64
+LOWEST = np.finfo(np.float32).min
+RISE = np.float32(8.)
+LOG_2 = np.float32(np.log(2))
+# Added to a number from -127 to 127 it rounds that to an integer k; the lowest bits of the sum are those of k + 127.
+MAGIC = np.float32(1.5 * 2 ** 23 + 127)
+JIT = dict(jit_options(), fastmath={'contract', 'nsz'})
+
+
+@njit(inline='always', **JIT)
+def exp2(x):
+    """2^x in float32 for x up to 126, within 2 units in the last place; 0 for x below -126, NaN for NaN."""
+    low = x < np.float32(-126.)
+    x = np.float32(-126.) if low else x
+    shifted = x + MAGIC
+    r = x - (shifted - MAGIC)  # from -1/2 to 1/2, where this polynomial has the least greatest relative error: 2e-9
+    p = np.float32(1.534581182e-4)
+    p = p * r + np.float32(1.339993122e-3)
+    p = p * r + np.float32(9.618488958e-3)
+    p = p * r + np.float32(5.550328777e-2)
+    p = p * r + np.float32(2.402264689e-1)
+    p = p * r + np.float32(6.931472057e-1)
+    p = p * r + np.float32(1.)
+    return np.float32(0.) if low else p * power_of_two(shifted)
+
+
+@njit(**JIT)
+def scratch(size, dtype):
+    """`size` numbers of 4 bytes that begin where a cache line does."""
+    array = np.empty(size + 16, dtype)
+    start = -(array.ctypes.data // 4) % 16
+    return array[start:start + size]
+
+
+@njit(**JIT)
+def add_rows(out, out_at, a, at, row, count, b, b_at, terms):
+    """out[t, :] += sum over i < terms of a[t, i] b[i, :] for t < count, or up to a multiple of ROWS.
+
+    Rows of the matrix at a[at] are `row` numbers apart, those of out and b TILE numbers.
+    """
+    for t in range(0, count, ROWS):
+        add_product(out, out_at + t * TILE, a, at + t * row, row, 1, b, b_at, terms)
+
+
+@njit(**JIT)
+def add_columns(tile, a, at, columns, count, weights):
+    """tile[d, :] += sum over t < count of a[t, d] weights[t, :], of a matrix at a[at] whose columns ROWS divides."""
+    for d in range(0, columns, ROWS):
+        add_product(tile, d * TILE, a, at + d, 1, columns, weights, 0, count)
+
+
+@njit(**JIT)
+def load_tile(source, pair, first, tile):
+    """Rows `first` to first + TILE of source[pair] as columns of `tile`; the last row fills it up."""
+    for i in range(TILE):
+        at = min(first + i, source.shape[1] - 1)
+        for d in range(source.shape[2]):
+            tile[d * TILE + i] = source[pair, at, d]
+
+
+@njit(**JIT)
+def store_tile(tile, factors, target, b, h, first):
+    """Columns of `tile` times a factor each, as rows `first` to first + TILE of target[b, :, h], or fewer."""
+    for i in range(min(TILE, target.shape[1] - first)):
+        for d in range(target.shape[3]):
+            target[b, first + i, h, d] = tile[d * TILE + i] * factors[i]
+
+
+@njit(**JIT)
+def rise(scores, count, scale, top, total, out, spare):
+    """Raise the reference `top` of lanes to the maximum of their scores so far, and fit sums so far to it.
+
+    The reference may lag behind, which changes no result: weights grow to 2^RISE then.
+    """
+    spare[:] = top
+    for t in range(count):
+        for i in range(TILE):
+            spare[i] = scores[t * TILE + i] if scores[t * TILE + i] > spare[i] else spare[i]
+    risen = False
+    for i in range(TILE):
+        risen |= (spare[i] - top[i]) * scale > RISE
+    if risen:
+        for i in range(TILE):
+            factor = exp2((top[i] - spare[i]) * scale)
+            top[i] = spare[i]
+            total[i] *= factor
+            spare[i] = factor
+        for d in range(out.shape[0] // TILE):
+            for i in range(TILE):
+                out[d * TILE + i] *= spare[i]
+
+
+@njit(**JIT)
+def weigh(scores, count, scale, top, total, spare):
+    """Scores to weights 2^((score - top) scale), and add them to the total of each lane."""
+    spare[:] = 0
+    for t in range(count):
+        for i in range(TILE):
+            weight = exp2((scores[t * TILE + i] - top[i]) * scale)
+            scores[t * TILE + i] = weight
+            spare[i] += weight
+    for i in range(TILE):
+        total[i] += spare[i]
+
+
+@njit(**JIT)
+def to_pairs(weights, count, pairs):
+    """Weights of two keys, 2 t and 2 t + 1, rounded to bfloat16, as one int32 each; a key after the last weighs 0."""
+    if count % 2:
+        weights[count * TILE:(count + 1) * TILE] = 0
+    for t in range((count + 1) // 2):
+        for i in range(TILE):
+            pairs[t * TILE + i] = bfloat16_pair(weights[2 * t * TILE + i], weights[(2 * t + 1) * TILE + i])
+
+
+@njit(**JIT)
+def forward(first, last, q, k, v, keys, scale, out, lse, in_pairs):
+    """Tiles `first` to `last` of queries, of all (B heads tiles).
+
+    Args:
+        q, k: (B heads, queries or keys, d), float32, or int32 for d / 2 pairs of bfloat16 numbers. Keys are filled up
+            to a multiple of ROWS.
+        v: (B heads, keys, d), or (B heads, keys / 2, d) pairs of two keys. d is filled up to a multiple of ROWS.
+        keys: how many there are.
+        scale: what makes exponents of 2 of the scores.
+        out: (B, queries, heads, d) float32 to write.
+        lse: (B heads, queries) to write: log2 of the sum of 2^(scaled scores).
+        in_pairs: None for float32.
+    """
+    heads, queries, columns, v_columns = out.shape[2], q.shape[1], q.shape[2], v.shape[2]
+    tiles, k_flat, v_flat = -(-queries // TILE), k.reshape(-1), v.reshape(-1)
+    q_tile, sums = scratch(columns * TILE, q.dtype), scratch(v_columns * TILE, np.float32)
+    scores, pairs = scratch(BLOCK * TILE, np.float32), scratch(BLOCK // 2 * TILE, np.int32)
+    top, total, spare = scratch(TILE, np.float32), scratch(TILE, np.float32), scratch(TILE, np.float32)
+    for task in range(first, last):
+        pair, q0 = task // tiles, task % tiles * TILE
+        load_tile(q, pair, q0, q_tile)
+        sums[:], total[:], top[:] = 0, 0, LOWEST
+        for k0 in range(0, keys, BLOCK):
+            count = min(BLOCK, keys - k0)
+            scores[:] = 0
+            add_rows(scores, 0, k_flat, (pair * k.shape[1] + k0) * columns, columns, count, q_tile, 0, columns)
+            rise(scores, count, scale, top, total, sums, spare)
+            weigh(scores, count, scale, top, total, spare)
+            if in_pairs is None:
+                add_columns(sums, v_flat, (pair * v.shape[1] + k0) * v_columns, v_columns, count, scores)
+            else:
+                to_pairs(scores, count, pairs)
+                add_columns(sums, v_flat, (pair * v.shape[1] + k0 // 2) * v_columns, v_columns, (count + 1) // 2, pairs)
+        for i in range(min(TILE, queries - q0)):
+            lse[pair, q0 + i] = top[i] * scale + np.log2(total[i])
+        for i in range(TILE):
+            total[i] = np.float32(1) / total[i]
+        store_tile(sums, total, out, pair // heads, pair % heads, q0)
+
+
+@njit(**JIT)
+def backward(first, last, q, k, v, dout, queries, keys, scale, lse, delta, dq, dk, dv):
+    """Gradients of pairs `first` to `last` of (B heads); TILE keys in the lanes, queries in blocks.
+
+    The gradient of a score with weight p is p (dout v - delta), where delta = dout out (ibid., B.4).
+
+    Args:
+        q, k, v, dout: (B heads, queries or keys, d) float32, both filled up to multiples of ROWS.
+        queries, keys: how many there are.
+        scale: what makes exponents of 2 of the scores.
+        lse, delta: (B heads, queries).
+        dq: (B heads, ceil(d / TILE), queries filled up, TILE), zeros to add to.
+        dk, dv: (B, keys, heads, d) to write.
+    """
+    heads, rows, columns, planes = dk.shape[2], q.shape[1], q.shape[2], dq.shape[1]
+    q_flat, dout_flat, dq_flat = q.reshape(-1), dout.reshape(-1), dq.reshape(-1)
+    k_tile, v_tile = scratch(columns * TILE, np.float32), scratch(columns * TILE, np.float32)
+    dk_tile, dv_tile = scratch(columns * TILE, np.float32), scratch(columns * TILE, np.float32)
+    k_rows = scratch(planes * TILE * TILE, np.float32)
+    weights, grads, factors = (scratch(BLOCK * TILE, np.float32), scratch(BLOCK * TILE, np.float32),
+                               scratch(TILE, np.float32))
+    k_rows[:] = 0
+    for pair in range(first, last):
+        for k0 in range(0, keys, TILE):
+            here = min(TILE, keys - k0)
+            load_tile(k, pair, k0, k_tile)
+            load_tile(v, pair, k0, v_tile)
+            for i in range(here):
+                for d in range(columns):
+                    k_rows[(d // TILE * TILE + i) * TILE + d % TILE] = k[pair, k0 + i, d]
+            dk_tile[:], dv_tile[:] = 0, 0
+            for q0 in range(0, queries, BLOCK):
+                count, at = min(BLOCK, queries - q0), (pair * rows + q0) * columns
+                weights[:], grads[:] = 0, 0
+                add_rows(weights, 0, q_flat, at, columns, count, k_tile, 0, columns)
+                add_rows(grads, 0, dout_flat, at, columns, count, v_tile, 0, columns)
+                for t in range(count):
+                    row_lse, row_delta = lse[pair, q0 + t], delta[pair, q0 + t]
+                    for i in range(TILE):
+                        exponent = weights[t * TILE + i] * scale - row_lse
+                        # Above 0 by rounding alone, which may be by much where scores are large.
+                        weights[t * TILE + i] = exp2(np.float32(0.) if exponent > np.float32(0.) else exponent)
+                        grads[t * TILE + i] = weights[t * TILE + i] * (grads[t * TILE + i] - row_delta)
+                add_columns(dv_tile, dout_flat, at, columns, count, weights)
+                add_columns(dk_tile, q_flat, at, columns, count, grads)
+                for plane in range(planes):
+                    add_rows(dq_flat, ((pair * planes + plane) * rows + q0) * TILE, grads, 0, TILE, count,
+                             k_rows, plane * TILE * TILE, here)
+            factors[:] = 1
+            store_tile(dv_tile, factors, dv, pair // heads, pair % heads, k0)
+            factors[:] = scale * LOG_2
+            store_tile(dk_tile, factors, dk, pair // heads, pair % heads, k0)

@@ -1,0 +1,66 @@
+import os
+
+import torch
+import torch.nn.functional as F
+
+from ...errors import UserError
+from ..transforms import under_functional_transform
+from . import cpu
+from .operators import attention_cpu
+from .reference import attention_reference
+
+ENVIRONMENT_VARIABLE = 'MMMAMBAVISION_ATTENTION'
+# Keys from which 'auto' takes the kernel: where it overtakes torch's, by `tools/benchmarks/attention.py`.
+SHORTEST = 1024
+BACKENDS = {'reference': attention_reference, 'torch': F.scaled_dot_product_attention,
+            'cpu': lambda q, k, v: attention_cpu(q, k, v)[0]}
+ABSENT = cpu.unavailable()
+
+
+def available_backends():
+    """Implementations of `attention` by name: None where one can run here, else the reason why it cannot."""
+    return dict.fromkeys(BACKENDS, None) | {'cpu': ABSENT}
+
+
+def attention(q, k, v, backend='auto'):
+    """softmax(q k^T / sqrt(d)) v, without mask or dropout (Vaswani et al. 2017, arXiv 1706.03762, eq. 1).
+
+    Args:
+        q: queries [B, heads, L, d], of any strides.
+        k, v: keys and values [B, heads, M, d], in the type of q.
+        backend: 'reference', the definition; 'torch', `scaled_dot_product_attention`; 'cpu', compiled by numba, first
+            derivatives only; or 'auto': what the environment variable MMMAMBAVISION_ATTENTION names, else 'cpu' where
+            it is the faster one and 'torch' everywhere else.
+
+    Returns:
+        [B, heads, L, d] in the type of q. On a CPU, heads of a token lie next to each other in memory.
+
+    Raises:
+        UserError: (a ValueError) for a backend that is not there or cannot run on this input.
+    """
+    name = os.environ.get(ENVIRONMENT_VARIABLE, 'auto') if backend == 'auto' else backend
+    if name == 'auto':
+        name = 'cpu' if _is_faster(q, k) else 'torch'
+    if name not in BACKENDS:
+        raise UserError(f"attention has no backend {name!r}: choose 'auto' or one of {', '.join(BACKENDS)}")
+    if name == 'cpu':
+        _check(q, k, v)
+    return BACKENDS[name](q, k, v)
+
+
+def _is_faster(q, k):
+    """Whether the kernel of our own can run here and is faster than torch's."""
+    if q.device.type != 'cpu' or k.shape[2] < SHORTEST or not q.shape[0] or ABSENT or cpu.refuses(q):
+        return False
+    # Graphs that leave the process keep torch's operator, and who turned that off wants what it lacks.
+    return not (cpu.torch_is_faster(q) or torch.compiler.is_exporting() or torch.jit.is_tracing()
+                or under_functional_transform() or not torch.backends.cuda.flash_sdp_enabled())
+
+
+def _check(q, k, v):
+    if reason := ABSENT or cpu.refuses(q):
+        raise UserError(f"attention cannot use its backend 'cpu' here: {reason}")
+    fit = q.dim() == 4 and k.shape == v.shape == (*q.shape[:2], *k.shape[2:3], q.shape[3]) and k.shape[2] > 0
+    if not fit or not q.dtype == k.dtype == v.dtype:
+        raise UserError('attention takes q (B, heads, L, d) and k and v (B, heads, M, d) of one type, got '
+                        + ', '.join(f'{tuple(t.shape)} {t.dtype}' for t in (q, k, v)))
