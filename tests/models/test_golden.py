@@ -8,6 +8,8 @@ import torch
 
 from mmmambavision import MambaVision
 from mmmambavision.ops import available_backends
+from mmmambavision.ops.attention import available_backends as attention_backends
+from mmmambavision.ops.attention import cpu
 from mmmambavision.ops.selective_scan import triton
 
 from ..conftest import GOLDEN
@@ -45,6 +47,17 @@ def test_outputs(name, backend):
         sample = output.flatten()[seeded.sample_index(output.numel())]
         assert relative_error(sample, golden[f'sample/{i}']) < 1e-5
         assert float(output.double().norm()) == pytest.approx(float(golden[f'norm/{i}']), rel=1e-5)
+
+
+@pytest.mark.skipif(bool(attention_backends()['cpu'] or cpu.refuses(torch.empty(0))),
+                    reason='the CPU kernel of attention does not run here')
+@pytest.mark.parametrize('name', CASES)
+def test_with_the_cpu_kernel_of_attention(name, monkeypatch):
+    """Also on maps so small that torch's operator is the faster one."""
+    monkeypatch.setenv('MMMAMBAVISION_ATTENTION', 'cpu')
+    test_outputs(name, 'auto')
+    if CASES[name]['train']:
+        test_gradients(name, 'auto')
 
 
 @pytest.mark.parametrize('backend', BACKENDS)

@@ -26,14 +26,12 @@ class Measured:
         batch: images.
         size: height and width of the images.
         device: 'cpu', 'cuda' or one of several GPUs, 'cuda:1'.
-        amp: whether to run under bfloat16 autocast.
         compiled: whether to run through torch.compile.
         fused: whether to fold batch norms into the convolutions before them, for inference.
     """
 
-    def __init__(self, name, batch, size, device, amp=False, compiled=False, fused=False):
+    def __init__(self, name, batch, size, device, compiled=False, fused=False):
         self.name, self.size, self.device = name, size, torch.device(device)
-        self.autocast = torch.autocast(self.device.type, torch.bfloat16) if amp else nullcontext()
         self.is_config = Path(name).is_file()
         self.model = (_from_config(name) if self.is_config else peers.build(name)).to(device)
         if fused:
@@ -55,18 +53,18 @@ class Measured:
         parameters = sum(p.numel() for p in self.model.parameters()) / 1e6
         return dict(params=parameters, **dict(zip(('layers', 'attention', 'scan'), parts)))
 
-    def forward(self):
-        """Inference; of a whole model with everything that test_step does."""
+    def forward(self, amp=False):
+        """Inference; of a whole model with everything that test_step does. With `amp` under bfloat16 autocast."""
         self.model.eval()
-        with torch.no_grad(), self.autocast:
+        with torch.no_grad(), self._precision(amp):
             self.model.test_step(self.data) if self.is_config else self.model(self.data)
         self._finish()
 
-    def train(self):
+    def train(self, amp=False):
         """Forward, backward and a step of AdamW whose learning rate is 0."""
         self.model.train()
         self.optimizer.zero_grad()
-        with self.autocast:
+        with self._precision(amp):
             if self.is_config:
                 loss = self._loss()
             else:
@@ -102,6 +100,9 @@ class Measured:
             now += event.nbytes()
             peak = max(peak, now)
         return peak
+
+    def _precision(self, amp):
+        return torch.autocast(self.device.type, torch.bfloat16) if amp else nullcontext()
 
     def _finish(self):
         if self.device.type == 'cuda':

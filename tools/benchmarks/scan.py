@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from machine import describe
 from rich.console import Console
 from rich.progress import Progress
 
@@ -119,8 +120,7 @@ def main(argv=None):
     backends = args.backends or [name for name, reason in available_backends().items() if reason is None
                                  and not (name == 'cpu' and device == 'cuda')]
     bandwidth = copy_bandwidth(device, args.seconds)
-    name = torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
-    print(f'{name}; torch {torch.__version__}; {args.layout}; a copy moves {bandwidth / 1e9:.1f} GB/s')
+    print(f'{describe(device)}; torch {torch.__version__}; {args.layout}; a copy moves {bandwidth / 1e9:.1f} GB/s')
     combinations = [(shape, batch, dtype, backend) for shape in args.shapes for batch in args.batch
                     for dtype in args.dtype for backend in backends]
     rows = []

@@ -8,7 +8,7 @@ Every model is run once to warm up, then all in turn (A B A B ...). Times are me
 round's ratio to the first model. Multiply-adds are counted without running: layers (linear and convolution), attention
 (q k^T and weights v), scan (3 N + 2 per channel and step); of detectors with 1000 proposals and 100 mask regions. A
 training step is forward, backward and AdamW, the loss of a backbone being the mean of its outputs. Peak memory is what
-is allocated on top of parameters and input while it runs, measured in a pass of its own.
+is allocated on top of parameters and input while it runs, measured in a pass of its own, in float32.
 """
 import argparse
 import platform
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import peers
 import torch
+from machine import describe
 from measured import Measured
 from mmengine.logging import MMLogger
 from rich.console import Console
@@ -30,7 +31,8 @@ from mmmambavision.terminal import run, show
 
 COLUMNS = dict(model='model', size='H x W', params='params M', layers='layers G', attention='attention G',
                scan='scan G', forward='forward ms', images='images/s', forward_ratio='ratio', forward_memory='peak MiB',
-               train='train ms', train_ratio='ratio', train_memory='peak MiB', box_ap='box AP')
+               forward_amp='bfloat16 ms', forward_amp_ratio='ratio', train='train ms', train_ratio='ratio',
+               train_memory='peak MiB', train_amp='bfloat16 ms', train_amp_ratio='ratio', box_ap='box AP')
 
 
 def parse_args(argv):
@@ -41,7 +43,7 @@ def parse_args(argv):
     parser.add_argument('--batch', type=int, default=1)
     parser.add_argument('--rounds', type=int, default=5, help='counted runs of every model; default 5')
     parser.add_argument('--train', action='store_true', help='measure a training step, too')
-    parser.add_argument('--amp', action='store_true', help='bfloat16 autocast instead of float32')
+    parser.add_argument('--amp', action='store_true', help='measure everything under bfloat16 autocast, too')
     parser.add_argument('--fuse', action='store_true',
                         help='with batch norms folded into convolutions (mmcv.cnn.fuse_conv_bn)')
     parser.add_argument('--compile', action='store_true', help='with torch.compile')
@@ -74,23 +76,27 @@ def parse_args(argv):
 
 def measure(args, size, progress):
     """A row for every model at one size, as a dict of COLUMNS."""
-    kinds = ('forward', 'train') if args.train else ('forward',)
-    task = progress.add_task(f'{size[0]}x{size[1]}', total=len(args.models) * (2 + len(kinds) * (args.rounds + 2)))
+    passes = ('forward', 'train') if args.train else ('forward',)
+    kinds = [name + suffix for name in passes for suffix in (('', '_amp') if args.amp else ('',))]
+    task = progress.add_task(f'{size[0]}x{size[1]}',
+                             total=len(args.models) * (2 + len(kinds) * (args.rounds + 1) + len(passes)))
     step = partial(progress.advance, task)
     models, rows = {}, []
     for name in args.models:
-        models[name] = Measured(name, args.batch, size, args.device, args.amp, args.compile, args.fuse)
+        models[name] = Measured(name, args.batch, size, args.device, args.compile, args.fuse)
         step()
         rows.append(dict(model=Path(name).stem if Path(name).is_file() else name, size=f'{size[0]}x{size[1]}',
                          box_ap=peers.published_box_ap(name), **models[name].counts()))
         step()
-    calls = {(name, kind): getattr(model, kind) for name, model in models.items() for kind in kinds}
+    calls = {(name, kind): partial(getattr(model, kind.removesuffix('_amp')), kind.endswith('_amp'))
+             for name, model in models.items() for kind in kinds}
     times = times_in_turn(calls, args.rounds, step)
     for row, (name, model) in zip(rows, models.items()):
         for kind in kinds:
             row[kind] = 1e3 * statistics.median(times[name, kind])
             row[f'{kind}_ratio'] = statistics.median(
                 own / first for own, first in zip(times[name, kind], times[args.models[0], kind]))
+        for kind in passes:
             row[f'{kind}_memory'] = model.peak_memory(getattr(model, kind)) / 2 ** 20
             step()
         row['images'] = 1e3 * args.batch / row['forward']
@@ -147,12 +153,10 @@ def main(argv=None):
     if args.paper_table:
         import paper_table
         return show(paper_table.COLUMNS, list(paper_table.rows()), args.markdown)
-    name = (torch.cuda.get_device_name(args.device) if torch.device(args.device).type == 'cuda'
-            else f'CPU, {torch.get_num_threads()} threads')
-    how = ['bfloat16 autocast' if args.amp else 'float32', 'compiled' if args.compile else '',
+    how = ['float32 and bfloat16 autocast' if args.amp else 'float32', 'compiled' if args.compile else '',
            'batch norms folded' if args.fuse else '', f'{args.rounds} rounds']
-    print(f"{name}; torch {torch.__version__}; Python {platform.python_version()}; batch {args.batch}, "
-          + ', '.join(filter(None, how)))
+    print(f'{describe(args.device)}; torch {torch.__version__}; Python {platform.python_version()}; '
+          f"batch {args.batch}, {', '.join(filter(None, how))}")
     rows = []
     with Progress(console=Console(stderr=True)) as progress:
         for size in args.sizes:

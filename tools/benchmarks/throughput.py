@@ -14,6 +14,7 @@ from pathlib import Path
 import timm
 import torch
 from counting import count
+from machine import describe
 from rich.console import Console
 from rich.progress import Progress
 from table import report
@@ -177,11 +178,9 @@ def family_of(name):
 
 def main(argv=None):
     args = parse_args(argv)
-    device = torch.device(args.device)
-    cuda = device.type == 'cuda'
-    machine = torch.cuda.get_device_name(device) if cuda else f'CPU, {torch.get_num_threads()} threads'
-    how = f"{machine}; torch {torch.__version__}; timm {timm.__version__}; Python {platform.python_version()}; batch " \
-          f"{args.batch}, {'bfloat16 autocast' if args.amp else 'float32'}, {args.rounds} rounds"
+    how = f"{describe(args.device)}; torch {torch.__version__}; timm {timm.__version__}; Python " \
+          f"{platform.python_version()}; batch {args.batch}, {'bfloat16 autocast' if args.amp else 'float32'}, " \
+          f'{args.rounds} rounds'
     print(how)
     with Progress(console=Console(stderr=True)) as progress:
         rows = measure(args, progress)

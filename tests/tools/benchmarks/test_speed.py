@@ -18,7 +18,7 @@ def rows_of(file):
 @pytest.mark.slow
 def test_models_in_turn_at_several_sizes(tmp_path, capsys):
     tool = load_tool('benchmarks/speed')
-    arguments = ['resnet50', TINY, '--size', '64x64', '64x96', '--rounds', '1', '--train', '--markdown',
+    arguments = ['resnet50', TINY, '--size', '64x64', '64x96', '--rounds', '1', '--train', '--amp', '--markdown',
                  '--csv', str(tmp_path / 't.csv'), '--plot', str(tmp_path / 'p.png')]
     tool.main(arguments)
     header, rule, *lines = capsys.readouterr().out.strip().splitlines()[1:]
@@ -31,10 +31,20 @@ def test_models_in_turn_at_several_sizes(tmp_path, capsys):
     for row in rows:
         assert float(row['forward']) > 0 and float(row['train_memory']) > float(row['forward_memory']) > 0
         assert float(row['images']) == pytest.approx(1e3 / float(row['forward']), rel=.02)
-    assert rows[0]['forward_ratio'] == rows[2]['train_ratio'] == '1.00'
+        assert float(row['forward_amp']) > 0 and float(row['train_amp']) > float(row['forward_amp'])
+    assert rows[0]['forward_ratio'] == rows[2]['train_ratio'] == rows[0]['train_amp_ratio'] == '1.00'
     assert (tmp_path / 'p.png').stat().st_size > 10000
     with pytest.raises(UserError, match='exists already'):
         tool.main(arguments)
+
+
+def test_bfloat16_is_what_runs():
+    measured, seen = load_tool('benchmarks/measured').Measured('resnet50', 1, (32, 32), 'cpu'), []
+    measured.model.register_forward_hook(lambda model, _, outputs: seen.append(outputs[0].dtype))
+    for amp in (True, False):
+        measured.forward(amp)
+        measured.train(amp)
+    assert seen == [torch.bfloat16] * 2 + [torch.float32] * 2
 
 
 def test_plot_of_speed_against_published_ap(tmp_path):
