@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 
 from mmmambavision.checkpoints.files import load_checkpoint
 from mmmambavision.errors import UserError
+from mmmambavision.openmmlab import own_data
 from mmmambavision.openmmlab.configs import check_data, fit_to_machine, load_config, make_parser
 from mmmambavision.terminal import run
 
@@ -81,9 +82,10 @@ def augment(cfg):
         cfg.setdefault('tta_model', dict(type='AverageClsScoreTTA'))
         add_flips(cfg)
     elif cfg.get('default_scope') != 'mmseg':
-        if cfg.model.get('roi_head', {}).get('mask_head') or cfg.model.get('mask_head'):
+        in_regions = bool(cfg.model.get('roi_head', {}).get('mask_head'))
+        if in_regions or own_data.predicts_masks(cfg.model) and 'segm' in str(cfg.test_evaluator):
             raise UserError("mmdet's test-time augmentation merges boxes and no masks: for the boxes alone, add "
-                            '--cfg-options model.roi_head.mask_head=None test_evaluator.metric=bbox')
+                            f"--cfg-options {'model.roi_head.mask_head=None ' * in_regions}test_evaluator.metric=bbox")
         cfg.setdefault('tta_model', dict(
             type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)))
         add_flips(cfg, meta_keys=(

@@ -1,6 +1,7 @@
 """A config from the command line, checked and fitted to the machine: what the tools that run configs share."""
 import argparse
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -34,8 +35,9 @@ def load_config(args):
         raise UserError(f'config not found: {args.config}')
     try:
         cfg = Config.fromfile(args.config)
-    except (SyntaxError, NameError, TypeError, KeyError, OSError) as error:
-        raise UserError(f'{args.config} cannot be read as a config: {error}') from None
+    except (SyntaxError, NameError, TypeError, KeyError, OSError, ImportError) as error:
+        message = str(error).split(', the current sys.path')[0]  # which mmengine adds, a line for each folder
+        raise UserError(f'{args.config} cannot be read as a config: {message}') from None
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     cfg.launcher = args.launcher
@@ -52,12 +54,10 @@ def check_data(cfg, *loaders):
     Raises:
         UserError: naming the path, the keys that set it and where to read about the data.
     """
-    for loader in loaders:
-        key, dataset = f'{loader}.dataset', cfg.get(loader, {}).get('dataset')
-        while dataset is not None and 'dataset' in dataset:  # RepeatDataset and its like
-            key, dataset = f'{key}.dataset', dataset['dataset']
-        if dataset is None or 'datasets' in dataset:
-            continue
+    for key, dataset in (found for loader in loaders
+                         for found in datasets_of((cfg.get(loader) or {}).get('dataset', {}), f'{loader}.dataset')):
+        if str(dataset.get('type')).startswith('LVIS') and not find_spec('lvis'):
+            raise UserError(f'{dataset.type} needs the package lvis, which is not installed: pip install lvis')
         if any(str(step.get('color_type', '')).startswith('gray') for step in dataset.get('pipeline', [])):
             raise UserError(f"{key}.pipeline reads images with one channel (color_type='grayscale'), the backbone "
                             'takes three: leave color_type out, and grey images are read with theirs three times')
@@ -70,6 +70,17 @@ def check_data(cfg, *loaders):
             if file and '://' not in str(path) and not path.exists():
                 raise UserError(f'data set not found: {path} does not exist; it is set by {key}.data_root and '
                                 f'{key}.{name}. docs/reproduce.md says how to get the data and where it goes')
+
+
+def datasets_of(dataset, key):
+    """(key, settings) of the data sets behind those that wrap them, RepeatDataset, ConcatDataset and their like."""
+    if 'datasets' in dataset:
+        for index, part in enumerate(dataset['datasets']):
+            yield from datasets_of(part, f'{key}.datasets.{index}')
+    elif 'dataset' in dataset:
+        yield from datasets_of(dataset['dataset'], f'{key}.dataset')
+    else:
+        yield key, dataset
 
 
 def fit_to_machine(cfg):

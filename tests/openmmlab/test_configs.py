@@ -45,7 +45,7 @@ def test_builds_and_names_its_parts(name):
     cfg = load(name)
     model = build(cfg)
     assert type(model.backbone).__name__ == 'MambaVision'
-    assert cfg.custom_imports.imports == ['mmmambavision']
+    assert cfg.custom_imports.imports[0] == 'mmmambavision'  # the operators, before anything asks mmcv for them
     assert 'mmseg::' not in (CONFIGS / f'{name}.py').read_text()
 
 

@@ -1,4 +1,5 @@
-"""Parameters and multiply-adds of configs, without running them: `python tools/benchmarks/complexity.py configs/*.py`.
+"""Parameters and multiply-adds of configs: `python tools/benchmarks/complexity.py configs/*.py`. Nothing is computed,
+but for the heads of DETRs and of Mask2Former.
 
 Detectors are counted as in the published tables, 1000 proposals through every box head and 100 regions through every
 mask head; segmentors without their auxiliary head. Attention products (q k^T and weights v) and scans (3 N + 2
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import torch
 from counting import count
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
@@ -30,9 +32,15 @@ def build(path):
 
 def run_heads(model, features):
     """Everything after the backbone that inference needs, on features or regions without memory."""
+    if hasattr(model, 'forward_transformer') or hasattr(getattr(model, 'decode_head', None), 'transformer_decoder'):
+        features = materialize(model, features)
     if hasattr(model, 'decode_head'):
-        return model.decode_head(features)
+        return model.decode_head(features, *[None] * hasattr(model.decode_head, 'transformer_decoder'))
     features = model.neck(features) if model.with_neck else features
+    if hasattr(model, 'forward_transformer'):
+        height, width = (8 * side for side in features[0].shape[2:])
+        sample = DetDataSample(metainfo=dict(batch_input_shape=(height, width), img_shape=(height, width)))
+        return model.bbox_head(**model.forward_transformer(features, [sample]))
     if not hasattr(model, 'roi_head'):
         return model.bbox_head(features)
     model.rpn_head(features)
@@ -45,6 +53,14 @@ def run_heads(model, features):
     regions(model.roi_head.bbox_head, model.roi_head.bbox_roi_extractor, PROPOSALS)
     if model.roi_head.with_mask:
         regions(model.roi_head.mask_head, model.roi_head.mask_roi_extractor, REGIONS)
+
+
+def materialize(model, features):
+    """Zeros for a model and its features: these heads compute with the sizes of maps as tensors."""
+    model.to_empty(device='cpu')
+    for tensor in model.state_dict().values():
+        tensor.zero_()
+    return [torch.zeros_like(map_, device='cpu') for map_ in features]
 
 
 def as_list(module):

@@ -122,15 +122,20 @@ def evaluators(cfg, key, kind, settings):
 
 def without_masks(cfg):
     """Take the mask head out of a two-stage detector, and masks out of its pipelines and metrics."""
-    if 'mask_head' in cfg.model:
+    if predicts_masks(cfg.model):
         raise UserError(f'{cfg.model.type} is made to learn masks, and the data has boxes alone: take a config of '
                         'another detector, or give every annotation a segmentation')
     set_steps(list(cfg.values()), 'LoadAnnotations', with_mask=False)
     set_steps(list(cfg.values()), 'FilterAnnotations', by_mask=False)
-    heads = [key for key in cfg.model.get('roi_head', {}) if key.startswith('mask_')]
+    heads = [key for key, head in cfg.model.get('roi_head', {}).items() if key.startswith('mask_') and head]
     for key in heads:
         cfg.model.roi_head[key] = None
     return [f'boxes without masks: {", ".join(heads)} taken out, the metric is bbox alone'] if heads else []
+
+
+def predicts_masks(model):
+    """Whether a detector has a head for masks beside regions, or one for boxes and masks as RTMDet-Ins has."""
+    return bool(model.get('mask_head') or 'loss_mask' in (model.get('bbox_head') or {}))
 
 
 def within(root, path):

@@ -7,7 +7,7 @@ from pathlib import Path
 from ...errors import UserError
 from . import coco, label_maps
 from .find import WORDS, find_images, find_json, find_label_maps
-from .fit import fit_detector, fit_segmentor
+from .fit import fit_detector, fit_segmentor, predicts_masks
 from .report import show_table
 from .survey import first
 from .weights import dataset_of
@@ -33,6 +33,9 @@ def prepare(cfg, folder=None, jsons=None, images=None, quiet=False):
     for path in filter(None, (folder, images)):
         if not Path(path).is_dir():
             raise UserError(f'the folder {path} does not exist')
+    if cfg.get('default_scope') == 'mmrotate':
+        raise UserError("--data is for upright boxes: rotated ones are read from DOTA's format alone, where "
+                        'train_dataloader.dataset and val_dataloader.dataset of the config say')
     if cfg.get('default_scope') == 'mmseg':
         if any(jsons.values()) or images:
             raise UserError('--train-json, --val-json and --images are for detectors; a segmentor has --data FOLDER '
@@ -95,7 +98,8 @@ def with_masks(cfg, contents):
     """
     annotations = [annotation for content in contents.values() for annotation in content['annotations']]
     without = sum(not coco.has_mask(annotation) for annotation in annotations)
-    if 0 < without < len(annotations) and (cfg.model.get('roi_head') or cfg.model).get('mask_head'):
+    learns = predicts_masks(cfg.model) or cfg.model.get('roi_head', {}).get('mask_head')
+    if learns and 0 < without < len(annotations):
         raise UserError(f'{without} of the {len(annotations)} annotations have no segmentation and the others have one:'
                         " complete them, or take 'segmentation' out of all of them to train on boxes alone")
     return not without

@@ -1,5 +1,9 @@
 """Counts against those of the published tables (multiply-adds in G, parameters in M)."""
 import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 
 from mmmambavision.terminal import run
 
@@ -38,6 +42,25 @@ def test_detectors_as_counted_for_the_published_table(size, dim, params, release
 def test_segmentors(name, params):
     row = load_tool('benchmarks/complexity').measure(ROOT / 'configs' / f'upernet_mambavision_{name}.py')
     assert row['params'] == pytest.approx(params, abs=.005)
+
+
+@pytest.mark.parametrize('name, sample', [
+    ('dino_mambavision_t_1x', DetDataSample(metainfo=dict(batch_input_shape=(256, 256), img_shape=(256, 256)))),
+    ('mask2former_mambavision_t', None)])
+def test_transformers(name, sample):
+    """Layers count as much as in the model as mmdet or mmseg runs it."""
+    tool, config = load_tool('benchmarks/complexity'), ROOT / 'configs' / f'{name}.py'
+    row = tool.measure(config, (256, 256))
+    cfg = Config.fromfile(config)
+    cfg.model.backbone.init_cfg = None
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model).eval()
+    if sample:
+        counts, _ = tool.count(lambda: model(torch.randn(1, 3, 256, 256), [sample], mode='tensor'))
+    else:
+        counts, _ = tool.count(lambda: model.encode_decode(torch.randn(1, 3, 256, 256), [dict(img_shape=(256, 256))]))
+    assert row['total'] == pytest.approx(counts[0])
+    assert row['params'] == pytest.approx(sum(p.numel() for p in model.parameters()) / 1e6)
 
 
 def test_scan_count():

@@ -1,0 +1,21 @@
+# mmrotate's Rotated RetinaNet (le90) on DOTA, 12 epochs, with the optimiser of its RetinaNet on ConvNeXt-T; 1 GPU x 2
+# images. Needs the onedl packages and onedl-mmrotate. Of mmcv's operators it takes those alone that need no compiler.
+_base_ = 'mmrotate::rotated_retinanet/rotated-retinanet-rbox-le90_r50_fpn_1x_dota.py'
+
+custom_imports = dict(imports=['mmmambavision'], allow_failed_imports=False)
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='MambaVision',
+        arch='tiny',
+        window_size=None,
+        out_indices=(1, 2, 3),
+        drop_path_rate=0.2,
+        init_cfg=dict(type='Pretrained', checkpoint='hf://nvidia/MambaVision-T-1K')),
+    neck=dict(in_channels=[160, 320, 640], start_level=0))
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.)}))
+auto_scale_lr = dict(base_batch_size=2)
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=2, save_best='dota/mAP', rule='greater'))
