@@ -18,7 +18,7 @@ else:
     needs_kernel = pytest.mark.filterwarnings('default')
 refused = absent or cpu.refuses(torch.empty(0, dtype=torch.bfloat16))
 needs_bfloat16 = pytest.mark.skipif(bool(refused), reason=str(refused))
-LONG = interface.SHORTEST
+LONG = cpu.SHORTEST
 
 
 def inputs(batch=2, heads=2, queries=70, keys=None, dim=40, dtype=torch.float32, layout='mixer'):

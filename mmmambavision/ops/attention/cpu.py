@@ -21,8 +21,16 @@ def _features():
     return {name[1:]: name[0] == '+' for name in config.CPU_FEATURES.split(',') if name}
 
 
+def _is_amds():
+    from llvmlite import binding
+    return binding.get_host_cpu_name().startswith('zn')
+
+
 # What the CPU can do, by LLVM's names, less what the environment variable NUMBA_CPU_FEATURES takes from it.
 FEATURES = {} if unavailable() else _features()
+# Keys from which on the kernels overtake torch's, by tools/benchmarks/attention.py. torch's products are MKL's, which
+# takes a slower way on AMD's CPUs.
+SHORTEST = 2048 if unavailable() or not _is_amds() else 512
 
 
 def refuses(q):
@@ -38,9 +46,9 @@ def refuses(q):
     return None
 
 
-def torch_is_faster(q):
-    """Whether torch has instructions for the type of the queries that the kernels here have not: AMX for bfloat16."""
-    return q.dtype == torch.bfloat16 and FEATURES.get('amx-bf16', False)
+def is_faster(q, k):
+    """Whether this implementation, if it takes the queries, is faster than torch's, which uses AMX for bfloat16."""
+    return k.shape[2] >= SHORTEST and not (q.dtype == torch.bfloat16 and FEATURES.get('amx-bf16'))
 
 
 @lru_cache(maxsize=None)
@@ -56,10 +64,14 @@ def _run_once(kernels):
         _forward(kernels, *[q.bfloat16()] * 3)
 
 
-def _in_one_piece(tensor, rows, columns):
-    """(B, heads, L, d) to (B heads, L', d'), filled up with zeros to multiples of `rows` and `columns`."""
-    missing = -tensor.shape[3] % columns, -tensor.shape[2] % rows
-    tensor = F.pad(tensor, (0, missing[0], 0, missing[1])) if any(missing) else tensor
+def _in_one_piece(tensor, rows, columns, last_again=False):
+    """(B, heads, L, d) to (B heads, L', d'), filled up to multiples of `rows`, with zeros or the last row again, and
+    of `columns`, with zeros."""
+    if missing := -tensor.shape[2] % rows:
+        more = tensor[:, :, -1:].expand(-1, -1, missing, -1)
+        tensor = torch.cat([tensor, more if last_again else torch.zeros_like(more)], 2)
+    if missing := -tensor.shape[3] % columns:
+        tensor = F.pad(tensor, (0, missing))
     return tensor.reshape(-1, *tensor.shape[2:]).contiguous()
 
 
@@ -76,7 +88,8 @@ def forward(q, k, v):
 def _forward(kernels, q, k, v):
     batch, heads, queries, dim = q.shape
     keys, in_pairs = k.shape[2], q.dtype == torch.bfloat16
-    q, k, v = (_in_one_piece(q, 1, 2), _in_one_piece(k, kernels.ROWS, 2), _in_one_piece(v, kernels.ROWS, kernels.ROWS))
+    q, k = _in_one_piece(q, 1, 2), _in_one_piece(k, kernels.ROWS, 2, last_again=True)
+    v = _in_one_piece(v, kernels.ROWS, kernels.ROWS)
     if in_pairs:
         v = v.unflatten(1, (-1, 2)).transpose(2, 3).flatten(2)  # values of two keys beside each other
         q, k, v = (tensor.view(torch.int32) for tensor in (q, k, v))

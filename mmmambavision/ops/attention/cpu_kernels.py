@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from ..compiled import jit_options
-from .products import ROWS, TILE, add_product, bfloat16_pair, power_of_two
+from .products import ROWS, TILE, add_product, bfloat16_pair, power_of_two, put_product
 
 BLOCK = 64
 LOWEST = np.finfo(np.float32).min
@@ -45,13 +45,10 @@ def scratch(size, dtype):
 
 
 @njit(**JIT)
-def add_rows(out, out_at, a, at, row, count, b, b_at, terms):
-    """out[t, :] += sum over i < terms of a[t, i] b[i, :] for t < count, or up to a multiple of ROWS.
-
-    Rows of the matrix at a[at] are `row` numbers apart, those of out and b TILE numbers.
-    """
+def put_rows(out, a, at, columns, count, tile, high):
+    """out[t, :] = a[t, :] tile for t < count, or up to a multiple of ROWS, of a matrix at a[at]; `high` rises to it."""
     for t in range(0, count, ROWS):
-        add_product(out, out_at + t * TILE, a, at + t * row, row, 1, b, b_at, terms)
+        put_product(out, t * TILE, a, at + t * columns, columns, 1, tile, 0, columns, high)
 
 
 @njit(**JIT)
@@ -79,27 +76,22 @@ def store_tile(tile, factors, target, b, h, first):
 
 
 @njit(**JIT)
-def rise(scores, count, scale, top, total, out, spare):
-    """Raise the reference `top` of lanes to the maximum of their scores so far, and fit sums so far to it.
+def rise(scale, top, high, total, out):
+    """Raise the reference `top` of lanes to the maximum `high` of their scores so far, and fit sums so far to it.
 
     The reference may lag behind, which changes no result: weights grow to 2^RISE then.
     """
-    spare[:] = top
-    for t in range(count):
-        for i in range(TILE):
-            spare[i] = scores[t * TILE + i] if scores[t * TILE + i] > spare[i] else spare[i]
     risen = False
     for i in range(TILE):
-        risen |= (spare[i] - top[i]) * scale > RISE
+        risen |= (high[i] - top[i]) * scale > RISE
     if risen:
         for i in range(TILE):
-            factor = exp2((top[i] - spare[i]) * scale)
-            top[i] = spare[i]
-            total[i] *= factor
-            spare[i] = factor
+            top[i], high[i] = high[i], exp2((top[i] - high[i]) * scale)
+            total[i] *= high[i]
         for d in range(out.shape[0] // TILE):
             for i in range(TILE):
-                out[d * TILE + i] *= spare[i]
+                out[d * TILE + i] *= high[i]
+        high[:] = top
 
 
 @njit(**JIT)
@@ -131,7 +123,7 @@ def forward(first, last, q, k, v, keys, scale, out, lse, in_pairs):
 
     Args:
         q, k: (B heads, queries or keys, d), float32, or int32 for d / 2 pairs of bfloat16 numbers. Keys are filled up
-            to a multiple of ROWS.
+            to a multiple of ROWS with the last one.
         v: (B heads, keys, d), or (B heads, keys / 2, d) pairs of two keys. d is filled up to a multiple of ROWS.
         keys: how many there are.
         scale: what makes exponents of 2 of the scores.
@@ -143,16 +135,16 @@ def forward(first, last, q, k, v, keys, scale, out, lse, in_pairs):
     tiles, k_flat, v_flat = -(-queries // TILE), k.reshape(-1), v.reshape(-1)
     q_tile, sums = scratch(columns * TILE, q.dtype), scratch(v_columns * TILE, np.float32)
     scores, pairs = scratch(BLOCK * TILE, np.float32), scratch(BLOCK // 2 * TILE, np.int32)
-    top, total, spare = scratch(TILE, np.float32), scratch(TILE, np.float32), scratch(TILE, np.float32)
+    top, high = scratch(TILE, np.float32), scratch(TILE, np.float32)
+    total, spare = scratch(TILE, np.float32), scratch(TILE, np.float32)
     for task in range(first, last):
         pair, q0 = task // tiles, task % tiles * TILE
         load_tile(q, pair, q0, q_tile)
-        sums[:], total[:], top[:] = 0, 0, LOWEST
+        sums[:], total[:], top[:], high[:] = 0, 0, LOWEST, LOWEST
         for k0 in range(0, keys, BLOCK):
             count = min(BLOCK, keys - k0)
-            scores[:] = 0
-            add_rows(scores, 0, k_flat, (pair * k.shape[1] + k0) * columns, columns, count, q_tile, 0, columns)
-            rise(scores, count, scale, top, total, sums, spare)
+            put_rows(scores, k_flat, (pair * k.shape[1] + k0) * columns, columns, count, q_tile, high)
+            rise(scale, top, high, total, sums)
             weigh(scores, count, scale, top, total, spare)
             if in_pairs is None:
                 add_columns(sums, v_flat, (pair * v.shape[1] + k0) * v_columns, v_columns, count, scores)
@@ -185,9 +177,9 @@ def backward(first, last, q, k, v, dout, queries, keys, scale, lse, delta, dq, d
     k_tile, v_tile = scratch(columns * TILE, np.float32), scratch(columns * TILE, np.float32)
     dk_tile, dv_tile = scratch(columns * TILE, np.float32), scratch(columns * TILE, np.float32)
     k_rows = scratch(planes * TILE * TILE, np.float32)
-    weights, grads, factors = (scratch(BLOCK * TILE, np.float32), scratch(BLOCK * TILE, np.float32),
-                               scratch(TILE, np.float32))
-    k_rows[:] = 0
+    weights, grads = scratch(BLOCK * TILE, np.float32), scratch(BLOCK * TILE, np.float32)
+    factors, unused = scratch(TILE, np.float32), scratch(TILE, np.float32)
+    k_rows[:], unused[:] = 0, 0
     for pair in range(first, last):
         for k0 in range(0, keys, TILE):
             here = min(TILE, keys - k0)
@@ -199,9 +191,8 @@ def backward(first, last, q, k, v, dout, queries, keys, scale, lse, delta, dq, d
             dk_tile[:], dv_tile[:] = 0, 0
             for q0 in range(0, queries, BLOCK):
                 count, at = min(BLOCK, queries - q0), (pair * rows + q0) * columns
-                weights[:], grads[:] = 0, 0
-                add_rows(weights, 0, q_flat, at, columns, count, k_tile, 0, columns)
-                add_rows(grads, 0, dout_flat, at, columns, count, v_tile, 0, columns)
+                put_rows(weights, q_flat, at, columns, count, k_tile, unused)
+                put_rows(grads, dout_flat, at, columns, count, v_tile, unused)
                 for t in range(count):
                     row_lse, row_delta = lse[pair, q0 + t], delta[pair, q0 + t]
                     for i in range(TILE):
@@ -212,8 +203,10 @@ def backward(first, last, q, k, v, dout, queries, keys, scale, lse, delta, dq, d
                 add_columns(dv_tile, dout_flat, at, columns, count, weights)
                 add_columns(dk_tile, q_flat, at, columns, count, grads)
                 for plane in range(planes):
-                    add_rows(dq_flat, ((pair * planes + plane) * rows + q0) * TILE, grads, 0, TILE, count,
-                             k_rows, plane * TILE * TILE, here)
+                    dq_at = ((pair * planes + plane) * rows + q0) * TILE
+                    for t in range(0, count, ROWS):
+                        add_product(dq_flat, dq_at + t * TILE, grads, t * TILE, TILE, 1,
+                                    k_rows, plane * TILE * TILE, here)
             factors[:] = 1
             store_tile(dv_tile, factors, dv, pair // heads, pair % heads, k0)
             factors[:] = scale * LOG_2

@@ -10,8 +10,6 @@ from .operators import attention_cpu
 from .reference import attention_reference
 
 ENVIRONMENT_VARIABLE = 'MMMAMBAVISION_ATTENTION'
-# Keys from which 'auto' takes the kernel: where it overtakes torch's, by `tools/benchmarks/attention.py`.
-SHORTEST = 1024
 BACKENDS = {'reference': attention_reference, 'torch': F.scaled_dot_product_attention,
             'cpu': lambda q, k, v: attention_cpu(q, k, v)[0]}
 ABSENT = cpu.unavailable()
@@ -50,11 +48,11 @@ def attention(q, k, v, backend='auto'):
 
 def _is_faster(q, k):
     """Whether the kernel of our own can run here and is faster than torch's."""
-    if q.device.type != 'cpu' or k.shape[2] < SHORTEST or not q.shape[0] or ABSENT or cpu.refuses(q):
+    if q.device.type != 'cpu' or not q.shape[0] or ABSENT or cpu.refuses(q) or not cpu.is_faster(q, k):
         return False
     # Graphs that leave the process keep torch's operator, and who turned that off wants what it lacks.
-    return not (cpu.torch_is_faster(q) or torch.compiler.is_exporting() or torch.jit.is_tracing()
-                or under_functional_transform() or not torch.backends.cuda.flash_sdp_enabled())
+    return not (torch.compiler.is_exporting() or torch.jit.is_tracing() or under_functional_transform()
+                or not torch.backends.cuda.flash_sdp_enabled())
 
 
 def _check(q, k, v):

@@ -59,51 +59,77 @@ def _vectors(builder, start, element):
             for j in range(VECTORS)]
 
 
+def _pointer(context, builder, signature, arguments, i):
+    """To the element of array i of the arguments whose index is the argument after it."""
+    return builder.gep(context.make_array(signature.args[i])(context, builder, arguments[i]).data, [arguments[i + 1]])
+
+
+def _product(builder, a, row, term, b, terms, pairs):
+    """Vectors [ROWS][VECTORS] of sum over t < terms of a[i row + t term] b[t TILE : (t + 1) TILE], in registers."""
+    element, multiply_add = (INTEGER, _multiply_add_pairs) if pairs else (FLOAT, _multiply_add)
+    entry, loop, after = builder.basic_block, *map(builder.append_basic_block, ('loop', 'after'))
+    builder.branch(loop)
+
+    builder.position_at_end(loop)
+    t = builder.phi(INDEX)
+    sums = [[builder.phi(FLOATS) for _ in range(VECTORS)] for _ in range(ROWS)]
+    weights = [builder.load(vector, align=4)
+               for vector in _vectors(builder, builder.gep(b, [builder.mul(t, INDEX(TILE))]), element)]
+    column = builder.gep(a, [builder.mul(t, term)])
+    results = []
+    for i, line in enumerate(sums):
+        number = _in_all_lanes(builder, builder.load(builder.gep(column, [builder.mul(row, INDEX(i))])))
+        results.append([multiply_add(builder, number, weight, value) for weight, value in zip(weights, line)])
+    following = builder.add(t, INDEX(1))
+    t.add_incoming(INDEX(0), entry)
+    t.add_incoming(following, loop)
+    for line, values in zip(sums, results):
+        for phi, value in zip(line, values):
+            phi.add_incoming(FLOATS([0.] * LANES), entry)
+            phi.add_incoming(value, loop)
+    builder.cbranch(builder.icmp_signed('<', following, terms), loop, after)
+
+    builder.position_at_end(after)
+    return results
+
+
 @intrinsic
-def add_product(typing_context, out, out_at, a, a_at, a_row, a_term, b, b_at, terms):
-    """out[i, :] += sum over t < terms of a[i, t] b[t, :], for i < ROWS; all arrays flat.
+def put_product(typing_context, out, out_at, a, a_at, row, term, b, b_at, terms, high):
+    """out[i, :] = sum over t < terms of a[i, t] b[t, :], for i < ROWS; all arrays flat; high[:] = max(high, out).
 
     Args:
         out: float32; out[i, :] begins at out_at + i TILE.
         a: float32, or int32 that hold pairs of bfloat16 numbers each, which are two terms in one; a[i, t] is at
-            a_at + i a_row + t a_term.
+            a_at + i row + t term.
         b: as a; b[t, :] begins at b_at + t TILE.
         terms: 1 at least.
+        high: (TILE,), which keeps its number where out has NaN.
     """
     def generate(context, builder, signature, arguments):
-        def pointer(i):
-            data = context.make_array(signature.args[i])(context, builder, arguments[i]).data
-            return builder.gep(data, [arguments[i + 1]])
-
-        pairs = signature.args[2].dtype == types.int32
-        element, multiply_add = (INTEGER, _multiply_add_pairs) if pairs else (FLOAT, _multiply_add)
-        targets = [_vectors(builder, builder.gep(pointer(0), [INDEX(TILE * i)]), FLOAT) for i in range(ROWS)]
-        left, right, (row, term), terms = pointer(2), pointer(6), arguments[4:6], arguments[8]
-        entry, loop, after = builder.basic_block, *map(builder.append_basic_block, ('loop', 'after'))
-        builder.branch(loop)
-
-        builder.position_at_end(loop)
-        t = builder.phi(INDEX)
-        sums = [[builder.phi(FLOATS) for _ in line] for line in targets]
-        weights = [builder.load(vector, align=4)
-                   for vector in _vectors(builder, builder.gep(right, [builder.mul(t, INDEX(TILE))]), element)]
-        column = builder.gep(left, [builder.mul(t, term)])
-        results = []
+        out, a, b = (_pointer(context, builder, signature, arguments, i) for i in (0, 2, 6))
+        sums = _product(builder, a, *arguments[4:6], b, arguments[8], signature.args[2].dtype == types.int32)
+        high = _vectors(builder, context.make_array(signature.args[9])(context, builder, arguments[9]).data, FLOAT)
+        highest = [builder.load(vector, align=4) for vector in high]
         for i, line in enumerate(sums):
-            number = _in_all_lanes(builder, builder.load(builder.gep(column, [builder.mul(row, INDEX(i))])))
-            results.append([multiply_add(builder, number, weight, value) for weight, value in zip(weights, line)])
-        following = builder.add(t, INDEX(1))
-        t.add_incoming(INDEX(0), entry)
-        t.add_incoming(following, loop)
-        for line, values in zip(sums, results):
-            for phi, value in zip(line, values):
-                phi.add_incoming(FLOATS([0.] * LANES), entry)
-                phi.add_incoming(value, loop)
-        builder.cbranch(builder.icmp_signed('<', following, terms), loop, after)
+            for j, target in enumerate(_vectors(builder, builder.gep(out, [INDEX(TILE * i)]), FLOAT)):
+                builder.store(line[j], target, align=4)
+                highest[j] = builder.select(builder.fcmp_ordered('>', line[j], highest[j]), line[j], highest[j])
+        for vector, value in zip(high, highest):
+            builder.store(value, vector, align=4)
+        return context.get_dummy_value()
 
-        builder.position_at_end(after)
-        for line, values in zip(targets, results):
-            for target, value in zip(line, values):
+    index = types.intp
+    return types.void(out, index, a, index, index, index, b, index, index, high), generate
+
+
+@intrinsic
+def add_product(typing_context, out, out_at, a, a_at, row, term, b, b_at, terms):
+    """out[i, :] += what `put_product` would put there."""
+    def generate(context, builder, signature, arguments):
+        out, a, b = (_pointer(context, builder, signature, arguments, i) for i in (0, 2, 6))
+        sums = _product(builder, a, *arguments[4:6], b, arguments[8], signature.args[2].dtype == types.int32)
+        for i, line in enumerate(sums):
+            for value, target in zip(line, _vectors(builder, builder.gep(out, [INDEX(TILE * i)]), FLOAT)):
                 builder.store(builder.fadd(builder.load(target, align=4), value), target, align=4)
         return context.get_dummy_value()
 

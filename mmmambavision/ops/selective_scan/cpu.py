@@ -28,32 +28,35 @@ def _run_once(cpu_kernels):
     _run_backward(cpu_kernels, y, last_state, kept, *inputs)
 
 
-def _flat(tensor, unit):
-    """A float32 tensor's memory as a flat array, and its strides; dimension `unit` lies close, copied so if need be."""
+def _flat(tensor):
+    """A float32 tensor's memory as a flat array, and its strides."""
     tensor = tensor.float()
-    if tensor.stride(unit) != 1 or 0 in tensor.stride():
-        order = [i for i in range(tensor.dim()) if i != unit] + [unit]
-        back = sorted(range(tensor.dim()), key=order.__getitem__)
-        tensor = tensor.permute(order).contiguous().permute(back)
     extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
     return tensor.as_strided((extent,), (1,)).numpy(), tensor.stride()
+
+
+def _sequence(tensor):
+    """A (B, D, L) tensor as a flat array, and its strides (batch, time, channel)."""
+    values, strides = _flat(tensor)
+    return values, (strides[0], strides[2], strides[1])
+
+
+def _weights(tensor):
+    """(B, G, N, L) as a flat array with the N states next to each other, its strides (batch, time, group), and G."""
+    tensor = tensor.transpose(2, 3)
+    values, strides = _flat(tensor if tensor.stride(3) == 1 else tensor.contiguous())
+    return values, (strides[0], strides[2], strides[1], tensor.shape[1])
 
 
 def _arguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
     """What both kernels take after the range of tasks, and the number of tasks."""
     channels, length = u.shape[1:]
-    groups = B.shape[1]
     batch, blocks = kept_shape(u, A, B)[:2]
-    flat = []
-    for tensor in (u, delta, B, C, u if z is None else z):
-        values, strides = _flat(tensor, unit=1 if tensor.dim() == 3 else 2)
-        flat += [values, (strides[0], strides[-1]) if tensor.dim() == 3
-                 else (strides[0], strides[3], strides[1], groups)]
-    u_flat, us, delta_flat, ds, b_flat, bs, c_flat, cs, z_flat, zs = flat
     zeros = torch.zeros(channels)
     vector = [(zeros if value is None else value.float().contiguous()).numpy() for value in (D, delta_bias)]
-    return batch * blocks, (blocks, u_flat, us, delta_flat, ds, A.float().contiguous().numpy(), b_flat, bs, c_flat, cs,
-                            vector[0], z_flat, zs, vector[1], z is not None, delta_softplus, length)
+    return batch * blocks, (blocks, *_sequence(u), *_sequence(delta), A.float().contiguous().numpy(), *_weights(B),
+                            *_weights(C), vector[0], *_sequence(u if z is None else z), vector[1], z is not None,
+                            delta_softplus, length)
 
 
 def kept_shape(u, A, B):

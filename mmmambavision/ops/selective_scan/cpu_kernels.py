@@ -1,7 +1,7 @@
 """Kernels of the CPU scan, compiled by numba; see `cpu.py` for what they are given.
 
-A kernel works on blocks of WIDTH channels of one sequence: channels lie next to each other in memory, so every inner
-loop is over WIDTH numbers and becomes vector instructions. Inputs are flat arrays with strides of their own.
+A kernel works on blocks of WIDTH channels of one sequence, loaded so that they lie next to each other: every inner loop
+is over WIDTH numbers and becomes vector instructions. Inputs are flat arrays with strides of their own.
 """
 import numpy as np
 from llvmlite import ir
@@ -78,13 +78,27 @@ def load_block(width, d0, A, D, delta_bias, a, skip, bias):
 
 
 @njit(**JIT)
-def load_chunk(count, width, u, u_at, u_stride, delta, delta_at, delta_stride, bias, with_softplus, x, raw, step):
+def load_rows(count, width, source, at, strides, rows):
+    """rows[i, j] for i < count, j < width from a flat array, at[i, j] in steps of strides[1] and strides[2]."""
+    time, channel = strides[1], strides[2]
+    if channel == 1:
+        for i in range(count):
+            for j in range(width):
+                rows[i, j] = source[at + i * time + j]
+    else:  # times are next to each other
+        for j in range(width):
+            for i in range(count):
+                rows[i, j] = source[at + i * time + j * channel]
+
+
+@njit(**JIT)
+def load_chunk(count, width, b, start, d0, u, us, delta, ds, bias, with_softplus, x, raw, step):
     """Inputs and steps of a chunk of times into (CHUNK, WIDTH) buffers, which hold zeros beyond `width`."""
+    load_rows(count, width, u, b * us[0] + start * us[1] + d0 * us[2], us, x)
+    load_rows(count, width, delta, b * ds[0] + start * ds[1] + d0 * ds[2], ds, raw)
     for i in range(count):
-        for j in range(width):
-            x[i, j] = u[u_at + i * u_stride + j]
-        for j in range(width):
-            raw[i, j] = delta[delta_at + i * delta_stride + j] + bias[j]
+        for j in range(WIDTH):
+            raw[i, j] += bias[j]
         if with_softplus:
             for j in range(WIDTH):
                 step[i, j] = softplus(raw[i, j])
@@ -119,7 +133,8 @@ def run_chunk(count, a, skip, x, step, B, b_at, b_stride, C, c_at, c_stride, out
 @njit(**JIT)
 def forward(first, last, blocks, u, us, delta, ds, A, B, bs, C, cs, D, z, zs, delta_bias, with_z, with_softplus,
             length, y, kept, keep, last_state):
-    """Scan blocks `first` to `last` of all (batch x blocks); strides are (batch, time, group) in elements.
+    """Scan blocks `first` to `last` of all (batch x blocks); strides are in elements, of u, delta and z
+    (batch, time, channel), of B and C (batch, time, group) and beside them the number of groups.
 
     Writes y (B, L, D) flat, last_state (B, D, N) and, if `keep`, the states before every CHUNK steps into kept
     (B, blocks, chunks, N, WIDTH).
@@ -131,6 +146,7 @@ def forward(first, last, blocks, u, us, delta, ds, A, B, bs, C, cs, D, z, zs, de
     skip, bias = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
     x, raw = np.zeros((CHUNK, WIDTH), np.float32), np.zeros((CHUNK, WIDTH), np.float32)
     step, out = np.zeros((CHUNK, WIDTH), np.float32), np.zeros((CHUNK, WIDTH), np.float32)
+    gate = np.zeros((CHUNK, WIDTH), np.float32)
     for task in range(first, last):
         b, block = task // blocks, task % blocks
         group, within = block // (blocks // groups), block % (blocks // groups)
@@ -142,15 +158,15 @@ def forward(first, last, blocks, u, us, delta, ds, A, B, bs, C, cs, D, z, zs, de
             count = min(CHUNK, length - start)
             if keep:
                 kept[b, block, start // CHUNK] = h[:, 0]
-            load_chunk(count, width, u, b * us[0] + start * us[1] + d0, us[1], delta,
-                       b * ds[0] + start * ds[1] + d0, ds[1], bias, with_softplus, x, raw, step)
+            load_chunk(count, width, b, start, d0, u, us, delta, ds, bias, with_softplus, x, raw, step)
             run_chunk(count, a, skip, x, step, B, b * bs[0] + start * bs[1] + group * bs[2], bs[1], C,
                       b * cs[0] + start * cs[1] + group * cs[2], cs[1], out, h, False)
+            if with_z:
+                load_rows(count, width, z, b * zs[0] + start * zs[1] + d0 * zs[2], zs, gate)
             for i in range(count):
                 if with_z:
-                    z_at = b * zs[0] + (start + i) * zs[1] + d0
-                    for j in range(width):
-                        out[i, j] *= z[z_at + j] * sigmoid(z[z_at + j])
+                    for j in range(WIDTH):
+                        out[i, j] *= gate[i, j] * sigmoid(gate[i, j])
                 y_at = (b * length + start + i) * channels + d0
                 for j in range(width):
                     y[y_at + j] = out[i, j]
@@ -160,13 +176,12 @@ def forward(first, last, blocks, u, us, delta, ds, A, B, bs, C, cs, D, z, zs, de
 
 
 @njit(**JIT)
-def gate_chunk(count, width, z, z_at, z_stride, out, y_at, y_stride, grad, dz):
-    """Through y = out SiLU(z): dz from grad and out, and grad (CHUNK, WIDTH) becomes that of out."""
+def gate_chunk(count, width, z, out, y_at, y_stride, grad, dz):
+    """Through y = out SiLU(z): dz from grad and out, and grad (CHUNK, WIDTH) becomes that of out, shaped as z is."""
     for i in range(count):
         for j in range(width):
-            value = z[z_at + i * z_stride + j]
-            gate = sigmoid(value)
-            silu = value * gate
+            gate = sigmoid(z[i, j])
+            silu = z[i, j] * gate
             dz[y_at + i * y_stride + j] = grad[i, j] * out[i, j] * (gate + silu * (np.float32(1.) - gate))
             grad[i, j] *= silu
 
@@ -215,7 +230,7 @@ def backward(first, last, blocks, u, us, delta, ds, A, B, bs, C, cs, D, z, zs, d
     x, raw = np.zeros((CHUNK, WIDTH), np.float32), np.zeros((CHUNK, WIDTH), np.float32)
     step, out = np.zeros((CHUNK, WIDTH), np.float32), np.zeros((CHUNK, WIDTH), np.float32)
     grad, dx = np.zeros((CHUNK, WIDTH), np.float32), np.zeros((CHUNK, WIDTH), np.float32)
-    dstep = np.zeros((CHUNK, WIDTH), np.float32)
+    dstep, gate = np.zeros((CHUNK, WIDTH), np.float32), np.zeros((CHUNK, WIDTH), np.float32)
     for task in range(first, last):
         b, block = task // blocks, task % blocks
         group, within = block // (blocks // groups), block % (blocks // groups)
@@ -231,14 +246,14 @@ def backward(first, last, blocks, u, us, delta, ds, A, B, bs, C, cs, D, z, zs, d
             b_at, c_at = b * bs[0] + start * bs[1] + group * bs[2], b * cs[0] + start * cs[1] + group * cs[2]
             y_at = (b * length + start) * channels + d0
             h[:, 0] = kept[b, block, start // CHUNK]
-            load_chunk(count, width, u, b * us[0] + start * us[1] + d0, us[1], delta,
-                       b * ds[0] + start * ds[1] + d0, ds[1], bias, with_softplus, x, raw, step)
+            load_chunk(count, width, b, start, d0, u, us, delta, ds, bias, with_softplus, x, raw, step)
             run_chunk(count, a, skip, x, step, B, b_at, bs[1], C, c_at, cs[1], out, h, True)
             for i in range(count):
                 for j in range(width):
                     grad[i, j] = dy[y_at + i * channels + j]
             if with_z:
-                gate_chunk(count, width, z, b * zs[0] + start * zs[1] + d0, zs[1], out, y_at, channels, grad, dz)
+                load_rows(count, width, z, b * zs[0] + start * zs[1] + d0 * zs[2], zs, gate)
+                gate_chunk(count, width, gate, out, y_at, channels, grad, dz)
             da[:], dskip[:], dbias_part[:] = 0., 0., 0.
             for i in range(count):
                 for j in range(WIDTH):
