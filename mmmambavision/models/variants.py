@@ -1,7 +1,7 @@
 """Other token mixers and other orders of mixers and self-attention, for ablations: `arch=dict(..., mixer=, pattern=)`.
 
-Each mixer is the default's (arXiv 2407.08083, section 3.2 and figure 3) but for one thing, so that two of them differ by
-that alone. All are (B, L, C) to (B, L, C) and take (dim, scan_backend), as `MambaVisionMixer`.
+Those with a scan are the default mixer (arXiv 2407.08083, section 3.2 and figure 3) but for one thing, so that they
+differ from it by that alone. All are (B, L, C) to (B, L, C) and take (dim, scan_backend), as `MambaVisionMixer`.
 """
 import math
 import random

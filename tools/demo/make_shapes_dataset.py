@@ -18,13 +18,19 @@ from tqdm import tqdm
 CLASSES = ('circle', 'triangle', 'rectangle', 'star')
 CONTEXT_CLASSES = (
     'circle', 'triangle', 'rectangle (light)', 'star (light)', 'rectangle (dark)', 'star (dark)')  # by the marker
-CONTEXT_STYLE = dict(contrast=12, radii=(.14, .26))  # shapes easy to tell, so that the context is what is hard
+ANY_COLOUR = (40, 215)  # lowest and highest value
+# Of the context task, whose shapes are easy to find and to tell, so that the context is what is hard: lowest and
+# highest values of the colours of the background and of each kind of shape, in BGR.
+GREYS = (100, 155)
+COLOURS = [((30, 30, 150), (90, 90, 230)), ((30, 150, 30), (90, 230, 90)), ((150, 90, 30), (230, 120, 90)),
+           ((30, 150, 150), (90, 230, 230))]
+CONTEXT_STYLE = dict(contrast=12, radii=(.14, .26), greys=GREYS, colours=COLOURS)
 SPLITS = {'train': ('train2017', 'training'), 'val': ('val2017', 'validation')}  # COCO's and ADE20K's folder names
 MAX_HIDDEN = 0.5  # a shape is not placed where it would hide more than this of one that is there
 
 
-def texture(rng, size, contrast):
-    """Smooth random pattern (size, size, 3) around a random colour, values 0 to 255."""
+def texture(rng, size, contrast, low=40, high=215):
+    """Smooth random pattern (size, size, 3) around a colour drawn between two, values 0 to 255."""
     pattern = np.zeros((size, size, 3), np.float32)
     for cells in (2, 5, 12, 30):
         noise = rng.standard_normal((cells, cells, 3)).astype(np.float32)
@@ -33,7 +39,7 @@ def texture(rng, size, contrast):
     y, x = np.mgrid[:size, :size]
     stripes = np.sin(2 * np.pi / period * (np.cos(angle) * x + np.sin(angle) * y))
     pattern += rng.uniform(0, .5) * stripes[..., None]
-    return np.clip(rng.uniform(40, 215, 3) + contrast * pattern, 0, 255)
+    return np.clip(rng.uniform(low, high, 3) + contrast * pattern, 0, 255)
 
 
 def outline(rng, kind, size, radii):
@@ -56,16 +62,16 @@ def outline(rng, kind, size, radii):
     return centre + radius * np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
-def draw(rng, size, contrast=45, radii=(.09, .26)):
+def draw(rng, size, contrast=45, radii=(.09, .26), greys=ANY_COLOUR, colours=(ANY_COLOUR,) * len(CLASSES)):
     """An image (size, size, 3) uint8 and its shapes as a list of (class index, visible mask (size, size) bool)."""
-    image = texture(rng, size, contrast)
+    image = texture(rng, size, contrast, *greys)
     shapes = []
     for _ in range(rng.integers(2, 7)):
         kind = int(rng.integers(len(CLASSES)))
         mask = np.zeros((size, size), np.uint8)
         cv2.fillPoly(mask, [np.round(outline(rng, kind, size, radii) * 16).astype(np.int32)], 1, shift=4)
         mask = mask.astype(bool)
-        fill = texture(rng, size, contrast=18)
+        fill = texture(rng, size, 18, *colours[kind])
         if any((visible & mask).sum() > MAX_HIDDEN * visible.sum() for _, visible in shapes):
             continue
         image[mask] = fill[mask]
@@ -82,7 +88,7 @@ def add_marker(rng, image, shapes):
     y, x = np.mgrid[:size, :size] + .5
     centre_x, centre_y = np.where(corner, size - 1.4 * radius, 1.4 * radius)
     distance = np.hypot(x - centre_x, y - centre_y)[..., None]
-    disc, inside = np.clip(radius - distance, 0, 1), np.clip(.6 * radius - distance, 0, 1)
+    disc, inside = np.clip(radius - distance, 0, 1), np.clip(.75 * radius - distance, 0, 1)
     colour = 255. * ((1 - inside) if dark else inside)
     image[:] = np.round((1 - disc) * image + disc * colour)
     hidden = distance[..., 0] < radius

@@ -52,6 +52,30 @@ def test_another_seed_draws_other_images(shapes, tmp_path):
     assert (tmp_path / 'other' / file).read_bytes() != (shapes / file).read_bytes()
 
 
+def test_a_marker_in_a_corner_decides_between_two_classes(tmp_path):
+    run_tool('demo/make_shapes_dataset.py', tmp_path / 'c', '--task', 'context', '--train', 24, '--val', 1, '--size',
+             96)
+    folder = tmp_path / 'c' / 'ade'
+    seen, corners = set(), set()
+    for file in sorted((folder / 'annotations' / 'training').iterdir()):
+        labels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        image = cv2.imread(str(folder / 'images' / 'training' / file.with_suffix('.jpg').name))
+        spots = {(y, x): image[y - 2:y + 3, x - 2:x + 3].astype(int) for y in (10, 86) for x in (10, 86)}
+        corner = max(spots, key=lambda at: abs(spots[at] - 127).min())  # the only place that is black or white
+        assert abs(spots[corner] - 127).min() > 100
+        dark = spots[corner].mean() < 127
+        y, x = corner
+        assert (labels[y - 4:y + 5, x - 4:x + 5] == 1).all()  # the marker is background
+        found = set(np.unique(labels))
+        assert not found & ({4, 5} if dark else {6, 7})
+        seen |= found
+        corners.add(corner)
+    assert seen == set(range(1, 8)) and len(corners) == 4
+    coco = COCO(tmp_path / 'c' / 'coco' / 'annotations' / 'instances_train2017.json')
+    assert [c['name'] for c in coco.dataset['categories']] == [
+        'circle', 'triangle', 'rectangle (light)', 'star (light)', 'rectangle (dark)', 'star (dark)']
+
+
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / 'mine.txt').write_text('keep')
     assert 'exists already and is left as it is' in run_tool('demo/make_shapes_dataset.py', tmp_path, status=1)
