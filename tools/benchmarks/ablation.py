@@ -64,8 +64,10 @@ def draw_data(cfg, folder):
     options = [f'--{key}={value}' for key, value in cfg.shapes.items()]
     with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
         script = HERE.parent / 'demo' / 'make_shapes_dataset.py'
-        subprocess.run([sys.executable, str(script), f'{unfinished}/data', '--task', 'context', *options], check=True)
+        subprocess.run([sys.executable, str(script), f'{unfinished}/data', '--task', 'context', *options], check=True,
+                       stdout=subprocess.DEVNULL)
         Path(unfinished, 'data').rename(folder)
+    print(f'drawn: {folder}')
 
 
 def finished(folder, names, budget):
@@ -148,9 +150,9 @@ def plot(rows, study):
             axes.plot(row[key], [place] * len(row[key]), 'o', color='tab:blue', alpha=.6)
             axes.plot([statistics.mean(row[key])] * 2, [place - .3, place + .3], color='black')
         if 'context' in key:
-            axes.axvline(COIN_TOSS, color='grey', ls=':', label='labels by tossing a coin')
-            axes.legend(fontsize=8)
-        axes.set(xlabel=f'{COLUMNS[key]} (%)', yticks=range(len(rows)), yticklabels=labels)
+            axes.axvline(COIN_TOSS, color='grey', ls=':')
+            axes.set_title('dotted: labels by tossing a coin', fontsize=8)
+        axes.set(xlabel=f'{COLUMNS[key]} (%)', xlim=(0, 100), yticks=range(len(rows)), yticklabels=labels)
         axes.grid(alpha=.3)
     figure.axes[0].invert_yaxis()
     return figure

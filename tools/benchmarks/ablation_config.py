@@ -2,21 +2,23 @@
 # whose classes depend on a marker far away.
 _base_ = '../../configs/upernet_mambavision_demo.py'
 
-classes = ('background', 'circle', 'triangle', 'rectangle (light)', 'star (light)', 'rectangle (dark)', 'star (dark)')
+classes = ('background', 'circle', 'triangle', 'rectangle (light)', 'star (light)', 'rectangle (dark)', 'star (dark)',
+           'light marker', 'dark marker')
 metainfo = dict(classes=classes, palette=[
-    [60, 60, 60], [220, 20, 60], [0, 130, 200], [60, 180, 75], [255, 160, 0], [30, 90, 40], [130, 80, 0]])
-class_weight = [0.2, 1., 1., 1., 1., 1., 1.]  # most pixels are background
+    [60, 60, 60], [220, 20, 60], [0, 130, 200], [60, 180, 75], [255, 160, 0], [30, 90, 40], [130, 80, 0],
+    [255, 255, 255], [0, 0, 0]])
+class_weight = [0.2, *[1.] * 8]  # most pixels are background
 model = dict(
     backbone=dict(arch=dict(dim=16, in_dim=16, depths=(1, 1, 4, 2), num_heads=(2, 2, 4, 8))),
     # 1x1 convolutions alone: what a pixel knows of other places came through the backbone.
     decode_head=dict(
         _delete_=True, type='SegformerHead', in_channels=[32, 64, 128], in_index=[1, 2, 3], channels=48,
-        num_classes=7, norm_cfg=dict(type='BN'), dropout_ratio=0., align_corners=False,
+        num_classes=9, norm_cfg=dict(type='BN'), dropout_ratio=0., align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', class_weight=class_weight)),
     auxiliary_head=None)
 
-max_iters = 1200
-train_cfg = dict(max_iters=max_iters, val_interval=max_iters + 1)  # evaluated by the tool at the end
+max_iters = 800
+train_cfg = dict(max_iters=max_iters, val_begin=max_iters + 1)  # it is the tool that evaluates
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=max_iters // 20),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=max_iters // 20, end=max_iters),

@@ -1,7 +1,8 @@
 """Draw a small data set of overlapping shapes on textured backgrounds, in COCO's and ADE20K's layouts.
 
 With --task context each image has a marker in one of its corners, a disc that is light or dark inside: circles and
-triangles are what they are, but of rectangles and stars each has two classes, and the marker says which.
+triangles are what they are, but of rectangles and stars each has two classes, and the marker, which has two of its own,
+says which.
 
 Every image is a function of the seed, its split and its index alone.
 """
@@ -17,7 +18,8 @@ from tqdm import tqdm
 
 CLASSES = ('circle', 'triangle', 'rectangle', 'star')
 CONTEXT_CLASSES = (
-    'circle', 'triangle', 'rectangle (light)', 'star (light)', 'rectangle (dark)', 'star (dark)')  # by the marker
+    'circle', 'triangle', 'rectangle (light)', 'star (light)', 'rectangle (dark)', 'star (dark)',  # by the marker
+    'light marker', 'dark marker')
 ANY_COLOUR = (40, 215)  # lowest and highest value
 # Of the context task, whose shapes are easy to find and to tell, so that the context is what is hard: lowest and
 # highest values of the colours of the background and of each kind of shape, in BGR.
@@ -84,9 +86,9 @@ def add_marker(rng, image, shapes):
     """Draw a marker into one of the corners, and let it decide: the shapes as `draw` gives them, their classes those
     of `CONTEXT_CLASSES`."""
     size = len(image)
-    radius, dark, corner = .075 * size, int(rng.integers(2)), rng.integers(2, size=2)
+    radius, dark, corner = .1 * size, int(rng.integers(2)), rng.integers(2, size=2)
     y, x = np.mgrid[:size, :size] + .5
-    centre_x, centre_y = np.where(corner, size - 1.4 * radius, 1.4 * radius)
+    centre_x, centre_y = np.where(corner, size - 1.2 * radius, 1.2 * radius)
     distance = np.hypot(x - centre_x, y - centre_y)[..., None]
     disc, inside = np.clip(radius - distance, 0, 1), np.clip(.75 * radius - distance, 0, 1)
     colour = 255. * ((1 - inside) if dark else inside)
@@ -94,7 +96,7 @@ def add_marker(rng, image, shapes):
     hidden = distance[..., 0] < radius
     kinds = [kind + 2 * dark if kind >= 2 else kind for kind, _ in shapes]
     shapes = [(kind, mask & ~hidden) for kind, (_, mask) in zip(kinds, shapes)]
-    return [(kind, mask) for kind, mask in shapes if mask.any()]
+    return [(kind, mask) for kind, mask in shapes if mask.any()] + [(6 + dark, hidden)]
 
 
 def polygons(mask):
