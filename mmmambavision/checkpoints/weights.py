@@ -128,6 +128,10 @@ def _blocks(weights, level):
     return {match[1] for match in matches if match}
 
 
+def _mixer(weights, level, block):
+    return {name for name in weights if name.startswith(f'levels.{level}.blocks.{block}.mixer.')}
+
+
 def _has_layer_scale(weights):
     return any(name.endswith('.gamma_1') for name in weights)
 
@@ -184,6 +188,10 @@ def _first_difference(weights, own):
         theirs, ours = _blocks(weights, level), _blocks(own, level)
         if theirs and ours and theirs != ours:
             return f'level {level} has {len(theirs)} blocks, not {len(ours)}'
+        for block in sorted(theirs & ours):
+            given, wanted = (_mixer(state, level, block) for state in (weights, own))
+            if given and wanted and given.isdisjoint(wanted):
+                return f'{min(given)}, where the model has {min(wanted)}'
     if _blocks(weights, 2) and _blocks(own, 2) and _has_layer_scale(weights) != _has_layer_scale(own):
         return 'layer scale'
     return None

@@ -83,17 +83,19 @@ class HybridBlock(nn.Module):
 
     Args:
         dim: channels C.
-        num_heads: heads of self-attention; None for the MambaVision mixer.
+        num_heads: heads of self-attention; None for another mixer.
         mlp_ratio: hidden size of the MLP over C.
         drop_path: probability of dropping a branch of a sample in training.
         layer_scale: initial factor on both branches, learned per channel; None for no factor.
         scan_backend: see `MambaVisionMixer`.
+        mixer: class of the other mixer, see `variants.py`.
     """
 
-    def __init__(self, dim, num_heads=None, mlp_ratio=4., drop_path=0., layer_scale=None, scan_backend='auto'):
+    def __init__(self, dim, num_heads=None, mlp_ratio=4., drop_path=0., layer_scale=None, scan_backend='auto',
+                 mixer=MambaVisionMixer):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.mixer = MambaVisionMixer(dim, scan_backend) if num_heads is None else Attention(dim, num_heads)
+        self.mixer = mixer(dim, scan_backend) if num_heads is None else Attention(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .balanced import BalancedCut
 from .blocks import ConvBlock, Downsample, HybridBlock
+from .mixers import Attention, MambaVisionMixer
 
 
 class Level(nn.Module):
@@ -55,14 +56,16 @@ class HybridLevel(Level):
     Args:
         window: side of the windows; None for one window that is exactly the map; ('balanced', n) for attention in
             windows of at most n x n tokens, as equal as they can be, and scans over the whole map.
+        mixers: classes of the blocks' mixers, one per block, where they are others than those (see `variants.py`).
     """
 
     def __init__(self, dim, drop_paths, downsample, num_heads, window, mlp_ratio, layer_scale, scan_backend,
-                 with_cp=False):
+                 with_cp=False, mixers=None):
         depth = len(drop_paths)
+        mixers = mixers or [MambaVisionMixer] * (depth - depth // 2) + [Attention] * (depth // 2)
         super().__init__(
-            [HybridBlock(dim, None if j < (depth + 1) // 2 else num_heads, mlp_ratio, drop_paths[j], layer_scale,
-                         scan_backend) for j in range(depth)],
+            [HybridBlock(dim, num_heads if mixer is Attention else None, mlp_ratio, rate, layer_scale, scan_backend,
+                         mixer) for mixer, rate in zip(mixers, drop_paths, strict=True)],
             downsample, dim, with_cp)
         self.window = window
 

@@ -16,7 +16,7 @@ class MambaVision(Trunk):
     Args:
         arch: a preset (tiny, tiny2, small, base, large, large2, large3, or t, t2, s, b, l, l2, l3), or a dict with
             dim, in_dim (stem channels), depths and num_heads (one per level) and, optionally, layer_scale and
-            mlp_ratio.
+            mlp_ratio; for ablations also mixer and pattern, see `mmmambavision.models.variants`.
         window_size: None, the whole map: one window that is exactly the map, whatever its size. An integer, or two for
             levels 2 and 3 (each may be None): windows of that side in tokens, and maps padded to them. Of a released
             4-entry tuple the last two count. ('balanced', n): the whole map but for attention, which is in windows as

@@ -51,23 +51,28 @@ class MambaVisionMixer(nn.Module):
         self.out_proj = nn.Linear(dim, dim, bias=False)
 
     def forward(self, tokens):
-        x, z = self._convolve(linear(self.in_proj, tokens)).chunk(2, dim=-1)
+        x, z = convolve(linear(self.in_proj, tokens), self.conv1d_x, self.conv1d_z).chunk(2, dim=-1)
+        return linear(self.out_proj, torch.cat([self.scan(x), z], dim=-1))
+
+    def scan(self, x):
+        """The selective scan of x (B, L, c), its steps and weights made of x."""
         step, B, C = self.x_proj(x).split([self.step_rank, STATE_SIZE, STATE_SIZE], dim=-1)
         bias = self.dt_proj.bias
         bias = bias() if callable(bias) else bias  # a method on torch's dynamically quantised layers
         # Checkpoints were trained with the step bias counted twice: in the projection and once more in the scan.
-        y = selective_scan(
+        return selective_scan(
             x.transpose(1, 2), self.dt_proj(step).transpose(1, 2), -self.A_log.float().exp(), B.transpose(1, 2),
             C.transpose(1, 2), self.D.float(), delta_bias=bias.float(), delta_softplus=True,
             backend=self.scan_backend).transpose(1, 2)
-        return linear(self.out_proj, torch.cat([y, z], dim=-1))
 
-    def _convolve(self, xz):
-        """Both depthwise convolutions and their SiLU in one pass over (B, L, C), kept channels-last."""
-        weight = torch.cat([self.conv1d_x.weight, self.conv1d_z.weight]).unsqueeze(2)
-        image = xz.transpose(1, 2).unsqueeze(2)  # (B, C, 1, L), channels-last as it lies in memory
-        out = F.conv2d(image, weight, padding=(0, KERNEL_SIZE // 2), groups=weight.shape[0])
-        return F.silu(out.squeeze(2).transpose(1, 2))
+
+def convolve(tokens, *layers):
+    """Depthwise convolutions, each of its part of the channels, and their SiLU in one pass over (B, L, C), kept
+    channels-last."""
+    weight = torch.cat([layer.weight for layer in layers]).unsqueeze(2)
+    image = tokens.transpose(1, 2).unsqueeze(2)  # (B, C, 1, L), channels-last as it lies in memory
+    out = F.conv2d(image, weight, padding=(0, KERNEL_SIZE // 2), groups=weight.shape[0])
+    return F.silu(out.squeeze(2).transpose(1, 2))
 
 
 class Attention(nn.Module):

@@ -8,6 +8,7 @@ from ..ops.selective_scan import check_backend_name
 from .blocks import Stem
 from .levels import ConvLevel, HybridLevel
 from .presets import PRESETS, SHORT_NAMES
+from .variants import choose_mixers
 
 NUM_LEVELS = 4
 
@@ -38,13 +39,14 @@ class Trunk(nn.Module):
         self.dims = [spec['dim'] * 2 ** i for i in range(num_levels)]
         self.patch_embed = Stem(in_channels, spec['in_dim'], spec['dim'])
         rates = iter(np.linspace(0, drop_path_rate, sum(spec['depths'])).tolist())
+        mixers = choose_mixers(spec) if {'mixer', 'pattern'} & spec.keys() else (None, None)
         self.levels = nn.ModuleList()
         for i, dim in enumerate(self.dims):
             shared = dict(dim=dim, drop_paths=[next(rates) for _ in range(spec['depths'][i])],
                           downsample=i + 1 < num_levels, with_cp=with_cp)
             self.levels.append(ConvLevel(**shared) if i < 2 else HybridLevel(
                 **shared, num_heads=spec['num_heads'][i], window=windows[i - 2], mlp_ratio=spec.get('mlp_ratio', 4.),
-                layer_scale=spec.get('layer_scale'), scan_backend=scan_backend))
+                layer_scale=spec.get('layer_scale'), scan_backend=scan_backend, mixers=mixers[i - 2]))
         self.apply(init_as_released)
 
     def level_maps(self, x, count=None):
@@ -110,7 +112,7 @@ def parse_arch(arch):
     if not isinstance(arch, dict):
         raise UserError('arch must be the name of a preset or a dict with dim, in_dim, depths and num_heads, got '
                         f'{arch!r}')
-    required, optional = {'dim', 'in_dim', 'depths', 'num_heads'}, {'layer_scale', 'mlp_ratio'}
+    required, optional = {'dim', 'in_dim', 'depths', 'num_heads'}, {'layer_scale', 'mlp_ratio', 'mixer', 'pattern'}
     if missing := required - set(arch):
         raise UserError(f"arch lacks {', '.join(sorted(missing))}: it needs {', '.join(sorted(required))}")
     if unknown := set(arch) - required - optional:

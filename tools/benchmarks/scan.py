@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from machine import describe
 from rich.console import Console
 from rich.progress import Progress
@@ -28,6 +29,7 @@ SHAPES = {  # sequences per image, channels, length: levels 2 and 3 of tiny
     'ADE20K whole map, level 2': (1, 160, 32 * 32), 'ADE20K whole map, level 3': (1, 320, 16 * 16),
     'ImageNet, level 2': (1, 160, 14 * 14), 'ImageNet, level 3': (1, 320, 7 * 7),
 }
+LOOP = 'step loop'  # beside our own: what one writes in torch, with the decays and inputs of all steps found before
 COLUMNS = ('shape', 'batch', 'type', 'backend', 'forward ms', 'of copy', 'both ms', 'of copy both', 'kept MiB')
 
 
@@ -39,6 +41,22 @@ def make_inputs(batch, channels, length, dtype, device, layout='channels-last'):
     return dict(u=tokens(channels), delta=tokens(channels), A=-torch.rand(channels, STATES, device=device) * STATES,
                 B=tokens(STATES), C=tokens(STATES), D=torch.ones(channels, device=device),
                 delta_bias=torch.zeros(channels, device=device), delta_softplus=True)
+
+
+def step_loop(u, delta, A, B, C, D, delta_bias, delta_softplus):
+    """The scan by a loop over steps, with exp(step A) and step B u of all of them in memory."""
+    step = F.softplus(delta.float() + delta_bias[:, None])
+    decays = torch.exp(torch.einsum('bdl,dn->bdln', step, A))
+    inputs = torch.einsum('bdl,bnl,bdl->bdln', step, B.float(), u.float())
+    state, outputs = torch.zeros_like(decays[:, :, 0]), []
+    for t in range(u.shape[2]):
+        state = decays[:, :, t] * state + inputs[:, :, t]
+        outputs.append(torch.einsum('bdn,bn->bd', state, C[:, :, t].float()))
+    return torch.stack(outputs, 2) + D[:, None] * u
+
+
+def scan(inputs, backend):
+    return step_loop(**inputs) if backend == LOOP else selective_scan(**inputs, backend=backend)
 
 
 def median_seconds(function, device, seconds):
@@ -73,7 +91,7 @@ def kept_bytes(inputs, backend):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        output = selective_scan(**inputs, backend=backend)
+        output = scan(inputs, backend)
     del output
     return sum(kept.values())
 
@@ -84,12 +102,12 @@ def measure(shape, batch, dtype, layout, backend, device, bandwidth, seconds):
     tensors = [v for v in inputs.values() if torch.is_tensor(v)]
     size = sum(v.numel() * v.element_size() for v in tensors) + inputs['u'].numel() * inputs['u'].element_size()
     with torch.no_grad():
-        forward = median_seconds(lambda: selective_scan(**inputs, backend=backend), device, seconds)
+        forward = median_seconds(lambda: scan(inputs, backend), device, seconds)
     for tensor in tensors:
         tensor.requires_grad_()
 
     def both():
-        y = selective_scan(**inputs, backend=backend)
+        y = scan(inputs, backend)
         torch.autograd.grad(y, tensors, torch.ones_like(y))
 
     both_seconds = median_seconds(both, device, seconds)
@@ -99,7 +117,8 @@ def measure(shape, batch, dtype, layout, backend, device, bandwidth, seconds):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--backends', nargs='+', choices=list(available_backends()), help='default: all present')
+    parser.add_argument('--backends', nargs='+', choices=[*available_backends(), LOOP],
+                        help=f"default: all present but '{LOOP}'")
     parser.add_argument('--batch', nargs='+', type=int, default=[1, 2, 16], help='images per batch; default 1 2 16')
     parser.add_argument('--dtype', nargs='+', default=['float32', 'bfloat16'],
                         choices=('float32', 'bfloat16', 'float16'))

@@ -1,5 +1,9 @@
 """Draw a small data set of overlapping shapes on textured backgrounds, in COCO's and ADE20K's layouts.
 
+With --task context each image has a marker in one of its corners, a disc that is light or dark inside: circles and
+triangles are what they are, but of rectangles and stars each has two classes, and the marker, which has two of its own,
+says which.
+
 Every image is a function of the seed, its split and its index alone.
 """
 import argparse
@@ -13,12 +17,22 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 CLASSES = ('circle', 'triangle', 'rectangle', 'star')
+CONTEXT_CLASSES = (
+    'circle', 'triangle', 'rectangle (light)', 'star (light)', 'rectangle (dark)', 'star (dark)',  # by the marker
+    'light marker', 'dark marker')
+ANY_COLOUR = (40, 215)  # lowest and highest value
+# Of the context task, whose shapes are easy to find and to tell, so that the context is what is hard: lowest and
+# highest values of the colours of the background and of each kind of shape, in BGR.
+GREYS = (100, 155)
+COLOURS = [((30, 30, 150), (90, 90, 230)), ((30, 150, 30), (90, 230, 90)), ((150, 90, 30), (230, 120, 90)),
+           ((30, 150, 150), (90, 230, 230))]
+CONTEXT_STYLE = dict(contrast=12, radii=(.14, .26), greys=GREYS, colours=COLOURS)
 SPLITS = {'train': ('train2017', 'training'), 'val': ('val2017', 'validation')}  # COCO's and ADE20K's folder names
 MAX_HIDDEN = 0.5  # a shape is not placed where it would hide more than this of one that is there
 
 
-def texture(rng, size, contrast):
-    """Smooth random pattern (size, size, 3) around a random colour, values 0 to 255."""
+def texture(rng, size, contrast, low=40, high=215):
+    """Smooth random pattern (size, size, 3) around a colour drawn between two, values 0 to 255."""
     pattern = np.zeros((size, size, 3), np.float32)
     for cells in (2, 5, 12, 30):
         noise = rng.standard_normal((cells, cells, 3)).astype(np.float32)
@@ -27,12 +41,13 @@ def texture(rng, size, contrast):
     y, x = np.mgrid[:size, :size]
     stripes = np.sin(2 * np.pi / period * (np.cos(angle) * x + np.sin(angle) * y))
     pattern += rng.uniform(0, .5) * stripes[..., None]
-    return np.clip(rng.uniform(40, 215, 3) + contrast * pattern, 0, 255)
+    return np.clip(rng.uniform(low, high, 3) + contrast * pattern, 0, 255)
 
 
-def outline(rng, kind, size):
-    """Corners (n, 2) in pixels of a shape of class index `kind` that lies inside the image."""
-    radius = rng.uniform(.09, .26) * size
+def outline(rng, kind, size, radii):
+    """Corners (n, 2) in pixels of a shape of class index `kind` that lies inside the image, its radius drawn between
+    two parts of the image's side."""
+    radius = rng.uniform(*radii) * size
     centre = rng.uniform(radius, size - radius, 2)
     turn = rng.uniform(0, 2 * np.pi)
     name = CLASSES[kind]
@@ -49,22 +64,39 @@ def outline(rng, kind, size):
     return centre + radius * np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
-def draw(rng, size):
+def draw(rng, size, contrast=45, radii=(.09, .26), greys=ANY_COLOUR, colours=(ANY_COLOUR,) * len(CLASSES)):
     """An image (size, size, 3) uint8 and its shapes as a list of (class index, visible mask (size, size) bool)."""
-    image = texture(rng, size, contrast=45)
+    image = texture(rng, size, contrast, *greys)
     shapes = []
     for _ in range(rng.integers(2, 7)):
         kind = int(rng.integers(len(CLASSES)))
         mask = np.zeros((size, size), np.uint8)
-        cv2.fillPoly(mask, [np.round(outline(rng, kind, size) * 16).astype(np.int32)], 1, shift=4)
+        cv2.fillPoly(mask, [np.round(outline(rng, kind, size, radii) * 16).astype(np.int32)], 1, shift=4)
         mask = mask.astype(bool)
-        fill = texture(rng, size, contrast=18)
+        fill = texture(rng, size, 18, *colours[kind])
         if any((visible & mask).sum() > MAX_HIDDEN * visible.sum() for _, visible in shapes):
             continue
         image[mask] = fill[mask]
         shapes = [(other, visible & ~mask) for other, visible in shapes] + [(kind, mask)]
     image += rng.normal(0, 4, image.shape)
     return np.clip(image, 0, 255).astype(np.uint8), shapes
+
+
+def add_marker(rng, image, shapes):
+    """Draw a marker into one of the corners, and let it decide: the shapes as `draw` gives them, their classes those
+    of `CONTEXT_CLASSES`."""
+    size = len(image)
+    radius, dark, corner = .1 * size, int(rng.integers(2)), rng.integers(2, size=2)
+    y, x = np.mgrid[:size, :size] + .5
+    centre_x, centre_y = np.where(corner, size - 1.2 * radius, 1.2 * radius)
+    distance = np.hypot(x - centre_x, y - centre_y)[..., None]
+    disc, inside = np.clip(radius - distance, 0, 1), np.clip(.75 * radius - distance, 0, 1)
+    colour = 255. * ((1 - inside) if dark else inside)
+    image[:] = np.round((1 - disc) * image + disc * colour)
+    hidden = distance[..., 0] < radius
+    kinds = [kind + 2 * dark if kind >= 2 else kind for kind, _ in shapes]
+    shapes = [(kind, mask & ~hidden) for kind, (_, mask) in zip(kinds, shapes)]
+    return [(kind, mask) for kind, mask in shapes if mask.any()] + [(6 + dark, hidden)]
 
 
 def polygons(mask):
@@ -102,11 +134,16 @@ def make_split(out, split, count, args):
                out / 'ade' / 'annotations' / ade_name]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
+    classes = CONTEXT_CLASSES if args.task == 'context' else CLASSES
     coco = dict(info=dict(description='overlapping shapes', seed=args.seed, split=split), images=[], annotations=[],
-                categories=[dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)])
+                categories=[dict(id=i + 1, name=name) for i, name in enumerate(classes)])
     for index in tqdm(range(count), desc=f'drawing {split}', unit='image'):
         rng = np.random.default_rng([args.seed, list(SPLITS).index(split), index])
-        image, shapes = draw(rng, args.size)
+        if args.task == 'context':
+            image, shapes = draw(rng, args.size, **CONTEXT_STYLE)
+            shapes = add_marker(rng, image, shapes)
+        else:
+            image, shapes = draw(rng, args.size)
         name = f'{index:06d}'
         for folder in (folders[0], folders[2]):
             cv2.imwrite(str(folder / f'{name}.jpg'), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
@@ -121,6 +158,8 @@ def make_split(out, split, count, args):
 def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('out', type=Path, help='new folder for the data set: OUT/coco and OUT/ade')
+    parser.add_argument('--task', choices=('shapes', 'context'), default='shapes',
+                        help='context: classes that depend on a marker in a corner')
     parser.add_argument('--train', type=int, default=400, help='images to train on')
     parser.add_argument('--val', type=int, default=100, help='images held out')
     parser.add_argument('--size', type=int, default=160, help='sides of the images in pixels, at least 32')

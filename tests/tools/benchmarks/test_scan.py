@@ -1,6 +1,7 @@
 import csv
 
 import pytest
+import torch
 
 from ...conftest import load_tool
 
@@ -19,3 +20,9 @@ def test_a_row_for_every_combination(tmp_path, capsys):
     assert all(float(row[4]) > 0 and float(row[6]) > 0 for row in rows)
     with pytest.raises(SystemExit, match='exists already'):
         tool.main(arguments)
+
+
+def test_step_loop_is_the_scan():
+    tool = load_tool('benchmarks/scan')
+    inputs = tool.make_inputs(2, 6, 9, torch.float32, 'cpu')
+    torch.testing.assert_close(tool.scan(inputs, tool.LOOP), tool.scan(inputs, 'reference'), rtol=1e-5, atol=1e-5)

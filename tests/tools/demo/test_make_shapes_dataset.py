@@ -52,6 +52,31 @@ def test_another_seed_draws_other_images(shapes, tmp_path):
     assert (tmp_path / 'other' / file).read_bytes() != (shapes / file).read_bytes()
 
 
+def test_a_marker_in_a_corner_decides_between_two_classes(tmp_path):
+    run_tool('demo/make_shapes_dataset.py', tmp_path / 'c', '--task', 'context', '--train', 24, '--val', 1, '--size',
+             96)
+    folder = tmp_path / 'c' / 'ade'
+    seen, corners = set(), set()
+    for file in sorted((folder / 'annotations' / 'training').iterdir()):
+        labels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        image = cv2.imread(str(folder / 'images' / 'training' / file.with_suffix('.jpg').name))
+        spots = {(y, x): image[y - 2:y + 3, x - 2:x + 3].astype(int) for y in (12, 84) for x in (12, 84)}
+        corner = max(spots, key=lambda at: abs(spots[at] - 127).min())  # the only place that is black or white
+        assert abs(spots[corner] - 127).min() > 100
+        dark = spots[corner].mean() < 127
+        y, x = corner
+        assert (labels[y - 5:y + 6, x - 5:x + 6] == (9 if dark else 8)).all()
+        found = set(np.unique(labels))
+        assert not found & ({4, 5, 8} if dark else {6, 7, 9})
+        seen |= found
+        corners.add(corner)
+    assert seen == set(range(1, 10)) and len(corners) == 4
+    coco = COCO(tmp_path / 'c' / 'coco' / 'annotations' / 'instances_train2017.json')
+    assert [c['name'] for c in coco.dataset['categories']] == [
+        'circle', 'triangle', 'rectangle (light)', 'star (light)', 'rectangle (dark)', 'star (dark)',
+        'light marker', 'dark marker']
+
+
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / 'mine.txt').write_text('keep')
     assert 'exists already and is left as it is' in run_tool('demo/make_shapes_dataset.py', tmp_path, status=1)

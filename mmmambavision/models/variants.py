@@ -1,0 +1,172 @@
+"""Other token mixers and other orders of mixers and self-attention, for ablations: `arch=dict(..., mixer=, pattern=)`.
+
+Those with a scan are the default mixer (arXiv 2407.08083, section 3.2 and figure 3) but for one thing, so that they
+differ from it by that alone. All are (B, L, C) to (B, L, C) and take (dim, scan_backend), as `MambaVisionMixer`.
+"""
+import math
+import random
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..errors import UserError
+from .mixers import KERNEL_SIZE, STATE_SIZE, Attention, MambaVisionMixer, convolve, linear
+
+
+class NoConcatMixer(MambaVisionMixer):
+    """Both branches, multiplied and not concatenated: y z, the gate of the original Mamba block (arXiv 2312.00752,
+    figure 3) with the convolution that MambaVision adds to it. As wide as leaves the number of parameters."""
+
+    def __init__(self, dim, scan_backend='auto'):
+        width = _width(dim, lambda width: width * (3 * dim + 2 * KERNEL_SIZE) + _scan_parameters(width))
+        super().__init__(2 * width, scan_backend)
+        self.in_proj = nn.Linear(dim, 2 * width, bias=False)
+        self.out_proj = nn.Linear(width, dim, bias=False)
+
+    def forward(self, tokens):
+        x, z = convolve(linear(self.in_proj, tokens), self.conv1d_x, self.conv1d_z).chunk(2, dim=-1)
+        return linear(self.out_proj, self.scan(x) * z)
+
+
+class NoSymmetricMixer(MambaVisionMixer):
+    """The scan's branch alone, over all C channels: arXiv 2407.08083, figure 3, without the branch at its side."""
+
+    def __init__(self, dim, scan_backend='auto'):
+        super().__init__(2 * dim, scan_backend)
+        self.in_proj = nn.Linear(dim, dim, bias=False)
+        self.out_proj = nn.Linear(dim, dim, bias=False)
+        del self.conv1d_z
+
+    def forward(self, tokens):
+        return linear(self.out_proj, self.scan(convolve(linear(self.in_proj, tokens), self.conv1d_x)))
+
+
+class CausalMixer(MambaVisionMixer):
+    """Causal convolutions, as in the original Mamba block (arXiv 2312.00752, figure 3): each token is convolved with
+    the two before it, not with its neighbours on both sides."""
+
+    def forward(self, tokens):
+        delayed = F.pad(linear(self.in_proj, tokens), (0, 0, 1, 0))
+        x, z = convolve(delayed, self.conv1d_x, self.conv1d_z)[:, :-1].chunk(2, dim=-1)
+        return linear(self.out_proj, torch.cat([self.scan(x), z], dim=-1))
+
+
+class BidirectionalMixer(MambaVisionMixer):
+    """A second scan, with weights of its own, from the last token to the first, added to the first scan: Vision Mamba
+    (arXiv 2401.09417, algorithm 1), with one convolution for both since it is not causal."""
+
+    def __init__(self, dim, scan_backend='auto'):
+        super().__init__(dim, scan_backend)
+        self.back = _Scan(dim, scan_backend)
+
+    def forward(self, tokens):
+        x, z = convolve(linear(self.in_proj, tokens), self.conv1d_x, self.conv1d_z).chunk(2, dim=-1)
+        y = self.scan(x) + self.back(x.flip(1)).flip(1)
+        return linear(self.out_proj, torch.cat([y, z], dim=-1))
+
+
+class _Scan(MambaVisionMixer):
+    """The scan of a mixer and nothing else."""
+    forward = MambaVisionMixer.scan
+
+    def __init__(self, dim, scan_backend):
+        super().__init__(dim, scan_backend)
+        del self.in_proj, self.conv1d_x, self.conv1d_z, self.out_proj
+
+
+class GatedConvolution(nn.Module):
+    """No scan: the gated convolution of MambaOut (arXiv 2405.07992, figure 1a), a Mamba block without its scan. As
+    wide as leaves the number of parameters.
+
+    It convolves along the sequence with the kernel of the other mixers, where MambaOut has 7x7 on the map: what is
+    missing is the scan alone, and so is every way from one row of the map to another.
+    """
+
+    def __init__(self, dim, scan_backend='auto'):
+        super().__init__()
+        width = _width(dim, lambda width: width * (3 * dim + KERNEL_SIZE))
+        self.in_proj = nn.Linear(dim, 2 * width, bias=False)
+        self.conv1d_x = nn.Conv1d(width, width, KERNEL_SIZE, padding='same', groups=width, bias=False)
+        self.out_proj = nn.Linear(width, dim, bias=False)
+
+    def forward(self, tokens):
+        x, z = linear(self.in_proj, tokens).chunk(2, dim=-1)
+        return linear(self.out_proj, self.conv1d_x(x.transpose(1, 2)).transpose(1, 2) * F.silu(z))
+
+
+def _scan_parameters(width):
+    """Parameters of a mixer's `x_proj`, `dt_proj`, A and D at a width of the scan."""
+    rank = math.ceil(width / 8)
+    return width * (rank + 2 * STATE_SIZE + rank + 1 + STATE_SIZE + 1)
+
+
+def _width(dim, parameters):
+    """The width at which a mixer has as many parameters as the default one of `dim` channels, as nearly as can be."""
+    wanted = 2 * dim ** 2 + dim * KERNEL_SIZE + _scan_parameters(dim // 2)
+    return min(range(1, 2 * dim), key=lambda width: abs(parameters(width) - wanted))
+
+
+MIXERS = {
+    'mambavision': MambaVisionMixer, 'no_concat': NoConcatMixer, 'no_symmetric': NoSymmetricMixer,
+    'causal': CausalMixer, 'bidirectional': BidirectionalMixer, 'attention': Attention, 'conv': GatedConvolution,
+}
+# By the number of blocks; M is the mixer, S self-attention (arXiv 2407.08083, the ablation of hybrid patterns).
+PATTERNS = {
+    'last_half': lambda n: 'M' * (n - n // 2) + 'S' * (n // 2),
+    'first_half': lambda n: 'S' * (n // 2) + 'M' * (n - n // 2),
+    'alternate_ms': lambda n: ('MS' * n)[:n],
+    'alternate_sm': lambda n: ('SM' * n)[:n],
+    'last_quarter': lambda n: 'M' * (n - math.ceil(n / 4)) + 'S' * math.ceil(n / 4),
+    'all_m': lambda n: 'M' * n,
+    'all_s': lambda n: 'S' * n,
+}
+
+
+def choose_mixers(arch):
+    """Classes of the mixers of levels 2 and 3, one per block.
+
+    Args:
+        arch: dict with depths and, optionally,
+            mixer: a name in `MIXERS`; the default is 'mambavision'.
+            pattern: which blocks have the mixer, M, and which self-attention, S: a name in `PATTERNS` or 'random:SEED'
+                (as many S as in 'last_half') for both levels, or two for levels 2 and 3, each a name or the letters,
+                such as ('MMMMSSSS', 'MMSS'); the default is 'last_half'.
+
+    Raises:
+        UserError: a name is unknown, or letters are wrong or not one per block.
+    """
+    name, pattern = arch.get('mixer', 'mambavision'), arch.get('pattern', 'last_half')
+    if not isinstance(name, str) or name not in MIXERS:
+        raise UserError(f"arch.mixer must be one of {', '.join(MIXERS)}, got {name!r}")
+    pair = (pattern, pattern) if isinstance(pattern, str) else pattern
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(one, str) for one in pair):
+        raise UserError('arch.pattern must be one string for both levels, or two for levels 2 and 3, such as '
+                        f"('MMMMSSSS', 'MMSS'), got {pattern!r}")
+    kinds = {'M': MIXERS[name], 'S': Attention}
+    return [[kinds[letter] for letter in spell_out(one, level, arch['depths'][level])]
+            for level, one in zip((2, 3), pair)]
+
+
+def spell_out(pattern, level, depth):
+    """A pattern of a level of `depth` blocks in letters, such as 'MMSS'.
+
+    Raises:
+        UserError: the name is unknown, or letters are wrong or not one per block.
+    """
+    if pattern in PATTERNS:
+        return PATTERNS[pattern](depth)
+    if pattern.startswith('random:'):
+        seed = pattern.removeprefix('random:')
+        if not seed.isdecimal():
+            raise UserError(f"arch.pattern 'random:SEED' takes a whole number, such as 'random:0', got {pattern!r}")
+        letters = list(PATTERNS['last_half'](depth))
+        random.Random(f'{seed} {level}').shuffle(letters)
+        return ''.join(letters)
+    if not pattern or set(pattern) - set('MS'):
+        raise UserError(f"arch.pattern must be one of {', '.join(PATTERNS)}, 'random:SEED', or letters M (the mixer) "
+                        f'and S (self-attention), got {pattern!r}')
+    if len(pattern) != depth:
+        raise UserError(f'arch.pattern {pattern!r} has {len(pattern)} letters for the {depth} blocks of level {level}: '
+                        "one string is for both levels, two such as ('MMMMSSSS', 'MMSS') for one each")
+    return pattern

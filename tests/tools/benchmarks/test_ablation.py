@@ -1,0 +1,118 @@
+"""The tool on a budget of two iterations: what it plans, trains, keeps and prints."""
+import json
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmmambavision import MambaVision
+from mmmambavision.models.variants import MIXERS, PATTERNS
+from mmmambavision.terminal import run
+
+from ...conftest import ROOT, load_tool
+
+CONFIG = ROOT / 'tools' / 'benchmarks' / 'ablation_config.py'
+
+
+@pytest.fixture
+def tool():
+    return load_tool('benchmarks/ablation')
+
+
+@pytest.fixture
+def budget(tmp_path):
+    """A config of two iterations."""
+    path = tmp_path / 'tiny.py'
+    path.write_text(f"_base_ = {str(CONFIG)!r}\ntrain_cfg = dict(max_iters=2)\n"
+                    "train_dataloader = dict(batch_size=2)\nshapes = dict(train=4, val=2, size=64)\n")
+    return path
+
+
+@pytest.mark.parametrize('study', ['mixer', 'pattern'])
+def test_networks_have_equal_parameters(tool, study):
+    cfg = Config.fromfile(CONFIG)
+    counts = {(variant, seed): sum(p.numel() for p in MambaVision(**backbone).parameters())
+              for _, variant, seed, backbone in tool.plan(cfg, study, 2)}
+    names = MIXERS if study == 'mixer' else (*PATTERNS, 'random:SEED')
+    assert counts.keys() == {(variant, seed) for variant in names for seed in (0, 1)}
+    default = counts['mambavision' if study == 'mixer' else 'last_half', 0]
+    assert all(count == pytest.approx(default, rel=.01) for count in counts.values())
+
+
+def test_the_default_is_as_the_config_has_it(tool):
+    cfg = Config.fromfile(CONFIG)
+    (name, _, seed, backbone), *_ = tool.plan(cfg, 'mixer', 1)
+    assert (name, seed) == ('mambavision_seed0.json', 0)
+    assert backbone == dict(arch=dict(cfg.model.backbone.arch, mixer='mambavision', mlp_ratio=4.))
+
+
+def test_random_patterns_have_a_seed_each(tool):
+    patterns = [backbone['arch']['pattern'] for _, variant, _, backbone in tool.plan(
+        Config.fromfile(CONFIG), 'pattern', 3) if variant == 'random:SEED']
+    assert patterns == ['random:0', 'random:1', 'random:2']
+
+
+def test_iou_is_by_class_of_all_images(tool):
+    metric = load_tool('benchmarks/ablation_run').ClassIoU()
+    metric.dataset_meta = dict(classes=('background', 'circle', 'star (light)'))
+    for predicted, truth in (([0, 1, 1, 2], [0, 1, 2, 2]), ([0, 0, 2, 2], [0, 1, 2, 1])):
+        metric.process({}, [dict(pred_sem_seg=dict(data=torch.tensor([predicted])),
+                                 gt_sem_seg=dict(data=torch.tensor([truth])))])
+    found = metric.evaluate(2)
+    assert found == {'IoU/background': pytest.approx(200 / 3), 'IoU/circle': pytest.approx(25.),
+                     'IoU/star (light)': pytest.approx(50.)}
+
+
+def test_a_study_that_was_interrupted_goes_on(tool, budget, tmp_path, capsys, monkeypatch):
+    """Stopped in its third run: the two that are done stay, the third begins again."""
+    monkeypatch.setitem(tool.STUDIES, 'mixer', {name: tool.STUDIES['mixer'][name] for name in (
+        'mambavision', 'conv', 'attention')})
+    arguments = ['--study', 'mixer', '--seeds', '1', '--config', str(budget), '--work-dir', str(tmp_path / 'w')]
+    original, trained = tool.train_and_evaluate, []
+
+    def stopped(cfg, backbone, *others):
+        trained.append(backbone['arch']['mixer'])
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return original(cfg, backbone, *others)
+
+    monkeypatch.setattr(tool, 'train_and_evaluate', stopped)
+    with pytest.raises(SystemExit, match='2 of 3 runs are done; the same command goes on'):
+        tool.main(arguments)
+    folder = tmp_path / 'w' / 'mixer'
+    records = {path: path.read_bytes() for path in folder.glob('*.json')}
+    assert sorted(path.name for path in records) == ['conv_seed0.json', 'mambavision_seed0.json']
+    capsys.readouterr()
+    tool.main(arguments)
+    assert trained == ['mambavision', 'conv', 'attention', 'attention']
+    assert all(path.read_bytes() == content for path, content in records.items())
+    out = capsys.readouterr().out
+    assert 'mixer: 3 runs, 2 done; 1 to do, about' in out
+    assert out.count('mambavision') >= 1 and 'mean ± standard deviation' in out
+    assert (tmp_path / 'w' / 'mixer.png').stat().st_size > 5000
+    keys, *rows = (tmp_path / 'w' / 'mixer.csv').read_text().splitlines()
+    assert keys == 'variant,params,flops,runs,plain,context,seconds' and len(rows) == 3
+    record = json.loads((folder / 'conv_seed0.json').read_text())
+    evaluation, = record['evaluations']
+    assert rows[1].startswith(f"conv,{record['params']:.3f},{record['flops']:.3f},1,{evaluation['plain']:.1f},")
+    budget.write_text(budget.read_text().replace('max_iters=2', 'max_iters=3'))
+    with pytest.raises(SystemExit, match='holds runs of another config: --work-dir NEW_FOLDER'):
+        run(lambda: tool.main(arguments))
+
+
+def test_windows_are_switched_after_training(tool, budget, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(tool.STUDIES, 'windows', {'padded': tool.STUDIES['windows']['padded']})
+    tool.main(['--study', 'windows', '--seeds', '1', '--config', str(budget), '--work-dir', str(tmp_path),
+               '--markdown'])
+    record = json.loads((tmp_path / 'windows' / 'padded_seed0.json').read_text())
+    assert [(found['window'], found['scale']) for found in record['evaluations']] == [
+        (window, scale) for window in ('whole map', 'padded', 'balanced', 'pretraining') for scale in (1, 2)]
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith('| padded')]
+    assert len(table) == 4
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--seeds', '0'], '--seeds must be at least 1'), (['--config', 'no.py'], 'config not found: no.py')])
+def test_mistakes(tool, arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        run(lambda: tool.main(['--study', 'mixer', *arguments]))

@@ -1,0 +1,197 @@
+"""The design of MambaVision, switch by switch: `python tools/benchmarks/ablation.py --study mixer`.
+
+Nano networks of equal parameters are trained alike on drawn shapes, some of whose classes depend on a marker far away
+(make_shapes_dataset.py --task context), and compared by their IoU over several seeds; the budget is in
+ablation_config.py. A run that is finished is a file in the work dir: a study that was interrupted goes on where it was.
+"""
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from ablation_run import parameters, train_and_evaluate
+from mmengine.config import Config
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from table import report
+
+from mmmambavision.errors import UserError
+from mmmambavision.models.variants import MIXERS, PATTERNS
+from mmmambavision.terminal import run
+
+HERE = Path(__file__).parent
+# Of levels 2 and 3, whose maps are 8x8 and 4x4 at the training size, 16x16 and 8x8 at twice that.
+WINDOWS = {'whole map': None, 'padded': (12, 6), 'balanced': ('balanced', 6), 'pretraining': (4, 2)}
+STUDIES = {
+    'mixer': {name: dict(arch=dict(mixer=name)) for name in MIXERS},
+    'pattern': {name: dict(arch=dict(pattern=name)) for name in (*PATTERNS, 'random:SEED')},
+    'windows': {name: dict(window_size=window) for name, window in WINDOWS.items()},
+}
+COIN_TOSS = 100 / 3  # IoU of two labels tossed for, on shapes that are found exactly
+COLUMNS = dict(
+    variant='variant', window='evaluated with', params='backbone M', flops='its FLOPs G', runs='runs',
+    plain='plain IoU', context='context IoU', plain_x2='plain, twice the size', context_x2='context, twice the size',
+    seconds='s / run')
+
+
+def with_parameters(arch, wanted):
+    """`arch` with the ratio of the MLPs at which the network has as many parameters as wanted."""
+    widths = [arch['dim'] * 2 ** level for level in (2, 3)]
+    each = sum(depth * (2 * width ** 2 + width) for depth, width in zip(arch['depths'][2:], widths))
+    ratio = arch.get('mlp_ratio', 4.)
+    return {**arch, 'mlp_ratio': ratio + (wanted - parameters(arch)) / each}
+
+
+def plan(cfg, study, seeds):
+    """The runs of a study, seed by seed: (name of the record's file, variant, seed, arguments of the backbone)."""
+    arch = cfg.model.backbone.arch.to_dict()
+    wanted = parameters(arch)
+    for seed in range(seeds):
+        for variant, change in STUDIES[study].items():
+            named = {key: value.replace('SEED', str(seed)) for key, value in change.get('arch', {}).items()}
+            backbone = {**change, 'arch': with_parameters({**arch, **named}, wanted) if named else arch}
+            yield f"{variant.replace(' ', '_').replace(':SEED', '')}_seed{seed}.json", variant, seed, backbone
+
+
+def draw_data(cfg, folder):
+    """The data set that the config asks for, drawn once."""
+    if folder.exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    options = [f'--{key}={value}' for key, value in cfg.shapes.items()]
+    with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
+        script = HERE.parent / 'demo' / 'make_shapes_dataset.py'
+        subprocess.run([sys.executable, str(script), f'{unfinished}/data', '--task', 'context', *options], check=True,
+                       stdout=subprocess.DEVNULL)
+        Path(unfinished, 'data').rename(folder)
+    print(f'drawn: {folder}')
+
+
+def finished(folder, names, budget):
+    """The records of the runs that are done, by file name.
+
+    Args:
+        folder: where they are.
+        names: files that the study has in the end.
+        budget: text that is the same for runs that can be compared.
+
+    Raises:
+        UserError: some have another budget.
+    """
+    records = {name: json.loads((folder / name).read_text()) for name in names if (folder / name).exists()}
+    if any(record['budget'] != budget for record in records.values()):
+        raise UserError(f'{folder} holds runs of another config: --work-dir NEW_FOLDER leaves them alone')
+    return records
+
+
+def write(path, record):
+    """A record, whole or not at all."""
+    unfinished = path.with_suffix('.part')
+    unfinished.write_text(json.dumps(record))
+    unfinished.rename(path)
+
+
+def run_all(cfg, runs, records, folder, study, budget):
+    """Train what is not done yet; adds to the records."""
+    todo = [entry for entry in runs if entry[0] not in records]
+    seconds = [record['seconds'] for record in records.values()]
+    print(f'{study}: {len(runs)} runs, {len(records)} done'
+          + (f'; {len(todo)} to do, about {statistics.mean(seconds) * len(todo) / 60:.0f} minutes'
+             if seconds and todo else ''), flush=True)
+    columns = (TextColumn('{task.description}'), BarColumn(), TextColumn('{task.percentage:.0f}%'), TimeElapsedColumn(),
+               TextColumn('left:'), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600) as progress:
+        task = progress.add_task(study, total=len(todo) * cfg.train_cfg.max_iters)
+        for name, variant, seed, backbone in todo:
+            progress.update(task, description=f'{study}: {variant}, seed {seed}')
+            record = train_and_evaluate(
+                cfg, backbone, seed, folder / Path(name).stem, WINDOWS if study == 'windows' else None,
+                lambda: progress.advance(task))
+            records[name] = dict(record, variant=variant, seed=seed, budget=budget)
+            write(folder / name, records[name])
+
+
+def rows_of(records, study):
+    """Rows of the table, with the values of all seeds: one per variant, in the windows study one per two of them."""
+    rows = []
+    for variant in STUDIES[study]:
+        mine = [record for record in records.values() if record['variant'] == variant]
+        for window in WINDOWS if study == 'windows' else (None,):
+            row = dict(variant=variant, window=window, runs=len(mine), **{
+                key: statistics.mean(record[key] for record in mine) for key in ('params', 'flops', 'seconds')})
+            for scale, suffix in ((1, ''), (2, '_x2')):
+                for kind in ('plain', 'context'):
+                    values = [found[kind] for record in mine for found in record['evaluations']
+                              if (found['window'], found['scale']) == (window, scale)]
+                    row[kind + suffix] = values or None
+            rows.append(row)
+    return rows
+
+
+def as_text(row, key):
+    value = row[key]
+    if isinstance(value, list):
+        spread = f' ± {statistics.stdev(value):.1f}' if len(value) > 1 else ''
+        return f'{statistics.mean(value):.1f}{spread}'
+    return f'{value:.0f}' if key == 'seconds' else f'{value:.3f}' if isinstance(value, float) else str(value)
+
+
+def plot(rows, study):
+    """A dot for each seed and a line at their mean, beside what tossing coins would give."""
+    from matplotlib.figure import Figure
+    keys = ('context', 'context_x2') if study == 'windows' else ('plain', 'context')
+    figure = Figure(figsize=(11, 1.4 + .3 * len(rows)), layout='constrained')
+    labels = [row['variant'] + (f", evaluated: {row['window']}" if row['window'] else '') for row in rows]
+    for axes, key in zip(figure.subplots(1, 2, sharey=True), keys):
+        for place, row in enumerate(rows):
+            axes.plot(row[key], [place] * len(row[key]), 'o', color='tab:blue', alpha=.6)
+            axes.plot([statistics.mean(row[key])] * 2, [place - .3, place + .3], color='black')
+        if 'context' in key:
+            axes.axvline(COIN_TOSS, color='grey', ls=':')
+            axes.set_title('dotted: labels by tossing a coin', fontsize=8)
+        axes.set(xlabel=f'{COLUMNS[key]} (%)', xlim=(0, 100), yticks=range(len(rows)), yticklabels=labels)
+        axes.grid(alpha=.3)
+    figure.axes[0].invert_yaxis()
+    return figure
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--study', choices=STUDIES, required=True, help='what is switched')
+    parser.add_argument('--seeds', type=int, default=3, help='runs of each variant; default 3')
+    parser.add_argument('--config', default=HERE / 'ablation_config.py', help='another budget')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/ablation'),
+                        help='folder for data, records, table and plot; default work_dirs/ablation')
+    parser.add_argument('--markdown', action='store_true', help='print a table for a document')
+    args = parser.parse_args(argv)
+    if args.seeds < 1:
+        raise UserError('--seeds must be at least 1')
+    if not Path(args.config).is_file():
+        raise UserError(f'config not found: {args.config}')
+    cfg = Config.fromfile(args.config)
+    folder = args.work_dir / args.study
+    runs = list(plan(cfg, args.study, args.seeds))
+    budget = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
+    records = finished(folder, [name for name, *_ in runs], budget)
+    draw_data(cfg, args.work_dir / 'data')
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.data_root = str(args.work_dir / 'data' / 'ade')
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        run_all(cfg, runs, records, folder, args.study, budget)
+    except KeyboardInterrupt:
+        sys.exit(f'{len(records)} of {len(runs)} runs are done; the same command goes on with the others')
+    rows = rows_of(records, args.study)
+    report(rows, COLUMNS, as_text, args.markdown, args.work_dir / f'{args.study}.csv')
+    picture = args.work_dir / f'{args.study}.png'
+    plot(rows, args.study).savefig(picture, dpi=120)
+    minutes = sum(record['seconds'] for record in records.values()) / 60
+    print(f'mean ± standard deviation over seeds; {len(runs)} runs in {minutes:.0f} minutes; plot: {picture}, '
+          f"table: {picture.with_suffix('.csv')}")
+
+
+if __name__ == '__main__':
+    run(main)
