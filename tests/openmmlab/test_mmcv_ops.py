@@ -374,6 +374,30 @@ def test_roi_align(mode, aligned, ratio):
                     [torch.randn(2, 3, 9, 11)])
 
 
+@stand_in
+def test_roi_align_by_threads():
+    """In every mode of autograd the bits of torchvision's one thread, and its gradients."""
+    maps = torch.randn(2, 3, 20, 30)
+    corners = torch.rand(37, 2) * 40
+    rois = torch.cat([torch.randint(2, (37, 1)).float(), corners, corners + 20], 1)
+    leaf = maps.clone().requires_grad_()
+    expected = torch.ops.torchvision.roi_align(leaf, rois, .5, 2, 3, 0, True)
+    expected.square().sum().backward()
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 4):
+            torch.set_num_threads(count)
+            with torch.inference_mode():
+                inferred = ops.roi_align(maps.clone(), rois, (2, 3), .5, 0, 'avg', True)
+            own = maps.clone().requires_grad_()
+            trained = ops.roi_align(own, rois, (2, 3), .5, 0, 'avg', True)
+            assert torch.equal(inferred, expected) and torch.equal(trained, expected)
+            trained.square().sum().backward()
+            torch.testing.assert_close(own.grad, leaf.grad)
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize('mode', ['avg', pytest.param('max', marks=stand_in)])
 def test_roi_align_of_no_samples(mode):
     """Compiled mmcv has -10000 as the maximum of nothing on a CPU, and the lowest number of all on a GPU."""

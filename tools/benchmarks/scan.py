@@ -49,9 +49,9 @@ def step_loop(u, delta, A, B, C, D, delta_bias, delta_softplus):
     decays = torch.exp(torch.einsum('bdl,dn->bdln', step, A))
     inputs = torch.einsum('bdl,bnl,bdl->bdln', step, B.float(), u.float())
     state, outputs = torch.zeros_like(decays[:, :, 0]), []
-    for t in range(u.shape[2]):
-        state = decays[:, :, t] * state + inputs[:, :, t]
-        outputs.append(torch.einsum('bdn,bn->bd', state, C[:, :, t].float()))
+    for decay, added, weights in zip(decays.unbind(2), inputs.unbind(2), C.float().unbind(2)):
+        state = decay * state + added
+        outputs.append((state * weights[:, None]).sum(-1))
     return torch.stack(outputs, 2) + D[:, None] * u
 
 

@@ -6,6 +6,7 @@ Shapes: input (N, C, H, W); rois (R, 5), the image's index, x1, y1, x2, y2; outp
 import torch
 import torchvision  # noqa: F401  (it registers torch.ops.torchvision)
 
+from ...ops.compiled import in_parallel
 from .precision import widened
 
 OFF_THE_MAP = -2
@@ -16,8 +17,11 @@ def roi_align_forward(input, rois, output, argmax_y, argmax_x, aligned_height, a
     """The mean of each bin's samples; in pool_mode 0 the maximum, and in argmax_y and argmax_x its place on the map."""
     input, rois = widened(input, rois)
     if pool_mode == 1:
-        output.copy_(torch.ops.torchvision.roi_align(
-            input, rois, spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned))
+        def mean(some):
+            return torch.ops.torchvision.roi_align(input, some, spatial_scale, aligned_height, aligned_width,
+                                                   sampling_ratio, aligned)
+        alone = input.device.type != 'cpu' or not len(rois) or torch.compiler.is_compiling()
+        output.copy_(mean(rois) if alone else _by_threads(mean, rois))
         return
     start, end = (rois[:, 1:] * spatial_scale - (.5 if aligned else 0)).split(2, 1)
     size = end - start if aligned else (end - start).clamp(min=1)
@@ -40,6 +44,18 @@ def roi_align_forward(input, rois, output, argmax_y, argmax_x, aligned_height, a
             for rows, row_weight in neighbours(y, input.shape[2])
             for columns, column_weight in neighbours(x, input.shape[3])))
         argmax_y[r], argmax_x[r] = y[row[:, None], best // across], x[column, best % across]
+
+
+def _by_threads(pool, rois):
+    """`pool(rois)` by as many threads as torch uses: torchvision's operator has one on a CPU."""
+    results = {}
+
+    def run(first, last):
+        with torch.no_grad():  # a thread does not know that its caller records no gradients
+            results[first] = pool(rois[first:last])
+
+    in_parallel(run, len(rois))
+    return torch.cat([results[first] for first in sorted(results)])
 
 
 def roi_align_backward(grad_output, rois, argmax_y, argmax_x, grad_input, aligned_height, aligned_width, spatial_scale,
