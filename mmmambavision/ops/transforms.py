@@ -1,7 +1,10 @@
 """Transformations of functions that custom operators have no rules for."""
 import torch
+from torch.autograd import forward_ad
 
 
 def under_functional_transform():
-    """Whether torch.func transforms this call: those see through tensor operations and not through custom operators."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    """Whether torch.func or forward-mode differentiation transforms this call: those see through tensor operations and
+    not through custom operators, which would lose tangents without a word."""
+    return not torch.compiler.is_compiling() and (torch._C._are_functorch_transforms_active()
+                                                  or forward_ad._current_level >= 0)

@@ -875,3 +875,25 @@ def test_offsets_that_are_no_numbers_sample_nothing(value):
     y = ops.deform_conv2d(x, offset, weight, 1, 1)
     y.sum().backward()
     assert not y.any() and not x.grad.any() and not offset.grad.any() and not weight.grad.any()
+
+
+def test_roi_align_in_graphs_of_the_callers_thread():
+    """Threads would make constants of the regions that a trace sees."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    from mmmambavision.openmmlab.mmcv_ops import regions
+    maps, rois = torch.randn(1, 2, 9, 9), torch.tensor([[0., 1, 1, 5, 5], [0., 2, 2, 7, 8], [0., 0, 0, 3, 3]])
+
+    def pool(maps, rois):
+        output = maps.new_empty(3, 2, 4, 4)
+        regions.roi_align_forward(maps, rois, output, None, None, 4, 4, 1., 2, 1, True)
+        return output
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for mode in ('real', 'fake'):
+            graph = make_fx(pool, tracing_mode=mode)(maps, rois)
+            assert torch.equal(graph(maps + 1, rois + 1), pool(maps + 1, rois + 1))
+    finally:
+        torch.set_num_threads(threads)

@@ -286,3 +286,43 @@ def test_on_a_cpu_with_avx2_alone(tmp_path):
     done = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *tests], env=environment,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+@needs_kernel
+@pytest.mark.parametrize('empty', [dict(batch=0), dict(heads=0), dict(queries=0, keys=5)])
+def test_nothing_to_attend(empty):
+    q, k, v = (tensor.requires_grad_() for tensor in inputs(**empty, layout='one piece'))
+    out = attention(q, k, v, 'cpu')
+    assert out.shape == q.shape
+    assert all(not gradient.any() for gradient in torch.autograd.grad(out.sum(), (q, k, v)))
+
+
+@needs_kernel
+@pytest.mark.parametrize('default', ['float64', 'bfloat16'])
+def test_any_default_type(default, tmp_path):
+    """The first call, which compiles, and the scan's as well."""
+    code = f'''import torch
+from mmmambavision.ops import attention, selective_scan
+torch.set_default_dtype(torch.{default})
+q = torch.randn(1, 1, 9, 8, dtype=torch.float32, requires_grad=True)
+attention(q, q, q, 'cpu').sum().backward()
+u = q[0].transpose(1, 2)
+selective_scan(u, u, -torch.ones(8, 2, dtype=torch.float32), u[:, :2], u[:, :2], backend='cpu').sum().backward()'''
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+@needs_kernel
+def test_forward_mode_is_not_lost(monkeypatch):
+    """A custom operator would drop the tangents without a word."""
+    monkeypatch.delenv(interface.ENVIRONMENT_VARIABLE, raising=False)
+    with torch.autograd.forward_ad.dual_level():
+        assert chosen(*inputs(1, 1, 3, LONG, 8)) == 'torch'
+
+
+@needs_kernel
+def test_types_that_autocast_changes(monkeypatch):
+    monkeypatch.delenv(interface.ENVIRONMENT_VARIABLE, raising=False)
+    q, k, v = inputs(1, 1, 3, LONG, 8)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert chosen(q, k, v) == chosen(q, k.bfloat16(), v.bfloat16()) == 'torch'
+    assert chosen(q, k, v) == 'cpu'

@@ -20,7 +20,9 @@ def roi_align_forward(input, rois, output, argmax_y, argmax_x, aligned_height, a
         def mean(some):
             return torch.ops.torchvision.roi_align(input, some, spatial_scale, aligned_height, aligned_width,
                                                    sampling_ratio, aligned)
-        alone = input.device.type != 'cpu' or not len(rois) or torch.compiler.is_compiling()
+        # Traces and torch's modes, such as that of fake tensors, are of the thread that entered them.
+        alone = (input.device.type != 'cpu' or not len(rois) or torch.compiler.is_compiling()
+                 or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0)
         output.copy_(mean(rois) if alone else _by_threads(mean, rois))
         return
     start, end = (rois[:, 1:] * spatial_scale - (.5 if aligned else 0)).split(2, 1)

@@ -57,7 +57,7 @@ def _kernels():
 
 
 def _run_once(kernels):
-    q = torch.ones(1, 1, 2, 2)
+    q = torch.ones(1, 1, 2, 2, dtype=torch.float32)  # not the default type, which a user may have set
     out, lse = _forward(kernels, q, q, q)
     _backward(kernels, out, q, q, q, out, lse)
     if FEATURES.get('avx512bf16'):
@@ -73,6 +73,10 @@ def _in_one_piece(tensor, rows, columns, last_again=False):
     if missing := -tensor.shape[3] % columns:
         tensor = F.pad(tensor, (0, missing))
     return tensor.reshape(-1, *tensor.shape[2:]).contiguous()
+
+
+def _empty(*shape):
+    return torch.empty(shape, dtype=torch.float32)
 
 
 def _scale(dim):
@@ -93,7 +97,7 @@ def _forward(kernels, q, k, v):
     if in_pairs:
         v = v.unflatten(1, (-1, 2)).transpose(2, 3).flatten(2)  # values of two keys beside each other
         q, k, v = (tensor.view(torch.int32) for tensor in (q, k, v))
-    out, lse = torch.empty(batch, queries, heads, dim), torch.empty(batch * heads, queries)
+    out, lse = _empty(batch, queries, heads, dim), _empty(batch * heads, queries)
     in_parallel(kernels.forward, batch * heads * -(-queries // kernels.TILE), q.numpy(), k.numpy(), v.numpy(), keys,
                 _scale(dim), out.numpy(), lse.numpy(), True if in_pairs else None)
     return out.transpose(1, 2), lse.view(batch, heads, queries)
@@ -111,8 +115,8 @@ def _backward(kernels, dout, q, k, v, out, lse):
     delta = (dout * out.float()).sum(-1).flatten(0, 1).numpy()
     lse = lse.flatten(0, 1).contiguous().numpy()
     dout, q, k, v = (_in_one_piece(tensor, kernels.ROWS, kernels.ROWS) for tensor in (dout, q, k, v))
-    dq = torch.zeros(batch * heads, -(-dim // kernels.TILE), q.shape[1], kernels.TILE)
-    dk, dv = (torch.empty(batch, keys, heads, dim) for _ in range(2))
+    dq = _empty(batch * heads, -(-dim // kernels.TILE), q.shape[1], kernels.TILE).zero_()
+    dk, dv = (_empty(batch, keys, heads, dim) for _ in range(2))
     in_parallel(kernels.backward, batch * heads, q.numpy(), k.numpy(), v.numpy(), dout.numpy(), queries, keys, scale,
                 lse, delta, dq.numpy(), dk.numpy(), dv.numpy())
     dq = dq.view(batch, heads, *dq.shape[1:]).permute(0, 3, 1, 2, 4).flatten(3)[:, :queries, :, :dim]

@@ -38,21 +38,27 @@ def attention(q, k, v, backend='auto'):
     """
     name = os.environ.get(ENVIRONMENT_VARIABLE, 'auto') if backend == 'auto' else backend
     if name == 'auto':
-        name = 'cpu' if _is_faster(q, k) else 'torch'
+        name = 'cpu' if _is_faster(q, k, v) else 'torch'
     if name not in BACKENDS:
         raise UserError(f"attention has no backend {name!r}: choose 'auto' or one of {', '.join(BACKENDS)}")
     if name == 'cpu':
         _check(q, k, v)
+        if 0 in q.shape:  # nothing to start the kernels on
+            name = 'torch'
     return BACKENDS[name](q, k, v)
 
 
-def _is_faster(q, k):
+def _is_faster(q, k, v):
     """Whether the kernel of our own can run here and is faster than torch's."""
-    if q.device.type != 'cpu' or not q.shape[0] or ABSENT or cpu.refuses(q) or not cpu.is_faster(q, k):
-        return False
     # Graphs that leave the process keep torch's operator, and who turned that off wants what it lacks.
-    return not (torch.compiler.is_exporting() or torch.jit.is_tracing() or under_functional_transform()
-                or not torch.backends.cuda.flash_sdp_enabled())
+    if (torch.compiler.is_exporting() or torch.jit.is_tracing() or under_functional_transform()
+            or not torch.backends.cuda.flash_sdp_enabled()):
+        return False
+    if q.device.type != 'cpu' or 0 in q.shape or ABSENT or cpu.refuses(q) or not cpu.is_faster(q, k):
+        return False
+    # Where autocast changes types, torch's operator is the one that follows it.
+    return (q.dtype == k.dtype == v.dtype
+            and not (torch.is_autocast_enabled('cpu') and q.dtype != torch.get_autocast_dtype('cpu')))
 
 
 def _check(q, k, v):

@@ -1,11 +1,13 @@
 """The scan on a CPU: kernels compiled by numba at first use, run by as many threads as torch uses."""
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 
 from ..compiled import in_parallel, load_kernels, unavailable
 from .operators import refusal
 
+# The default type is the user's to set.
+_empty, _zeros, _ones = (partial(new, dtype=torch.float32) for new in (torch.empty, torch.zeros, torch.ones))
 __all__ = ['backward', 'forward', 'kept_shape', 'refuses', 'unavailable']
 
 
@@ -21,8 +23,8 @@ def _kernels():
 
 def _run_once(cpu_kernels):
     length = cpu_kernels.CHUNK + 1
-    u = torch.ones(1, length, 2).transpose(1, 2)  # nothing random: that would change what the user's seed gives
-    rates, weights = -torch.ones(2, 2), torch.ones(1, 1, length, 2).transpose(2, 3)
+    u = _ones(1, length, 2).transpose(1, 2)  # nothing random: that would change what the user's seed gives
+    rates, weights = -_ones(2, 2), _ones(1, 1, length, 2).transpose(2, 3)
     inputs = (u, u, rates, weights, weights, rates[0], u, rates[0], True)
     y, last_state, kept = _run_forward(cpu_kernels, *inputs, True)
     _run_backward(cpu_kernels, y, last_state, kept, *inputs)
@@ -52,7 +54,7 @@ def _arguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
     """What both kernels take after the range of tasks, and the number of tasks."""
     channels, length = u.shape[1:]
     batch, blocks = kept_shape(u, A, B)[:2]
-    zeros = torch.zeros(channels)
+    zeros = _zeros(channels)
     vector = [(zeros if value is None else value.float().contiguous()).numpy() for value in (D, delta_bias)]
     return batch * blocks, (blocks, *_sequence(u), *_sequence(delta), A.float().contiguous().numpy(), *_weights(B),
                             *_weights(C), vector[0], *_sequence(u if z is None else z), vector[1], z is not None,
@@ -68,9 +70,9 @@ def kept_shape(u, A, B):
 
 def _run_forward(kernels, u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
     tasks, arguments = _arguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    y = torch.empty(u.shape[0], u.shape[2], u.shape[1])
-    last_state = torch.empty(*u.shape[:2], A.shape[1])
-    kept = torch.empty(kept_shape(u, A, B) if keep else (0,) * 5)
+    y = _empty(u.shape[0], u.shape[2], u.shape[1])
+    last_state = _empty(*u.shape[:2], A.shape[1])
+    kept = _empty(kept_shape(u, A, B) if keep else (0,) * 5)
     in_parallel(kernels.forward, tasks, *arguments, y.view(-1).numpy(), kept.numpy(), keep, last_state.numpy())
     return y.transpose(1, 2), last_state, kept if keep else kept.flatten()
 
@@ -80,10 +82,10 @@ def _run_backward(kernels, dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias,
     batch, channels, length = u.shape
     groups, states = B.shape[1:3]
     blocks = kept.shape[1]
-    du, ddelta, dz = (torch.empty(batch, length, channels).transpose(1, 2) for _ in range(3))
-    dA, dD, dbias = torch.empty(batch, channels, states), torch.empty(batch, channels), torch.empty(batch, channels)
-    dB, dC = torch.empty(batch, blocks, length, states), torch.empty(batch, blocks, length, states)
-    dlast = torch.zeros(batch, channels, states) if dlast is None else dlast.float().contiguous()
+    du, ddelta, dz = (_empty(batch, length, channels).transpose(1, 2) for _ in range(3))
+    dA, dD, dbias = _empty(batch, channels, states), _empty(batch, channels), _empty(batch, channels)
+    dB, dC = _empty(batch, blocks, length, states), _empty(batch, blocks, length, states)
+    dlast = _zeros(batch, channels, states) if dlast is None else dlast.float().contiguous()
     flat = [t.transpose(1, 2).reshape(-1).numpy() for t in (dy.float(), du, ddelta, dz)]
     in_parallel(kernels.backward, tasks, *arguments, kept.numpy(), flat[0], dlast.numpy(), *flat[1:],
                  *(t.numpy() for t in (dA, dB, dC, dD, dbias)))
