@@ -174,8 +174,11 @@ def fit(weights, model):
                         f'in_channels={given}')
     difference = _first_difference(weights, own)
     if difference:
-        raise UserError(f'the checkpoint is of another network: it looks like {looks_like(weights)}, the model is '
-                        f'{looks_like(own)}; set arch to fit (first difference: {difference})')
+        names, keys = [looks_like(state) for state in (weights, own)], 'arch'
+        if names[0] == names[1] and '.mixer.' in difference:  # of one size, and the switches of models/variants.py
+            keys = 'arch.mixer and arch.pattern'
+        raise UserError(f'the checkpoint is of another network: it looks like {names[0]}, the model is {names[1]}; set '
+                        f'{keys} to fit (first difference: {difference})')
     return weights
 
 

@@ -39,7 +39,10 @@ def load_config(args):
         message = str(error).split(', the current sys.path')[0]  # which mmengine adds, a line for each folder
         raise UserError(f'{args.config} cannot be read as a config: {message}') from None
     if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+        try:
+            cfg.merge_from_dict(args.cfg_options)
+        except (TypeError, KeyError) as error:  # such as a key of arch where arch is the name of a preset
+            raise UserError(f'--cfg-options do not fit {args.config}: {error}') from None
     cfg.launcher = args.launcher
     if args.work_dir:
         cfg.work_dir = args.work_dir

@@ -186,6 +186,9 @@ def test_weights_of_another_pattern_are_refused():
                                         r'levels.2.blocks.0.mixer.A_log'):
         fit(weights, nano())
     assert fit(weights, nano(pattern='first_half')) is weights
+    for other in (dict(pattern='first_half'), dict(mixer='conv'), dict(mixer='no_concat')):
+        with pytest.raises(UserError, match='set arch.mixer and arch.pattern to fit'):
+            fit(nano(**other).state_dict(), nano())
 
 
 def gradients(model, x, run=None):

@@ -198,3 +198,10 @@ def test_what_is_missing_is_told(tmp_path, monkeypatch):
         (tmp_path / 'mine.py').write_text(line)
         with pytest.raises(UserError, match=f'mine.py cannot be read as a config: {message}'):
             load_config(SimpleNamespace(config=str(tmp_path / 'mine.py'), local_rank=0))
+
+
+def test_options_that_do_not_fit_the_config_are_told():
+    args = SimpleNamespace(config=str(ROOT / 'configs' / 'dino_mambavision_t_1x.py'), local_rank=0,
+                           cfg_options={'model.backbone.arch.mixer': 'conv'})
+    with pytest.raises(UserError, match='--cfg-options do not fit .*: arch=.* cannot inherit from base'):
+        load_config(args)

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from ablation_run import parameters, train_and_evaluate
 from mmengine.config import Config
 from rich.console import Console
@@ -57,9 +58,10 @@ def plan(cfg, study, seeds):
 
 
 def draw_data(cfg, folder):
-    """The data set that the config asks for, drawn once."""
+    """The data set that the config asks for, drawn once; another config's lies beside it. Returns its folder."""
+    folder = folder / '_'.join(f'{key}{value}' for key, value in sorted(cfg.shapes.items()))
     if folder.exists():
-        return
+        return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     options = [f'--{key}={value}' for key, value in cfg.shapes.items()]
     with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
@@ -68,6 +70,7 @@ def draw_data(cfg, folder):
                        stdout=subprocess.DEVNULL)
         Path(unfinished, 'data').rename(folder)
     print(f'drawn: {folder}')
+    return folder
 
 
 def finished(folder, names, budget):
@@ -79,12 +82,21 @@ def finished(folder, names, budget):
         budget: text that is the same for runs that can be compared.
 
     Raises:
-        UserError: some have another budget.
+        UserError: some have another budget, or are damaged.
     """
-    records = {name: json.loads((folder / name).read_text()) for name in names if (folder / name).exists()}
+    records = {name: read(folder / name) for name in names if (folder / name).exists()}
     if any(record['budget'] != budget for record in records.values()):
         raise UserError(f'{folder} holds runs of another config: --work-dir NEW_FOLDER leaves them alone')
     return records
+
+
+def read(path):
+    """A record that was written; a UserError where it is none."""
+    try:
+        record = json.loads(path.read_text())
+        return {**record, 'budget': record['budget'], 'evaluations': record['evaluations']}
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f'{path} is damaged: without the file, its run is trained again') from None
 
 
 def write(path, record):
@@ -134,7 +146,7 @@ def rows_of(records, study):
 def as_text(row, key):
     value = row[key]
     if isinstance(value, list):
-        spread = f' ± {statistics.stdev(value):.1f}' if len(value) > 1 else ''
+        spread = f' ± {np.std(value, ddof=1):.1f}' if len(value) > 1 else ''
         return f'{statistics.mean(value):.1f}{spread}'
     return f'{value:.0f}' if key == 'seconds' else f'{value:.3f}' if isinstance(value, float) else str(value)
 
@@ -176,9 +188,9 @@ def main(argv=None):
     runs = list(plan(cfg, args.study, args.seeds))
     budget = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
     records = finished(folder, [name for name, *_ in runs], budget)
-    draw_data(cfg, args.work_dir / 'data')
+    data = draw_data(cfg, args.work_dir / 'data')
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        loader.dataset.data_root = str(args.work_dir / 'data' / 'ade')
+        loader.dataset.data_root = str(data / 'ade')
     folder.mkdir(parents=True, exist_ok=True)
     try:
         run_all(cfg, runs, records, folder, args.study, budget)

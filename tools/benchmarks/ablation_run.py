@@ -1,5 +1,6 @@
 """One training of `ablation.py`, and what comes of it."""
 import copy
+import math
 import statistics
 import time
 
@@ -85,5 +86,11 @@ def evaluate(runner, cfg, scale):
     loader.dataset.pipeline.insert(1, dict(type='Resize', scale_factor=float(scale), keep_ratio=True))
     found = ValLoop(runner, loader, dict(type='ClassIoU')).run()
     shapes = {name: iou for name, iou in found.items() if not name.endswith('background')}
-    return dict(plain=statistics.mean(iou for name, iou in shapes.items() if '(' not in name),
-                context=statistics.mean(iou for name, iou in shapes.items() if '(' in name))
+    return dict(plain=mean(iou for name, iou in shapes.items() if '(' not in name),
+                context=mean(iou for name, iou in shapes.items() if '(' in name))
+
+
+def mean(values):
+    """Mean of those that are numbers: a class that is neither in the images nor predicted has no IoU."""
+    values = [value for value in values if not math.isnan(value)]
+    return statistics.mean(values) if values else math.nan

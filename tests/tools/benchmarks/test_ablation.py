@@ -1,5 +1,6 @@
 """The tool on a budget of two iterations: what it plans, trains, keeps and prints."""
 import json
+import math
 
 import pytest
 import torch
@@ -116,3 +117,22 @@ def test_windows_are_switched_after_training(tool, budget, tmp_path, capsys, mon
 def test_mistakes(tool, arguments, message):
     with pytest.raises(SystemExit, match=message):
         run(lambda: tool.main(['--study', 'mixer', *arguments]))
+
+
+@pytest.mark.parametrize('content', ['', '{"budget": 3', '[]', '{}'])
+def test_a_damaged_record_is_named(tool, tmp_path, content):
+    (tmp_path / 'a.json').write_text(content)
+    with pytest.raises(SystemExit, match='a.json is damaged: without the file, its run is trained again'):
+        run(lambda: tool.finished(tmp_path, ['a.json', 'b.json'], ''))
+
+
+def test_every_budget_has_data_of_its_own(tool, tmp_path):
+    folders = [tool.draw_data(Config(dict(shapes=dict(train=train, val=1, size=32))), tmp_path) for train in (1, 2, 1)]
+    assert [len([*folder.glob('ade/images/training/*')]) for folder in folders] == [1, 2, 1]
+    assert folders[0] == folders[2]
+
+
+def test_classes_that_are_nowhere_have_no_iou(tool):
+    mean = load_tool('benchmarks/ablation_run').mean
+    assert mean([math.nan, 2., 4.]) == 3 and math.isnan(mean([math.nan]))
+    assert tool.as_text(dict(context=[math.nan, 2.]), 'context') == 'nan ± nan'
