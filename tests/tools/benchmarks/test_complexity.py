@@ -44,6 +44,7 @@ def test_segmentors(name, params):
     assert row['params'] == pytest.approx(params, abs=.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, sample', [
     ('dino_mambavision_t_1x', DetDataSample(metainfo=dict(batch_input_shape=(256, 256), img_shape=(256, 256)))),
     ('mask2former_mambavision_t', None)])
