@@ -1,4 +1,4 @@
-"""Transformations of functions that custom operators have no rules for."""
+"""Who transforms or captures a call: custom operators have no rules for all of them."""
 import torch
 from torch.autograd import forward_ad
 
@@ -8,3 +8,8 @@ def under_functional_transform():
     not through custom operators, which would lose tangents without a word."""
     return not torch.compiler.is_compiling() and (torch._C._are_functorch_transforms_active()
                                                   or forward_ad._current_level >= 0)
+
+
+def is_exporting():
+    """Whether torch.export captures this call. `torch.compiler.is_exporting()` says so to torch.compile, too."""
+    return torch.compiler._is_exporting_flag

@@ -172,7 +172,7 @@ def test_choice(monkeypatch):
     with sdpa_kernel(SDPBackend.MATH):
         assert chosen(*long) == 'torch'
     with monkeypatch.context() as patch:
-        patch.setattr(torch.compiler, 'is_exporting', lambda: True)
+        patch.setattr(torch.compiler, '_is_exporting_flag', True)
         assert chosen(*long) == 'torch'
     for instructions, expected in ((dict(avx512f=True), 'cpu'), (dict(avx2=True, fma=True), 'cpu'),
                                    (dict(avx2=True), 'torch'), (dict(neon=True), 'torch')):
@@ -245,6 +245,33 @@ def test_flops():
     with FlopCounterMode(display=False) as counter:
         attention(q, k, v, 'cpu').sum().backward()
     assert counter.get_total_flops() == (2 + 5) * 2 * 2 * 3 * 50 * 70 * 8
+
+
+def operators(graph):
+    return [node.target for node in graph.graph.nodes if 'attention' in str(node.target)]
+
+
+@needs_kernel
+def test_compiled_graphs_have_the_kernel_and_exported_ones_torchs_operator(monkeypatch):
+    monkeypatch.delenv(interface.ENVIRONMENT_VARIABLE, raising=False)
+    seen = []
+
+    class Layer(torch.nn.Module):
+        def forward(self, q, k, v):
+            return attention(q, k, v)
+
+    def backend(graph, _):
+        seen.append(operators(graph))
+        return graph.forward
+
+    compiled = torch.compile(Layer(), backend=backend, fullgraph=True, dynamic=True)
+    for length in (LONG - 9, LONG + 9, LONG + 30, LONG - 30):
+        compiled(*inputs(1, 1, length, dim=8))
+    kernel = torch.ops.mmmambavision.attention_cpu
+    assert seen[0] == [F.scaled_dot_product_attention] and seen[1][0] in (kernel, kernel.default) and len(seen) == 2
+    for strict in (False, True):
+        program = torch.export.export(Layer(), inputs(1, 1, LONG, dim=8), strict=strict)
+        assert operators(program) == [torch.ops.aten.scaled_dot_product_attention.default]
 
 
 @needs_kernel

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from ...errors import UserError
-from ..transforms import under_functional_transform
+from ..transforms import is_exporting, under_functional_transform
 from . import cpu
 from .operators import attention_cpu
 from .reference import attention_reference
@@ -51,8 +51,8 @@ def attention(q, k, v, backend='auto'):
 def _is_faster(q, k, v):
     """Whether the kernel of our own can run here and is faster than torch's."""
     # Graphs that leave the process keep torch's operator, and who turned that off wants what it lacks.
-    if (torch.compiler.is_exporting() or torch.jit.is_tracing() or under_functional_transform()
-            or not torch.backends.cuda.flash_sdp_enabled()):
+    if (is_exporting() or torch.jit.is_tracing() or under_functional_transform()
+            or not (torch.compiler.is_compiling() or torch.backends.cuda.flash_sdp_enabled())):
         return False
     if q.device.type != 'cpu' or 0 in q.shape or ABSENT or cpu.refuses(q) or not cpu.is_faster(q, k):
         return False
