@@ -2,6 +2,7 @@
 import torch
 
 from ..errors import UserError
+from ..ops.transforms import is_exporting
 
 
 class BalancedCut:
@@ -18,7 +19,7 @@ class BalancedCut:
     """
 
     def __init__(self, height, width, side):
-        if torch.compiler.is_exporting():
+        if is_exporting():
             raise UserError('balanced windows are not exported: their sizes follow from the map. Export with '
                             'window_size=None, or with fixed windows')
         self.height, self.width = height, width

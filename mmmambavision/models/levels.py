@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from ..ops.transforms import is_exporting
 from .balanced import BalancedCut
 from .blocks import ConvBlock, Downsample, HybridBlock
 from .mixers import Attention, MambaVisionMixer
@@ -78,7 +79,7 @@ class HybridLevel(Level):
             x = self.run_blocks(tokens, cut=None if cut.is_whole else cut).reshape(x.shape)
         elif self.window is None:
             x = self.run_blocks(x.reshape(batch, height * width, channels)).reshape(x.shape)
-        elif torch.compiler.is_exporting():
+        elif is_exporting():
             x = self._run_on_any_size(x)
         elif max(height, width) <= self.window and (height, width) != (self.window, self.window):
             # One window with padding in it: what the last block makes of the padding reaches no output.

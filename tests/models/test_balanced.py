@@ -103,7 +103,7 @@ def test_cost_per_pixel_is_constant():
 @pytest.mark.slow
 def test_compiled():
     model = network(('balanced', 3)).eval()
-    compiled = torch.compile(model, dynamic=False)
+    compiled = torch.compile(model, dynamic=False, fullgraph=True)
     images = torch.randn(1, 3, 90, 120)
     with torch.no_grad():
         for a, b in zip(compiled(images), model(images), strict=True):

@@ -303,6 +303,19 @@ def test_batch_norms_fold_into_their_convolutions():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('window', [None, (7, 4), (28, 14), ('balanced', 3)])
+def test_compiled_as_one_graph(window):
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    model = MambaVision(NANO, window_size=window).eval()
+    images = torch.randn(1, 3, 120, 90)
+    with torch.no_grad():
+        outputs = torch.compile(model, backend=counter, dynamic=False)(images)
+        for output, expected in zip(outputs, model(images), strict=True):
+            torch.testing.assert_close(output, expected)
+    assert counter.frame_count == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('train', [False, True])
 def test_images_of_many_sizes_are_compiled_three_times_at_most(train):
