@@ -185,13 +185,16 @@ def main(argv=None):
         raise UserError(f'config not found: {args.config}')
     cfg = Config.fromfile(args.config)
     folder = args.work_dir / args.study
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'{folder} cannot be written: {error.strerror}') from None
     runs = list(plan(cfg, args.study, args.seeds))
     budget = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
     records = finished(folder, [name for name, *_ in runs], budget)
     data = draw_data(cfg, args.work_dir / 'data')
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.dataset.data_root = str(data / 'ade')
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         run_all(cfg, runs, records, folder, args.study, budget)
     except KeyboardInterrupt:

@@ -113,7 +113,8 @@ def test_windows_are_switched_after_training(tool, budget, tmp_path, capsys, mon
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (['--seeds', '0'], '--seeds must be at least 1'), (['--config', 'no.py'], 'config not found: no.py')])
+    (['--seeds', '0'], '--seeds must be at least 1'), (['--config', 'no.py'], 'config not found: no.py'),
+    (['--work-dir', __file__], 'mixer cannot be written: Not a directory')])
 def test_mistakes(tool, arguments, message):
     with pytest.raises(SystemExit, match=message):
         run(lambda: tool.main(['--study', 'mixer', *arguments]))
