@@ -59,11 +59,6 @@ def _vectors(builder, start, element):
             for j in range(VECTORS)]
 
 
-def _pointer(context, builder, signature, arguments, i):
-    """To the element of array i of the arguments whose index is the argument after it."""
-    return builder.gep(context.make_array(signature.args[i])(context, builder, arguments[i]).data, [arguments[i + 1]])
-
-
 def _product(builder, a, row, term, b, terms, pairs):
     """Vectors [ROWS][VECTORS] of sum over t < terms of a[i row + t term] b[t TILE : (t + 1) TILE], in registers."""
     element, multiply_add = (INTEGER, _multiply_add_pairs) if pairs else (FLOAT, _multiply_add)
@@ -93,6 +88,18 @@ def _product(builder, a, row, term, b, terms, pairs):
     return results
 
 
+def _out_and_product(context, builder, signature, arguments):
+    """What `put_product` and `add_product` begin with: [ROWS][VECTORS] pointers into `out`, and the product."""
+    def pointer(i):
+        data = context.make_array(signature.args[i])(context, builder, arguments[i]).data
+        return builder.gep(data, [arguments[i + 1]])
+
+    out, a, b = (pointer(i) for i in (0, 2, 6))
+    lines = [_vectors(builder, builder.gep(out, [INDEX(TILE * i)]), FLOAT) for i in range(ROWS)]
+    pairs = signature.args[2].dtype == types.int32
+    return lines, _product(builder, a, *arguments[4:6], b, arguments[8], pairs)
+
+
 @intrinsic
 def put_product(typing_context, out, out_at, a, a_at, row, term, b, b_at, terms, high):
     """out[i, :] = sum over t < terms of a[i, t] b[t, :], for i < ROWS; all arrays flat; high[:] = max(high, out).
@@ -106,14 +113,13 @@ def put_product(typing_context, out, out_at, a, a_at, row, term, b, b_at, terms,
         high: (TILE,), which keeps its number where out has NaN.
     """
     def generate(context, builder, signature, arguments):
-        out, a, b = (_pointer(context, builder, signature, arguments, i) for i in (0, 2, 6))
-        sums = _product(builder, a, *arguments[4:6], b, arguments[8], signature.args[2].dtype == types.int32)
+        out, sums = _out_and_product(context, builder, signature, arguments)
         high = _vectors(builder, context.make_array(signature.args[9])(context, builder, arguments[9]).data, FLOAT)
         highest = [builder.load(vector, align=4) for vector in high]
-        for i, line in enumerate(sums):
-            for j, target in enumerate(_vectors(builder, builder.gep(out, [INDEX(TILE * i)]), FLOAT)):
-                builder.store(line[j], target, align=4)
-                highest[j] = builder.select(builder.fcmp_ordered('>', line[j], highest[j]), line[j], highest[j])
+        for targets, line in zip(out, sums):
+            for j, (target, value) in enumerate(zip(targets, line)):
+                builder.store(value, target, align=4)
+                highest[j] = builder.select(builder.fcmp_ordered('>', value, highest[j]), value, highest[j])
         for vector, value in zip(high, highest):
             builder.store(value, vector, align=4)
         return context.get_dummy_value()
@@ -126,10 +132,9 @@ def put_product(typing_context, out, out_at, a, a_at, row, term, b, b_at, terms,
 def add_product(typing_context, out, out_at, a, a_at, row, term, b, b_at, terms):
     """out[i, :] += what `put_product` would put there."""
     def generate(context, builder, signature, arguments):
-        out, a, b = (_pointer(context, builder, signature, arguments, i) for i in (0, 2, 6))
-        sums = _product(builder, a, *arguments[4:6], b, arguments[8], signature.args[2].dtype == types.int32)
-        for i, line in enumerate(sums):
-            for value, target in zip(line, _vectors(builder, builder.gep(out, [INDEX(TILE * i)]), FLOAT)):
+        out, sums = _out_and_product(context, builder, signature, arguments)
+        for targets, line in zip(out, sums):
+            for target, value in zip(targets, line):
                 builder.store(builder.fadd(builder.load(target, align=4), value), target, align=4)
         return context.get_dummy_value()
 
