@@ -55,7 +55,9 @@ def build(toolbox, name, folder, out_indices, changes):
         cfg.model.pop(key, None)
     if cfg.model.type == 'RTMDet':
         cfg.model.use_syncbn = False  # which it would be whatever its config says, and needs GPUs
-    return MODELS.build(cfg.model)
+    model = MODELS.build(cfg.model)
+    model.init_weights()  # DINO has parameters whose memory is uninitialized until then
+    return model
 
 
 def check_training(model, inputs, samples):
