@@ -7,16 +7,11 @@ ablation_config.py. A run that is finished is a file in the work dir: a study th
 import argparse
 import json
 import statistics
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
-import numpy as np
 from ablation_run import parameters, train_and_evaluate
 from mmengine.config import Config
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from runs import Run, draw_data, finished, mean_and_spread, run_all
 from table import report
 
 from mmmambavision.errors import UserError
@@ -47,83 +42,14 @@ def with_parameters(arch, wanted):
 
 
 def plan(cfg, study, seeds):
-    """The runs of a study, seed by seed: (name of the record's file, variant, seed, arguments of the backbone)."""
+    """The runs of a study, seed by seed; their settings are the backbone's arguments."""
     arch = cfg.model.backbone.arch.to_dict()
     wanted = parameters(arch)
     for seed in range(seeds):
         for variant, change in STUDIES[study].items():
             named = {key: value.replace('SEED', str(seed)) for key, value in change.get('arch', {}).items()}
             backbone = {**change, 'arch': with_parameters({**arch, **named}, wanted) if named else arch}
-            yield f"{variant.replace(' ', '_').replace(':SEED', '')}_seed{seed}.json", variant, seed, backbone
-
-
-def draw_data(cfg, folder):
-    """The data set that the config asks for, drawn once; another config's lies beside it. Returns its folder."""
-    folder = folder / '_'.join(f'{key}{value}' for key, value in sorted(cfg.shapes.items()))
-    if folder.exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    options = [f'--{key}={value}' for key, value in cfg.shapes.items()]
-    with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
-        script = HERE.parent / 'demo' / 'make_shapes_dataset.py'
-        subprocess.run([sys.executable, str(script), f'{unfinished}/data', '--task', 'context', *options], check=True,
-                       stdout=subprocess.DEVNULL)
-        Path(unfinished, 'data').rename(folder)
-    print(f'drawn: {folder}')
-    return folder
-
-
-def finished(folder, names, budget):
-    """The records of the runs that are done, by file name.
-
-    Args:
-        folder: where they are.
-        names: files that the study has in the end.
-        budget: text that is the same for runs that can be compared.
-
-    Raises:
-        UserError: some have another budget, or are damaged.
-    """
-    records = {name: read(folder / name) for name in names if (folder / name).exists()}
-    if any(record['budget'] != budget for record in records.values()):
-        raise UserError(f'{folder} holds runs of another config: --work-dir NEW_FOLDER leaves them alone')
-    return records
-
-
-def read(path):
-    """A record that was written; a UserError where it is none."""
-    try:
-        record = json.loads(path.read_text())
-        return {**record, 'budget': record['budget'], 'evaluations': record['evaluations']}
-    except (ValueError, TypeError, KeyError):
-        raise UserError(f'{path} is damaged: without the file, its run is trained again') from None
-
-
-def write(path, record):
-    """A record, whole or not at all."""
-    unfinished = path.with_suffix('.part')
-    unfinished.write_text(json.dumps(record))
-    unfinished.rename(path)
-
-
-def run_all(cfg, runs, records, folder, study, budget):
-    """Train what is not done yet; adds to the records."""
-    todo = [entry for entry in runs if entry[0] not in records]
-    seconds = [record['seconds'] for record in records.values()]
-    print(f'{study}: {len(runs)} runs, {len(records)} done'
-          + (f'; {len(todo)} to do, about {statistics.mean(seconds) * len(todo) / 60:.0f} minutes'
-             if seconds and todo else ''), flush=True)
-    columns = (TextColumn('{task.description}'), BarColumn(), TextColumn('{task.percentage:.0f}%'), TimeElapsedColumn(),
-               TextColumn('left:'), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600) as progress:
-        task = progress.add_task(study, total=len(todo) * cfg.train_cfg.max_iters)
-        for name, variant, seed, backbone in todo:
-            progress.update(task, description=f'{study}: {variant}, seed {seed}')
-            record = train_and_evaluate(
-                cfg, backbone, seed, folder / Path(name).stem, WINDOWS if study == 'windows' else None,
-                lambda: progress.advance(task))
-            records[name] = dict(record, variant=variant, seed=seed, budget=budget)
-            write(folder / name, records[name])
+            yield Run(f"{variant.replace(' ', '_').replace(':SEED', '')}_seed{seed}.json", variant, seed, backbone)
 
 
 def rows_of(records, study):
@@ -146,8 +72,7 @@ def rows_of(records, study):
 def as_text(row, key):
     value = row[key]
     if isinstance(value, list):
-        spread = f' ± {np.std(value, ddof=1):.1f}' if len(value) > 1 else ''
-        return f'{statistics.mean(value):.1f}{spread}'
+        return mean_and_spread(value)
     return f'{value:.0f}' if key == 'seconds' else f'{value:.3f}' if isinstance(value, float) else str(value)
 
 
@@ -185,20 +110,15 @@ def main(argv=None):
         raise UserError(f'config not found: {args.config}')
     cfg = Config.fromfile(args.config)
     folder = args.work_dir / args.study
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'{folder} cannot be written: {error.strerror}') from None
     runs = list(plan(cfg, args.study, args.seeds))
     budget = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
-    records = finished(folder, [name for name, *_ in runs], budget)
-    data = draw_data(cfg, args.work_dir / 'data')
+    records = finished(folder, [entry.file for entry in runs], budget)
+    data = draw_data(dict(cfg.shapes, task='context'), args.work_dir / 'data')
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.dataset.data_root = str(data / 'ade')
-    try:
-        run_all(cfg, runs, records, folder, args.study, budget)
-    except KeyboardInterrupt:
-        sys.exit(f'{len(records)} of {len(runs)} runs are done; the same command goes on with the others')
+    windows = WINDOWS if args.study == 'windows' else None
+    run_all(runs, records, folder, args.study, budget, lambda _: cfg.train_cfg.max_iters,
+            lambda entry, *others: train_and_evaluate(cfg, entry.settings, entry.seed, windows, *others))
     rows = rows_of(records, args.study)
     report(rows, COLUMNS, as_text, args.markdown, args.work_dir / f'{args.study}.csv')
     picture = args.work_dir / f'{args.study}.png'

@@ -41,16 +41,16 @@ def parameters(arch):
     return sum(p.numel() for p in MambaVision(arch).parameters())
 
 
-def train_and_evaluate(cfg, backbone, seed, work_dir, windows, advance):
+def train_and_evaluate(cfg, backbone, seed, windows, work_dir, advance):
     """Train a segmentor and evaluate it.
 
     Args:
         cfg: its config, which is not changed.
         backbone: arguments of the backbone that replace the config's.
         seed: of weights and order of images.
-        work_dir: for mmengine's logs.
         windows: kinds of windows by name, to evaluate with at the training size and at twice that; None for one
             evaluation as trained.
+        work_dir: for mmengine's logs.
         advance: called after every iteration.
 
     Returns:

@@ -128,7 +128,7 @@ def test_a_damaged_record_is_named(tool, tmp_path, content):
 
 
 def test_every_budget_has_data_of_its_own(tool, tmp_path):
-    folders = [tool.draw_data(Config(dict(shapes=dict(train=train, val=1, size=32))), tmp_path) for train in (1, 2, 1)]
+    folders = [tool.draw_data(dict(train=train, val=1, size=32), tmp_path) for train in (1, 2, 1)]
     assert [len([*folder.glob('ade/images/training/*')]) for folder in folders] == [1, 2, 1]
     assert folders[0] == folders[2]
 

@@ -1,0 +1,196 @@
+"""MambaVision and its peers, small and trained alike: `python tools/benchmarks/peers_trained.py`.
+
+Backbones of equal parameters, to 5%, under the demo's Cascade Mask R-CNN and UperNet, from random weights, with the
+budgets of peers_detection.py and peers_segmentation.py beside this file; AP and mIoU over several seeds, and the speed
+of the whole models, measured in turn at the end. A run that is finished is a file in the work dir: a study that was
+interrupted goes on where it was.
+"""
+import argparse
+import copy
+import json
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+from ablation_run import Advance
+from machine import describe
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
+from runs import Run, draw_data, finished, mean_and_spread, run_all
+from table import report
+from turns import times_in_turn
+
+from mmmambavision.errors import UserError
+from mmmambavision.openmmlab.configs import fit_to_machine
+from mmmambavision.terminal import run
+
+HERE = Path(__file__).parent
+SHAPES = dict(train=400, val=100, size=160)  # what to draw: the demo's data
+# Channels of the four maps, and the backbone.
+BACKBONES = {
+    'MambaVision': ([32, 64, 128, 256], dict(
+        type='MambaVision', arch=dict(dim=32, in_dim=16, depths=(1, 1, 2, 2), num_heads=(2, 2, 4, 8)),
+        window_size=None, drop_path_rate=0.)),
+    'Swin': ([32, 64, 128, 256], dict(
+        type='mmdet.SwinTransformer', embed_dims=32, depths=(2, 2, 2, 2), num_heads=(2, 2, 4, 8), drop_path_rate=0.)),
+    'ConvNeXt': ([36, 72, 144, 288], dict(
+        type='mmseg.TIMMBackbone', model_name='convnext_atto', features_only=True, pretrained=False,
+        dims=(36, 72, 144, 288), depths=(2, 2, 4, 2))),
+    'ResNet': ([80, 160, 320, 640], dict(
+        type='mmdet.ResNet', depth=50, base_channels=20, stem_channels=20, norm_eval=False)),
+}
+# Config, the data's folder, and the metrics: key of the evaluation, what one per cent is there, key of COLUMNS.
+TASKS = {
+    'detection': (HERE / 'peers_detection.py', 'coco', {
+        'coco/bbox_mAP': (.01, 'box_ap'), 'coco/segm_mAP': (.01, 'mask_ap')}),
+    'segmentation': (HERE / 'peers_segmentation.py', 'ade', {'mIoU': (1, 'miou')}),
+}
+COLUMNS = dict(task='task', variant='backbone', params='backbone M', runs='runs', box_ap='box AP', mask_ap='mask AP',
+               miou='mIoU', milliseconds='ms / image', images='images/s', seconds='s / run')
+
+
+def fit(cfg, channels, backbone):
+    """A copy of a config with another backbone, and the channels that follow from it."""
+    cfg = copy.deepcopy(cfg)
+    cfg.model.backbone = copy.deepcopy(backbone)
+    if 'neck' in cfg.model:
+        cfg.model.neck.in_channels = channels
+    else:
+        cfg.model.decode_head.in_channels, cfg.model.auxiliary_head.in_channels = channels, channels[2]
+    return cfg
+
+
+def load(path, data):
+    """A task's config, its data sets in the folder `data`."""
+    cfg = Config.fromfile(path)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.data_root = f'{data}/'
+    if 'ann_file' in cfg.val_evaluator:
+        cfg.val_evaluator.ann_file = f'{data}/annotations/instances_val2017.json'
+    fit_to_machine(cfg)
+    return cfg
+
+
+def train_and_evaluate(cfgs, entry, work_dir, advance):
+    """Train a model, keep its weights beside the record, and evaluate it.
+
+    Args:
+        cfgs: config by task.
+        entry: Run, whose settings are the task.
+        work_dir: for mmengine's logs.
+        advance: called after every iteration.
+
+    Returns:
+        dict of task, params (M) of the backbone, seconds, and the metrics in per cent.
+    """
+    begin = time.perf_counter()
+    cfg = fit(cfgs[entry.settings], *BACKBONES[entry.variant])
+    cfg.randomness = dict(seed=entry.seed)
+    cfg.work_dir, cfg.experiment_name = str(work_dir), f'{work_dir.name}_{time.time_ns()}'
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(Advance(advance))
+    runner.train()
+    torch.save(runner.model.state_dict(), work_dir / 'weights.pth')
+    found = runner.val_loop.run()
+    params = sum(p.numel() for p in runner.model.backbone.parameters()) / 1e6
+    return dict(task=entry.settings, params=params, seconds=time.perf_counter() - begin, **{
+        title: float(found.get(key, 0.)) / percent  # mmdet has no AP where nothing is found
+        for key, (percent, title) in TASKS[entry.settings][2].items()})
+
+
+def measure(cfg, folder, task, rounds):
+    """Times in s of an image through each of the trained models of the first seed, by backbone: in turn, on as many
+    held-out images as there are rounds, alone each."""
+    init_default_scope(cfg.default_scope)
+    data = list(zip(range(rounds), Runner.build_dataloader(dict(cfg.val_dataloader, batch_size=1), seed=0)))
+    calls = {}
+    for name, backbone in BACKBONES.items():
+        model = MODELS.build(fit(cfg, *backbone).model)
+        weights = folder / f'{task}_{name}_seed0' / 'weights.pth'
+        if not weights.exists():
+            raise UserError(f'{weights} is missing: without {weights.parent}.json its run is trained again')
+        model.load_state_dict(torch.load(weights))
+        images = iter([data[0], *data])  # the first once more, which does not count
+        calls[name] = partial(infer, model.eval(), images)
+    with torch.no_grad():
+        return times_in_turn(calls, len(data), lambda: None)
+
+
+def infer(model, images):
+    _, image = next(images)
+    model.test_step(image)
+
+
+def rows_of(records, times):
+    """Rows of the table, with the metrics of all seeds: one per task and backbone. `times` in s, by both."""
+    rows = []
+    for task, of_backbone in times.items():
+        for name, seconds in of_backbone.items():
+            mine = [record for record in records.values() if (record['task'], record['variant']) == (task, name)]
+            median = statistics.median(seconds)
+            rows.append(dict(
+                task=task, variant=name, runs=len(mine), milliseconds=1e3 * median, images=1 / median,
+                **{key: statistics.mean(record[key] for record in mine) for key in ('params', 'seconds')},
+                **{title: [record[title] for record in mine] for _, title in TASKS[task][2].values()}))
+    return rows
+
+
+def as_text(row, key):
+    value = row.get(key)
+    if isinstance(value, list):
+        return mean_and_spread(value)
+    return '' if value is None else f"{value:.{dict(params=3, seconds=0).get(key, 1)}f}" if isinstance(
+        value, float) else str(value)
+
+
+def plot(rows):
+    """Each task's accuracy against the time of an image: a dot for each seed, a line at their mean."""
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(10, 4), layout='constrained')
+    for axes, (task, key, title) in zip(figure.subplots(1, 2), (
+            ('detection', 'box_ap', 'box AP'), ('segmentation', 'miou', 'mIoU'))):
+        for row in (row for row in rows if row['task'] == task):
+            dots, = axes.plot([row['milliseconds']] * len(row[key]), row[key], 'o', alpha=.6)
+            axes.plot(row['milliseconds'], statistics.mean(row[key]), '_', ms=18, mew=2, color=dots.get_color())
+            axes.annotate(row['variant'], (row['milliseconds'], statistics.mean(row[key])), xytext=(12, -3),
+                          textcoords='offset points', color=dots.get_color())
+        axes.set(xlabel='ms per image, whole model', ylabel=f'{title} (%)', title=task)
+        axes.margins(x=.25, y=.15)
+        axes.grid(alpha=.3)
+    return figure
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--seeds', type=int, default=3, help='runs of each backbone and task; default 3')
+    parser.add_argument('--task', nargs='+', choices=TASKS, default=list(TASKS), help='default: all')
+    parser.add_argument('--rounds', type=int, default=20, help='images that each model is timed on; default 20')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/peers'),
+                        help='folder for data, records, table and plot; default work_dirs/peers')
+    parser.add_argument('--markdown', action='store_true', help='print a table for a document')
+    args = parser.parse_args(argv)
+    if args.seeds < 1 or args.rounds < 1:
+        raise UserError('--seeds and --rounds must be at least 1')
+    runs = [Run(f'{task}_{name}_seed{seed}.json', name, seed, task)
+            for task in args.task for seed in range(args.seeds) for name in BACKBONES]
+    plain = {task: Config.fromfile(TASKS[task][0]) for task in TASKS}
+    budget = json.dumps([{task: cfg.to_dict() for task, cfg in plain.items()}, BACKBONES], sort_keys=True, default=str)
+    records = finished(args.work_dir, [entry.file for entry in runs], budget)
+    data = draw_data(SHAPES, args.work_dir / 'data')
+    cfgs = {task: load(path, data / layout) for task, (path, layout, _) in TASKS.items()}
+    run_all(runs, records, args.work_dir, 'peers', budget, lambda entry: cfgs[entry.settings].iterations,
+            partial(train_and_evaluate, cfgs))
+    rows = rows_of(records, {task: measure(cfgs[task], args.work_dir, task, args.rounds) for task in args.task})
+    report(rows, COLUMNS, as_text, args.markdown, args.work_dir / 'peers.csv')
+    plot(rows).savefig(args.work_dir / 'peers.png', dpi=120)
+    minutes = sum(record['seconds'] for record in records.values()) / 60
+    print(f'mean ± standard deviation over seeds; {len(runs)} runs in {minutes:.0f} minutes; times: median of '
+          f"{args.rounds} images, {describe('cpu')}; plot: {args.work_dir / 'peers.png'}, table: "
+          f"{args.work_dir / 'peers.csv'}")
+
+
+if __name__ == '__main__':
+    run(main)
