@@ -93,7 +93,8 @@ def segmentation_data():
     return torch.randn(2, 3, 96, 128), samples
 
 
-@pytest.mark.parametrize('name', DETECTORS)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=[pytest.mark.slow] if 'dino' in name else []) for name in DETECTORS])
 def test_detector(name, tmp_path):
     torch.manual_seed(0)
     model = build_detector(name, tmp_path)

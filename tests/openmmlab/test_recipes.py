@@ -110,7 +110,8 @@ def without_lvis(cfg, monkeypatch):
 
 
 @pytest.mark.parametrize('name', [
-    pytest.param(name, marks=[pytest.mark.slow] if 'rotated' in name else []) for name in RECIPES])
+    pytest.param(name, marks=[pytest.mark.slow] if name.startswith(('dino', 'rtmdet', 'rotated')) else [])
+    for name in RECIPES])
 def test_two_iterations_and_an_evaluation(name, tmp_path, monkeypatch):
     if 'rotated' in name:
         pytest.importorskip('mmrotate.evaluation', reason='onedl-mmrotate, on the onedl packages', exc_type=ImportError)
