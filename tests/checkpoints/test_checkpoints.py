@@ -479,7 +479,8 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize('path, reason', [
-    pytest.param('garbage.pth', 'BadStatusLine', marks=pytest.mark.slow), ('short.pth', 'ended after 500 of 1000 bytes')])
+    pytest.param('garbage.pth', 'BadStatusLine', marks=pytest.mark.slow),
+    ('short.pth', 'ended after 500 of 1000 bytes')])
 def test_broken_servers(path, reason, tmp_path, monkeypatch):
     """Every process hears of it, and no half of a file stays where the next run would take it for the whole."""
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Answers) as httpd:

@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 WINDOWS = {'whole map': None, 'padded': (12, 6), 'balanced': ('balanced', 6), 'pretraining': (4, 2)}
 STUDIES = {
     'mixer': {name: dict(arch=dict(mixer=name)) for name in MIXERS},
+    'mixer_alone': {name: dict(arch=dict(mixer=name, pattern='all_m')) for name in MIXERS},  # no self-attention helps
     'pattern': {name: dict(arch=dict(pattern=name)) for name in (*PATTERNS, 'random:SEED')},
     'windows': {name: dict(window_size=window) for name, window in WINDOWS.items()},
 }

@@ -29,14 +29,14 @@ def budget(tmp_path):
     return path
 
 
-@pytest.mark.parametrize('study', ['mixer', 'pattern'])
+@pytest.mark.parametrize('study', ['mixer', 'mixer_alone', 'pattern'])
 def test_networks_have_equal_parameters(tool, study):
     cfg = Config.fromfile(CONFIG)
     counts = {(variant, seed): sum(p.numel() for p in MambaVision(**backbone).parameters())
               for _, variant, seed, backbone in tool.plan(cfg, study, 2)}
-    names = MIXERS if study == 'mixer' else (*PATTERNS, 'random:SEED')
+    names = (*PATTERNS, 'random:SEED') if study == 'pattern' else MIXERS
     assert counts.keys() == {(variant, seed) for variant in names for seed in (0, 1)}
-    default = counts['mambavision' if study == 'mixer' else 'last_half', 0]
+    default = counts['last_half' if study == 'pattern' else 'mambavision', 0]
     assert all(count == pytest.approx(default, rel=.01) for count in counts.values())
 
 
