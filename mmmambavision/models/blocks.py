@@ -1,5 +1,6 @@
 """Stem, downsampling and the residual blocks of the four levels."""
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .mixers import Attention, MambaVisionMixer, Mlp
@@ -48,6 +49,17 @@ class DropPath(nn.Module):
         return f'drop_prob={self.drop_prob:.3f}'
 
 
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm that learns in 16 bits on a CPU, too: torch sums the gradients of its parameters there in the type of
+    its input, where 256 + 1 is 256, so with gradients they are computed in float32, as autocast has it on a GPU."""
+
+    def forward(self, x):
+        if x.is_cpu and x.dtype in (torch.bfloat16, torch.float16) and torch.is_grad_enabled():
+            return F.layer_norm(x.float(), self.normalized_shape, self.weight.float(), self.bias.float(),
+                                self.eps).to(x.dtype)
+        return super().forward(x)
+
+
 def _layer_scale(dim, value):
     return None if value is None else nn.Parameter(torch.full((dim,), float(value)))
 
@@ -94,9 +106,9 @@ class HybridBlock(nn.Module):
     def __init__(self, dim, num_heads=None, mlp_ratio=4., drop_path=0., layer_scale=None, scan_backend='auto',
                  mixer=MambaVisionMixer):
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = LayerNorm(dim)
         self.mixer = mixer(dim, scan_backend) if num_heads is None else Attention(dim, num_heads)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
         self.gamma_1 = _layer_scale(dim, layer_scale)

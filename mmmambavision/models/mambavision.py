@@ -1,10 +1,10 @@
 """The MambaVision backbone (Hatamizadeh and Kautz, arXiv 2407.08083)."""
 import torch
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoints.weights import load_weights
 from ..errors import UserError
+from .blocks import LayerNorm
 from .trunk import NUM_LEVELS, Trunk
 
 
@@ -91,7 +91,7 @@ class MambaVision(Trunk):
             module.eval().requires_grad_(False)
 
 
-class OutNorm(nn.LayerNorm):
+class OutNorm(LayerNorm):
     """LayerNorm over the channels of a map (B, C, H, W), to the same shape in contiguous memory."""
 
     def forward(self, x):

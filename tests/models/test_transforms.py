@@ -1,10 +1,12 @@
 """The network under what others do with it: checkpointing, autocast, compilation, export, quantisation, torch.func."""
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.export import Dim
 
 from mmmambavision import MambaVision
+from mmmambavision.models.blocks import LayerNorm
 
 NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4))
 
@@ -159,6 +161,27 @@ def test_training_step_under_autocast(dtype):
     for name, value in expected.items():
         if not name.endswith(('conv1.bias', 'conv2.bias')):
             assert (actual[name] - value).norm() < .15 * value.norm() + 1e-3, name
+
+
+@pytest.mark.parametrize('threads', [1, 2])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32])
+def test_norms_learn_from_many_tokens(dtype, threads):
+    """The sum over 2000 tokens and no power of two at which sums in 16 bits stop."""
+    torch.manual_seed(0)
+    norm, before = LayerNorm(8), torch.get_num_threads()
+    x = torch.randn(2000, 8).to(dtype).requires_grad_()
+    torch.set_num_threads(threads)
+    try:
+        with torch.autocast('cpu', dtype, enabled=dtype != torch.float32):
+            out = norm(x)
+        out.sum().backward()
+    finally:
+        torch.set_num_threads(before)
+    assert out.dtype == x.grad.dtype == dtype and norm.bias.grad.tolist() == [2000.] * 8
+    normed = F.layer_norm(x.detach().double(), (8,))
+    torch.testing.assert_close(norm.weight.grad.double(), normed.sum(0), rtol=1e-4, atol=1e-2)
+    with torch.no_grad():
+        torch.testing.assert_close(norm(x), out)
 
 
 def functional_loss(model, x):
