@@ -18,7 +18,7 @@ from mmmambavision.errors import UserError
 from mmmambavision.models.variants import MIXERS, PATTERNS
 from mmmambavision.terminal import run
 
-HERE = Path(__file__).parent
+CONFIG = Path(__file__).with_name('ablation_config.py')
 # Of levels 2 and 3, whose maps are 8x8 and 4x4 at the training size, 16x16 and 8x8 at twice that.
 WINDOWS = {'whole map': None, 'padded': (12, 6), 'balanced': ('balanced', 6), 'pretraining': (4, 2)}
 STUDIES = {
@@ -100,7 +100,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--study', choices=STUDIES, required=True, help='what is switched')
     parser.add_argument('--seeds', type=int, default=3, help='runs of each variant; default 3')
-    parser.add_argument('--config', default=HERE / 'ablation_config.py', help='another budget')
+    parser.add_argument('--config', default=CONFIG, help='another budget')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/ablation'),
                         help='folder for data, records, table and plot; default work_dirs/ablation')
     parser.add_argument('--markdown', action='store_true', help='print a table for a document')
@@ -110,6 +110,8 @@ def main(argv=None):
     if not Path(args.config).is_file():
         raise UserError(f'config not found: {args.config}')
     cfg = Config.fromfile(args.config)
+    if 'shapes' not in cfg:
+        raise UserError(f'{args.config} is no budget of this tool: one begins with _base_ = {str(CONFIG)!r}')
     folder = args.work_dir / args.study
     runs = list(plan(cfg, args.study, args.seeds))
     budget = json.dumps(cfg.to_dict(), sort_keys=True, default=str)

@@ -114,6 +114,8 @@ def test_windows_are_switched_after_training(tool, budget, tmp_path, capsys, mon
 
 @pytest.mark.parametrize('arguments, message', [
     (['--seeds', '0'], '--seeds must be at least 1'), (['--config', 'no.py'], 'config not found: no.py'),
+    (['--config', str(ROOT / 'configs' / 'dino_mambavision_t_1x.py')],
+     'dino_mambavision_t_1x.py is no budget of this tool: one begins with _base_ = '),
     (['--work-dir', __file__], 'mixer cannot be written: Not a directory')])
 def test_mistakes(tool, arguments, message):
     with pytest.raises(SystemExit, match=message):
