@@ -161,7 +161,7 @@ def spell_out(pattern, level, depth):
         if not seed.isdecimal():
             raise UserError(f"arch.pattern 'random:SEED' takes a whole number, such as 'random:0', got {pattern!r}")
         letters = list(PATTERNS['last_half'](depth))
-        random.Random(f'{seed} {level}').shuffle(letters)
+        random.Random(f'{int(seed)} {level}').shuffle(letters)
         return ''.join(letters)
     if not pattern or set(pattern) - set('MS'):
         raise UserError(f"arch.pattern must be one of {', '.join(PATTERNS)}, 'random:SEED', or letters M (the mixer) "
