@@ -72,7 +72,8 @@ def test_stops_or_skips(step, tmp_path, logged):
     skipping = step(skip_broken=True)
     assert skipping(dict(results)) is None and skipping(dict(results)) is None
     line, = [line for line in logged if 'cannot be read' in line]
-    assert line == f'{path} cannot be read: the JPEG has no end, it was cut off (image 7); another image is taken instead'
+    assert line == (f'{path} cannot be read: the JPEG has no end, it was cut off (image 7); another image is taken '
+                    'instead')
 
 
 def test_other_errors_are_not_the_image_s(tmp_path):
@@ -93,7 +94,7 @@ def test_every_training_pipeline_is_made_safe():
         custom_hooks=[dict(type='PipelineSwitchHook', switch_pipeline=dataset()['pipeline'])]))
     make_safe(cfg)
     safe = [part.pipeline for part in cfg.train_dataloader.dataset.dataset.datasets]
-    for pipeline, ann_file in ((safe[0], 'd/a.json'), (safe[1], 'd/a.json'), (cfg.custom_hooks[0].switch_pipeline, None)):
+    for pipeline, ann_file in (*((each, 'd/a.json') for each in safe), (cfg.custom_hooks[0].switch_pipeline, None)):
         assert pipeline[0] == dict(type='ReadWhole', step=dict(type='mmdet.LoadImageFromFile', to_float32=True),
                                    key='img_path', ann_file=ann_file, skip_broken=True)
         assert (pipeline[1]['key'], pipeline[2]) == ('seg_map_path', dict(type='Pack'))

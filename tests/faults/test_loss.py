@@ -31,8 +31,8 @@ def test_counts_in_a_row(runner):
     with pytest.raises(UserError) as stop:
         give(hook, runner, -inf)
     message = str(stop.value)
-    assert '3 losses in a row were NaN or infinite; the first such loss was that of iteration 5 (its batch: 5.jpg, 5.jpg)'\
-        in message
+    assert message.startswith('training stopped: 3 losses in a row were NaN or infinite; the first such loss was that '
+                              'of iteration 5 (its batch: 5.jpg, 5.jpg). ')
     assert f'The last whole checkpoint is {runner.work_dir}/epoch_1.pth; --resume goes on from it' in message
     for advice in ('lower learning rate', 'optim_wrapper.clip_grad', '--amp', 'look at these files'):
         assert advice in message
@@ -45,7 +45,7 @@ def test_no_checkpoint_of_weights_that_are_lost(runner, value):
     runner.model.register_buffer('mask', torch.tensor(-float('inf')))  # as attention masks are
     hook.before_save_checkpoint(runner, {})
     runner.model.weight.data[0, 1] = value
-    with pytest.raises(UserError, match='weights became NaN or infinite .weight.*no checkpoint is written at iteration 1'):
+    with pytest.raises(UserError, match='weights became NaN or infinite .weight.*no checkpoint is written at '):
         hook.before_save_checkpoint(runner, {})
     runner.model.weight.data[0, 1] = 0
     runner.model.mask.fill_(float('nan'))
