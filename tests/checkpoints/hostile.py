@@ -63,7 +63,8 @@ def mutate(data, draw):
         elif kind == 7:  # a size in the header of a record, of the whole or of safetensors
             mark = data.find(draw.choice((b'PK\1\2', b'PK\3\4', b'PK\5\6', b'PK\6\6')), at)
             start = max(mark, 0) + draw.randrange(48)
-            data[start:start + 4] = struct.pack('<I', draw.choice((0, 1, 2 ** 31, 2 ** 32 - 1, draw.randrange(2 ** 20))))
+            size = draw.choice((0, 1, 2 ** 31, 2 ** 32 - 1, draw.randrange(2 ** 20)))
+            data[start:start + 4] = size.to_bytes(4, 'little')
         else:
             data[at:at + length], data[to:to + length] = data[to:to + length], data[at:at + length]
     return bytes(data)

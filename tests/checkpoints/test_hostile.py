@@ -7,7 +7,7 @@ import zipfile
 import pytest
 import torch
 from mmengine.config import Config
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from mmmambavision.checkpoints.files import read_checkpoint
 from mmmambavision.errors import UserError
@@ -67,8 +67,8 @@ def test_every_bit_of_a_weight_counts(tmp_path):
     data = bytearray((tmp_path / 'a.safetensors').read_bytes())
     data[-1] ^= 128
     (tmp_path / 'a.safetensors').write_bytes(data)
-    assert read_checkpoint(tmp_path / 'a.safetensors')['weight'][-1] == -99
-    assert torch.equal(read_checkpoint(tmp_path / 'a.safetensors')['weight'], load_file(tmp_path / 'a.safetensors')['weight'])
+    expected = torch.cat([torch.arange(99.), torch.tensor([-99.])])
+    assert torch.equal(read_checkpoint(tmp_path / 'a.safetensors')['weight'], expected)
 
 
 @pytest.mark.parametrize('damage', ['cut', 'flip'])

@@ -34,7 +34,7 @@ def test_memory(tmp_path):
 
 
 @pytest.mark.parametrize('text, means', [
-    ('DataLoader worker (pid 12) is killed by signal: Killed. ', 'process 12, is killed by signal: Killed: as a rule'),
+    ('DataLoader worker (pid 12) is killed by signal: Killed. ', 'process 12, was ended by a signal: Killed: as'),
     ('DataLoader worker (pid(s) 12, 13) exited unexpectedly', 'process 12, 13, exited unexpectedly: as a rule'),
     ('DataLoader worker (pid 12) is killed by signal: Bus error. It is possible that', '/dev/shm is full')])
 def test_workers(text, means, tmp_path):

@@ -41,11 +41,12 @@ def sentence_of(error):
         return (f'the GPU has too little memory ({text.split(". ")[0]}): a smaller train_dataloader.batch_size with '
                 '--auto-scale-lr, --amp, and model.backbone.with_cp=True, which computes activations twice, need less')
     if worker := WORKER.search(text):
-        if 'Bus error' in worker[2]:
-            return (f'a data loader\'s worker, process {worker[1]}, {worker[2].strip()}: /dev/shm is full; give the '
-                    'container more (docker run --shm-size=8g), or set train_dataloader.num_workers lower')
-        return (f'a data loader\'s worker, process {worker[1]}, {worker[2].strip()}: as a rule the memory ran out and '
-                'the system killed it; set train_dataloader.num_workers and val_dataloader.num_workers lower')
+        ended = worker[2].strip().replace('is killed by signal: ', 'was ended by a signal: ')
+        if 'Bus error' in ended:
+            return (f"a data loader's worker, process {worker[1]}, {ended}: /dev/shm is full; give the container more "
+                    '(docker run --shm-size=8g), or set train_dataloader.num_workers lower')
+        return (f"a data loader's worker, process {worker[1]}, {ended}: as a rule the memory ran out and the system "
+                'killed it; set train_dataloader.num_workers and val_dataloader.num_workers lower')
     if 'Cannot find valid image after' in text:
         return ('of very many images in a row not one could be read, as warnings above say: see that data_root and '
                 'data_prefix of train_dataloader.dataset name the folder of the images')
