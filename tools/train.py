@@ -1,4 +1,5 @@
 """Train a detector or a segmentor: `python tools/train.py CONFIG`; several GPUs: torchrun ... --launcher pytorch."""
+import copy
 import logging
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from mmmambavision.openmmlab.configs import (
 )
 from mmmambavision.openmmlab.training import explained, hold, make_safe
 from mmmambavision.openmmlab.training.checkpoints import checkpoints, latest_checkpoint
+from mmmambavision.openmmlab.training.images import name_unreadable_files
 from mmmambavision.terminal import run
 
 WEIGHTS_KEYS = {'init_cfg', 'pretrained'}  # of a backbone, the second in released configs
@@ -124,7 +126,10 @@ def use_own_data(cfg, args):
         cfg, args.data, dict(train=args.train_json, val=args.val_json), args.images, quiet=not first)
     if first:
         picture = Path(cfg.work_dir, 'samples.jpg')
-        own_data.draw_samples(cfg, picture)
+        safe = copy.deepcopy(cfg)  # of which nothing stays
+        name_unreadable_files(safe)
+        with explained(cfg.work_dir):
+            own_data.draw_samples(safe, picture)
         changes.append(f'samples of the training data, as the network sees them: {picture}')
     lr, base = cfg.optim_wrapper.optimizer.lr, cfg.auto_scale_lr.base_batch_size
     batch = cfg.train_dataloader.batch_size * world_size(cfg)

@@ -1,4 +1,6 @@
 """Images and label maps that cannot be read, in the middle of a training."""
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -133,8 +135,15 @@ def test_no_image_that_can_be_read_ends_the_training(tmp_path):
 
 
 def test_workers_name_a_file_once_together(step, tmp_path, logged):
-    """Of what one process named, another that was forked knows."""
+    """What a forked process named, the others know."""
     skipping = step(skip_broken=True)
-    assert skipping.named.is_shared() and torch.count_nonzero(skipping.named) == 0
-    skipping(dict(img_path=str(tmp_path / 'none.jpg')))
-    assert torch.count_nonzero(skipping.named) == 1
+    assert skipping.named.is_shared()
+    before = torch.count_nonzero(skipping.named)
+    if pid := os.fork():
+        assert os.waitpid(pid, 0)[1] == 0
+    else:
+        skipping(dict(img_path=str(tmp_path / 'none.jpg')))
+        os._exit(0)
+    assert torch.count_nonzero(step(skip_broken=True).named) == before + 1
+    assert skipping(dict(img_path=str(tmp_path / 'none.jpg'))) is None
+    assert not any('cannot be read' in line for line in logged)

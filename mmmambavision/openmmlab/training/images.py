@@ -1,6 +1,7 @@
 """Files of a training set that cannot be read: named, and skipped where that is asked for."""
 import logging
 import zlib
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -37,8 +38,7 @@ class ReadWhole(BaseTransform):
         self.key = key
         self.skip_broken = skip_broken
         self.ann_file = ann_file
-        # Workers tell one another what they named, by the path's checksum.
-        self.named = torch.zeros(1 << 20, dtype=torch.bool).share_memory_() if skip_broken else None
+        self.named = names_given() if skip_broken else None
 
     def transform(self, results):
         path = results.get(self.key)
@@ -68,6 +68,12 @@ class ReadWhole(BaseTransform):
 
     def __repr__(self):
         return f'{type(self).__name__}({self.step!r}, key={self.key!r}, skip_broken={self.skip_broken})'
+
+
+@cache
+def names_given():
+    """Whether a file was named, by its path's checksum, in memory that this process and its workers share."""
+    return torch.zeros(1 << 20, dtype=torch.bool).share_memory_()
 
 
 def fault(path):
