@@ -127,7 +127,7 @@ def pickles(canary):
         name('posix mkdir') + string(canary) + b'\x85R', name('os mkdir') + string(canary) + b'\x85R',
         name('builtins eval') + run + b'\x85R', name('__builtin__ eval') + run + b'\x85R',
         string('builtins') + string('eval') + b'\x93' + run + b'\x85R',  # STACK_GLOBAL
-        b'(' + name('builtins eval')[1:] .join((b'i', b'')) + run + b'o',  # INST
+        b'(' + run + b'i' + name('builtins eval')[1:],  # INST
         b'(' + name('builtins eval') + run + b'o',  # OBJ
         name('argparse Namespace') + b')R}' + string('__class__') + name('builtins eval') + b'sb',  # BUILD
         name('builtins getattr') + name('builtins object') + string('__subclasses__') + b'\x86R)R',

@@ -4,8 +4,7 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
+import time
 
 import pytest
 
@@ -14,32 +13,34 @@ from mmmambavision.openmmlab.training import lock
 
 from .tiny import Process, command, prepare, train
 
-HOLDER = """
-import os, sys, time
-from mmmambavision.openmmlab.training.lock import hold
-hold(sys.argv[1])
-pid = os.fork()
-if pid:
-    print(pid, flush=True)
-time.sleep(60)
-"""
+
+def hold_in_a_process(work_dir):
+    """Process ids of a process that holds the lock and of a child that it forked then; both wait to be killed."""
+    read, write = os.pipe()
+    if holder := os.fork():
+        return holder, int(os.read(read, 20))
+    lock.hold(work_dir)
+    child = os.fork()
+    if child:
+        os.write(write, str(child).encode())
+    time.sleep(60)
+    os._exit(0)
 
 
 def test_the_second_names_the_first_and_its_children_hold_nothing(tmp_path):
-    holder = subprocess.Popen([sys.executable, '-c', HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    child = int(holder.stdout.readline())
+    holder, child = hold_in_a_process(tmp_path)
     try:
         with pytest.raises(UserError) as refused:
             lock.hold(tmp_path)
         assert str(refused.value) == (
-            f'{tmp_path} is in use by another training, process {holder.pid} on {socket.gethostname()}: wait until it '
+            f'{tmp_path} is in use by another training, process {holder} on {socket.gethostname()}: wait until it '
             'ends, or give this one a folder of its own with --work-dir')
-        holder.kill()
-        holder.wait()
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
         os.kill(child, 0)  # it lives
         lock.hold(tmp_path)
         lock.hold(tmp_path)  # the holder itself may ask again
-        assert str(os.getpid()) in (tmp_path / '.lock').read_text()
+        assert (tmp_path / '.lock').read_text() == f'process {os.getpid()} on {socket.gethostname()}\n'
     finally:
         os.kill(child, signal.SIGKILL)
 
