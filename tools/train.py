@@ -1,12 +1,12 @@
 """Train a detector or a segmentor: `python tools/train.py CONFIG`; several GPUs: torchrun ... --launcher pytorch."""
+import copy
 import logging
 from pathlib import Path
 
-from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmmambavision.checkpoints.files import load_checkpoint, read_checkpoint
+from mmmambavision.checkpoints.files import load_checkpoint
 from mmmambavision.errors import UnreachableError, UserError
 from mmmambavision.openmmlab import own_data
 from mmmambavision.openmmlab.amp import use_amp
@@ -18,6 +18,9 @@ from mmmambavision.openmmlab.configs import (
     process_rank,
     world_size,
 )
+from mmmambavision.openmmlab.training import explained, hold, make_safe
+from mmmambavision.openmmlab.training.checkpoints import checkpoints, latest_checkpoint
+from mmmambavision.openmmlab.training.images import name_unreadable_files
 from mmmambavision.terminal import run
 
 WEIGHTS_KEYS = {'init_cfg', 'pretrained'}  # of a backbone, the second in released configs
@@ -35,6 +38,8 @@ def parse_args(argv=None):
                         help='scale the learning rate with the batch size over all processes')
     parser.add_argument('--weights', metavar='CHECKPOINT',
                         help='start from a whole detector or segmentor, but for the layers of other classes')
+    parser.add_argument('--skip-broken-images', action='store_true',
+                        help='train on other images in the place of those that cannot be read, which the log names')
     data = parser.add_argument_group('your own data (docs/your_data.md)')
     data.add_argument('--data', metavar='FOLDER',
                       help="train on it: COCO's format, or images and label maps; implies --auto-scale-lr")
@@ -47,6 +52,8 @@ def parse_args(argv=None):
 def apply_options(cfg, args):
     if args.amp:
         use_amp(cfg)
+    if args.skip_broken_images:
+        cfg.skip_broken_images = True
     if args.auto_scale_lr or has_own_data(args):
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise UserError('--auto-scale-lr, which --data implies, needs auto_scale_lr = dict(base_batch_size=...) in '
@@ -63,25 +70,6 @@ def apply_options(cfg, args):
     if not args.resume and not resume and checkpoints(cfg.work_dir):
         raise UserError(f'{cfg.work_dir} holds the checkpoints of an earlier run: --resume goes on with it, --work-dir '
                         'NEW_FOLDER leaves it alone')
-
-
-def checkpoints(work_dir):
-    """Paths of the checkpoints in a work dir, the last one first."""
-    files = [f for pattern in ('epoch_*.pth', 'iter_*.pth') for f in Path(work_dir).glob(pattern)]
-    return sorted(files, key=lambda f: f.stat().st_mtime, reverse=True)
-
-
-def latest_checkpoint(work_dir):
-    """The last checkpoint in a work dir that can be read; one half written when its process was
-    killed is passed over."""
-    for path in checkpoints(work_dir):
-        try:
-            read_checkpoint(path)
-            return str(path)
-        except UserError as error:
-            print_log(f'passed over: {error}')
-    print_log(f'nothing to resume from in {work_dir}: training starts at the beginning')
-    return None
 
 
 def check_weights(cfg):
@@ -138,7 +126,10 @@ def use_own_data(cfg, args):
         cfg, args.data, dict(train=args.train_json, val=args.val_json), args.images, quiet=not first)
     if first:
         picture = Path(cfg.work_dir, 'samples.jpg')
-        own_data.draw_samples(cfg, picture)
+        safe = copy.deepcopy(cfg)  # of which nothing stays
+        name_unreadable_files(safe)
+        with explained(cfg.work_dir):
+            own_data.draw_samples(safe, picture)
         changes.append(f'samples of the training data, as the network sees them: {picture}')
     lr, base = cfg.optim_wrapper.optimizer.lr, cfg.auto_scale_lr.base_batch_size
     batch = cfg.train_dataloader.batch_size * world_size(cfg)
@@ -149,6 +140,8 @@ def use_own_data(cfg, args):
 def main(argv=None):
     args = parse_args(argv)
     cfg = load_config(args)
+    if process_rank(cfg) == 0:
+        hold(cfg.work_dir)
     apply_options(cfg, args)
     warnings, changes = use_own_data(cfg, args) if has_own_data(args) else ([], [])
     fit_to_machine(cfg)
@@ -159,13 +152,15 @@ def main(argv=None):
         hook, taken = own_data.start_from(cfg, args.weights)
         changes += taken
     check_weights(cfg)
+    make_safe(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     for level, sentences in ((logging.INFO, changes), (logging.WARNING, warnings)):
         for sentence in sentences:
             runner.logger.log(level, sentence)
     if hook:
         runner.register_hook(hook)
-    runner.train()
+    with explained(cfg.work_dir):
+        runner.train()
 
 
 if __name__ == '__main__':

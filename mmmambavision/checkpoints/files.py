@@ -1,10 +1,11 @@
 """A path, URL or hf:// name to the contents of a checkpoint, without running what a pickle may contain."""
 import argparse
 import hashlib
+import io
 import os
 import pathlib
-import pickle
 import re
+import zipfile
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from filelock import FileLock
 
 from ..errors import UnreachableError, UserError
+from .pickles import check_pickle
 
 SUFFIXES = ('.safetensors', '.pth.tar', '.pth', '.pt')
 
@@ -123,6 +125,9 @@ def _from_hf(name):
 def read_checkpoint(path, map_location='cpu'):
     """The contents of a checkpoint file: `.safetensors`, or anything that `torch.save` wrote.
 
+    The checksums of a zip file, which torch has written since its version 1.6, are compared with its contents; the
+    other forms have none, so that a changed weight in them is not seen.
+
     Args:
         path: the file.
         map_location: as of `torch.load`: a device, a dict or a function.
@@ -138,8 +143,9 @@ def read_checkpoint(path, map_location='cpu'):
     try:
         if path.suffix == '.safetensors':
             return _read_safetensors(path, map_location)
+        _check_before_unpickling(path)
         return torch.load(path, map_location=map_location, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, UnicodeDecodeError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever a reader of zip files, of pickles or of tensors stumbles over
         found = re.search(r'GLOBAL (\S+(?:\(.*?\))?) (?:was not an allowed|whose module)', str(error))
         if found:
             raise UserError(
@@ -148,6 +154,31 @@ def read_checkpoint(path, map_location='cpu'):
                 f'torch.serialization.add_safe_globals([{found[1].split(".")[-1]}]). If you trust the author, save the '
                 'weights alone where the file can be loaded: torch.save(checkpoint["state_dict"], ...)') from None
         raise UserError(f'{path} is not a checkpoint, or it is damaged or half written: {_first_line(error)}') from None
+
+
+def _check_before_unpickling(path):
+    """See that a file of `torch.save` is whole, and that reading it takes no more memory than its size allows for.
+
+    Raises:
+        ValueError: what is wrong; zipfile and pickletools raise others.
+    """
+    with open(path, 'rb') as file:
+        if file.read(4) != b'PK\x03\x04':
+            file.seek(0)
+            for _ in range(5):  # of the form before: magic number, version, system, contents, names of storages
+                check_pickle(file)
+            return
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        if sum(record.file_size for record in records) > path.stat().st_size:
+            raise ValueError('it declares more contents than it holds')
+        if len({record.filename.lower() for record in records}) < len(records):  # all alike to torch's reader
+            raise ValueError('it holds two records of one name')
+        if damaged := archive.testzip():
+            raise ValueError(f'the checksum of its record {damaged} is another than when it was written')
+        for record in records:
+            if record.filename.lower().endswith('data.pkl'):
+                check_pickle(io.BytesIO(archive.read(record)))
 
 
 def _read_safetensors(path, map_location):

@@ -1,0 +1,69 @@
+"""A training whose loss is no number any more ends, and leaves no checkpoint of it."""
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+
+from ...errors import UserError
+from .errors import way_on
+
+
+@HOOKS.register_module()
+class InvalidLossHook(Hook):
+    """Stop at losses that are NaN or infinite, and before a checkpoint of weights that are.
+
+    A single one is harmless where a gradient scaler skips its step; in float32 the weights are lost at once and all
+    losses after it are NaN, too.
+
+    Args:
+        patience (int): number of such losses in a row that stop the training.
+
+    Raises:
+        UserError: in training; names the iteration, the files of its batch and the last whole checkpoint.
+    """
+    priority = 'LOW'  # after the log was written, before a checkpoint is
+
+    def __init__(self, patience=3):
+        self.patience = patience
+        self.count = 0
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        loss = (outputs or {}).get('loss')
+        if loss is None or torch.isfinite(torch.as_tensor(loss)).all():
+            self.count = 0
+            return
+        if self.count == 0:
+            self.first = f'iteration {runner.iter + 1}{files(data_batch)}'
+        self.count += 1
+        if self.count >= self.patience:
+            self.stop(runner, f'{self.count} losses in a row were NaN or infinite')
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        bad = [name for name, weights in model.named_parameters() if not torch.isfinite(weights).all()]
+        bad += [name for name, values in model.named_buffers() if torch.isnan(values).any()]
+        if bad:
+            self.stop(runner, f'weights became NaN or infinite ({bad[0]} and {len(bad) - 1} more), so no checkpoint is '
+                              f'written at iteration {runner.iter + 1}')
+
+    def stop(self, runner, what):
+        first = f'; the first such loss was that of {self.first}' if self.count else ''
+        raise UserError(
+            f'training stopped: {what}{first}. {way_on(runner.work_dir)}. Try a lower learning rate '
+            '(optim_wrapper.optimizer.lr), clipped gradients (optim_wrapper.clip_grad.max_norm), float32 in the place '
+            'of --amp, and look at these files and their annotations')
+
+
+def files(data_batch):
+    """The images of a batch, as the end of a sentence."""
+    samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else None
+    paths = [str(path) for sample in samples or () if (path := getattr(sample, 'img_path', None))]
+    return f' (its batch: {", ".join(paths)})' if paths else ''
+
+
+def stop_at_invalid_loss(cfg):
+    """Add the hook to a config that does not name it."""
+    hooks = cfg.get('custom_hooks') or []
+    if not any(str(hook.get('type')).endswith('InvalidLossHook') and hook['type'] != 'CheckInvalidLossHook'
+               for hook in hooks if isinstance(hook, dict)):
+        cfg.custom_hooks = [*hooks, dict(type='InvalidLossHook')]

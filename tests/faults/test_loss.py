@@ -1,0 +1,80 @@
+"""Losses that are no numbers any more."""
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmmambavision.checkpoints.files import read_checkpoint
+from mmmambavision.errors import UserError
+from mmmambavision.openmmlab.training import InvalidLossHook, make_safe
+
+from .tiny import prepare, train
+
+
+@pytest.fixture
+def runner(tmp_path):
+    torch.save(dict(state_dict={}), tmp_path / 'epoch_1.pth')
+    return SimpleNamespace(iter=0, work_dir=str(tmp_path), model=torch.nn.Linear(2, 2))
+
+
+def give(hook, runner, *losses):
+    for loss in losses:
+        sample = SimpleNamespace(img_path=f'{runner.iter + 1}.jpg')
+        hook.after_train_iter(runner, 0, dict(data_samples=[sample, sample]), dict(loss=torch.tensor(loss)))
+        runner.iter += 1
+
+
+def test_counts_in_a_row(runner):
+    hook, nan, inf = InvalidLossHook(patience=3), float('nan'), float('inf')
+    give(hook, runner, 1., nan, inf, 2., nan, nan)
+    with pytest.raises(UserError) as stop:
+        give(hook, runner, -inf)
+    message = str(stop.value)
+    assert message.startswith('training stopped: 3 losses in a row were NaN or infinite; the first such loss was that '
+                              'of iteration 5 (its batch: 5.jpg, 5.jpg). ')
+    assert f'The last whole checkpoint is {runner.work_dir}/epoch_1.pth; --resume goes on from it' in message
+    for advice in ('lower learning rate', 'optim_wrapper.clip_grad', '--amp', 'look at these files'):
+        assert advice in message
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_no_checkpoint_of_weights_that_are_lost(runner, value):
+    hook = InvalidLossHook()
+    hook.before_save_checkpoint(runner, {})
+    runner.model.register_buffer('mask', torch.tensor(-float('inf')))  # as attention masks are
+    hook.before_save_checkpoint(runner, {})
+    runner.model.weight.data[0, 1] = value
+    with pytest.raises(UserError, match='weights became NaN or infinite .weight.*no checkpoint is written at '):
+        hook.before_save_checkpoint(runner, {})
+    runner.model.weight.data[0, 1] = 0
+    runner.model.mask.fill_(float('nan'))
+    with pytest.raises(UserError, match='weights became NaN or infinite .mask'):
+        hook.before_save_checkpoint(runner, {})
+
+
+@pytest.mark.parametrize('hooks, added', [
+    (None, True), ([dict(type='CheckInvalidLossHook', interval=5)], True),
+    ([dict(type='InvalidLossHook', patience=7)], False)])
+def test_added_unless_the_config_has_it(hooks, added):
+    cfg = Config(dict(custom_hooks=hooks))
+    make_safe(cfg)
+    assert cfg.custom_hooks == [*(hooks or []), *[dict(type='InvalidLossHook')] * added]
+
+
+@pytest.mark.slow
+def test_a_training_ends_and_its_last_checkpoint_is_good(tmp_path):
+    """The learning rate becomes absurd after four iterations; a checkpoint is written at every second."""
+    config = prepare(tmp_path, iterations=20, every=2)
+    config.write_text(config.read_text() + "\nparam_scheduler = [dict(type='MultiStepLR', milestones=[4], gamma=1e35, "
+                                           "by_epoch=False)]\n")
+    output = train(config, tmp_path / 'work', status=1)
+    assert 'Traceback' not in output and 'error: training stopped' in output
+    left = sorted(path.name for path in (tmp_path / 'work').glob('*.pth'))
+    assert left and f'The last whole checkpoint is {tmp_path}/work/{left[-1]}' in output
+    for name in left:
+        weights = read_checkpoint(tmp_path / 'work' / name)['state_dict'].values()
+        assert all(torch.isfinite(value).all() for value in weights), name
+    output = train(config, tmp_path / 'patient', '--cfg-options', 'default_hooks.checkpoint.interval=100', status=1)
+    assert '3 losses in a row were NaN or infinite; the first such loss was that of iteration' in output
+    assert f'its batch: {tmp_path}/data/images/training/' in output and 'There is no checkpoint yet' in output

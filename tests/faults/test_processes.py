@@ -1,0 +1,94 @@
+"""Processes of a training that die: the others end, with a sentence."""
+import os
+import signal
+import sys
+
+import pytest
+import torch
+
+from mmmambavision.errors import UserError
+from mmmambavision.openmmlab.training import explained
+
+from ..conftest import ROOT, free_port
+from .tiny import Process, command, prepare, ranks
+
+HOUR = 10 ** 6
+
+
+def explanation(error, work_dir):
+    with pytest.raises(UserError) as stop:
+        with explained(work_dir):
+            raise error
+    return str(stop.value)
+
+
+def test_memory(tmp_path):
+    torch.save(dict(state_dict={}), tmp_path / 'iter_8.pth')
+    (tmp_path / 'iter_9.pth').write_bytes(b'half')
+    message = explanation(torch.OutOfMemoryError(
+        'CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB'), tmp_path)
+    assert message.startswith('the GPU has too little memory (CUDA out of memory): ')
+    for option in ('train_dataloader.batch_size', '--auto-scale-lr', '--amp', 'model.backbone.with_cp=True'):
+        assert option in message
+    assert message.endswith(f'The last whole checkpoint is {tmp_path}/iter_8.pth; --resume goes on from it')
+
+
+@pytest.mark.parametrize('text, means', [
+    ('DataLoader worker (pid 12) is killed by signal: Killed. ', 'process 12, was ended by a signal: Killed: as'),
+    ('DataLoader worker (pid(s) 12, 13) exited unexpectedly', 'process 12, 13, exited unexpectedly: as a rule'),
+    ('DataLoader worker (pid 12) is killed by signal: Bus error. It is possible that', '/dev/shm is full')])
+def test_workers(text, means, tmp_path):
+    message = explanation(RuntimeError(text), tmp_path)
+    assert means in message and 'train_dataloader.num_workers' in message
+    assert message.endswith('. There is no checkpoint yet')
+
+
+def test_a_worker_s_sentence_is_all_that_is_said(tmp_path):
+    text = ('Caught UserError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n'
+            '  File "x"\nmmmambavision.errors.UserError: a.jpg cannot be read: it is empty\n')
+    assert explanation(UserError(text), tmp_path) == 'a.jpg cannot be read: it is empty'
+    assert explanation(UserError('as it is: so'), tmp_path) == 'as it is: so'
+
+
+@pytest.mark.parametrize('error', [RuntimeError('Connection closed by peer'), KeyError('x'), AssertionError()])
+def test_other_errors_stay(error, tmp_path):
+    """A connection, too, where there are no other processes."""
+    with pytest.raises(type(error)) as stop:
+        with explained(tmp_path):
+            raise error
+    assert stop.value is error
+
+
+@pytest.mark.slow
+def test_a_killed_worker(tmp_path):
+    config = prepare(tmp_path, iterations=HOUR, every=2)
+    training = Process(command(config, tmp_path / 'work'), tmp_path / 'log')
+    training.wait_for(r'\[ *5/')
+    os.kill(training.children()[0], signal.SIGKILL)
+    output = training.ends(seconds=30)
+    assert 'Traceback' not in output
+    assert "error: a data loader's worker, process" in output and 'The last whole checkpoint is' in output
+
+
+@pytest.mark.slow
+def test_a_killed_process_under_torchrun(tmp_path):
+    config = prepare(tmp_path, iterations=HOUR)
+    agent = Process([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port',
+                     str(free_port()), *command(config, tmp_path / 'work', '--launcher', 'pytorch')[1:]],
+                    tmp_path / 'log')
+    agent.wait_for(r'\[ *3/')
+    rank = next(pid for pid in reversed(agent.children()) if str(ROOT) in open(f'/proc/{pid}/cmdline').read())
+    os.kill(rank, signal.SIGKILL)
+    output = agent.ends(seconds=60)
+    assert 'exitcode' in output and f'pid: {rank}' in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('killed', [0, 1])
+def test_a_killed_process_without_an_agent(killed, tmp_path):
+    both = ranks(prepare(tmp_path, iterations=HOUR), tmp_path / 'work')
+    both[0].wait_for(r'\[ *3/')
+    both[killed].process.kill()
+    output = both[1 - killed].ends(seconds=60)
+    assert 'Traceback' not in output
+    assert f'error: process {1 - killed} of 2 has lost another one' in output and 'There is no checkpoint yet' in output
