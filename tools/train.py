@@ -2,11 +2,10 @@
 import logging
 from pathlib import Path
 
-from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmmambavision.checkpoints.files import load_checkpoint, read_checkpoint
+from mmmambavision.checkpoints.files import load_checkpoint
 from mmmambavision.errors import UnreachableError, UserError
 from mmmambavision.openmmlab import own_data
 from mmmambavision.openmmlab.amp import use_amp
@@ -18,6 +17,8 @@ from mmmambavision.openmmlab.configs import (
     process_rank,
     world_size,
 )
+from mmmambavision.openmmlab.training import make_safe
+from mmmambavision.openmmlab.training.checkpoints import checkpoints, latest_checkpoint
 from mmmambavision.terminal import run
 
 WEIGHTS_KEYS = {'init_cfg', 'pretrained'}  # of a backbone, the second in released configs
@@ -63,25 +64,6 @@ def apply_options(cfg, args):
     if not args.resume and not resume and checkpoints(cfg.work_dir):
         raise UserError(f'{cfg.work_dir} holds the checkpoints of an earlier run: --resume goes on with it, --work-dir '
                         'NEW_FOLDER leaves it alone')
-
-
-def checkpoints(work_dir):
-    """Paths of the checkpoints in a work dir, the last one first."""
-    files = [f for pattern in ('epoch_*.pth', 'iter_*.pth') for f in Path(work_dir).glob(pattern)]
-    return sorted(files, key=lambda f: f.stat().st_mtime, reverse=True)
-
-
-def latest_checkpoint(work_dir):
-    """The last checkpoint in a work dir that can be read; one half written when its process was
-    killed is passed over."""
-    for path in checkpoints(work_dir):
-        try:
-            read_checkpoint(path)
-            return str(path)
-        except UserError as error:
-            print_log(f'passed over: {error}')
-    print_log(f'nothing to resume from in {work_dir}: training starts at the beginning')
-    return None
 
 
 def check_weights(cfg):
@@ -159,6 +141,7 @@ def main(argv=None):
         hook, taken = own_data.start_from(cfg, args.weights)
         changes += taken
     check_weights(cfg)
+    make_safe(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     for level, sentences in ((logging.INFO, changes), (logging.WARNING, warnings)):
         for sentence in sentences:
