@@ -1,5 +1,6 @@
 """Processes of tools/train.py that are killed, asked to end by signals, or get no more space on their disk."""
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -41,16 +42,21 @@ def files(work_dir):
     return {path.name for path in work_dir.glob('*.pth*')}
 
 
-def hook(kind, **arguments):
-    return '--cfg-options', f'custom_hooks={[dict(type=kind, **arguments)]}'.replace(' ', '')
+def faulty(config, *hooks, work_dir=None):
+    """The config with hooks of tests/faults/hooks.py, or others."""
+    number = len(list(config.parent.glob('*.py')))
+    path = config.with_name(f'faulty_{number}.py')
+    path.write_text(f"_base_ = '{config.name}'\ncustom_hooks = {[*hooks]}\nwork_dir = {str(work_dir or '')!r} or None")
+    return path
 
 
 def test_killed_in_training_and_in_a_checkpoints_write(config, uninterrupted, tmp_path):
     """The checkpoint before is there still, though one alone is kept, and the half written one is passed over."""
     work_dir = tmp_path / 'work_dir'
-    train(config, work_dir, *hook('KillInWrite', name='epoch_2.pth'), status=-signal.SIGKILL)
+    train(faulty(config, dict(type='KillInWrite', name='epoch_2.pth')), work_dir, status=-signal.SIGKILL)
     assert files(work_dir) == {'epoch_1.pth', 'epoch_2.pth.part'} and len(losses(work_dir)) == 8
-    output = train(config, work_dir, '--resume', *hook('SignalAt', iteration=7, name='SIGKILL'), status=-signal.SIGKILL)
+    killed = faulty(config, dict(type='SignalAt', iteration=7, name='SIGKILL'))
+    output = train(killed, work_dir, '--resume', status=-signal.SIGKILL)
     assert 'resumed epoch: 1, iter: 4' in output and files(work_dir) == {'epoch_1.pth', 'epoch_2.pth.part'}
     train(config, work_dir, '--resume')
     same(work_dir, uninterrupted)
@@ -59,17 +65,45 @@ def test_killed_in_training_and_in_a_checkpoints_write(config, uninterrupted, tm
 
 def test_signals_as_slurm_sends_them(config, uninterrupted, tmp_path):
     """SIGTERM, and in the next job SIGUSR1, to all processes of a job, data loaders' workers among them."""
-    work_dir, with_workers = tmp_path / 'work_dir', ['train_dataloader.num_workers=2']
-    output = train(config, work_dir, *hook('SignalAt', iteration=6, to='group'), *with_workers, status=75)
+    work_dir, with_workers = tmp_path / 'work_dir', ['--cfg-options', 'train_dataloader.num_workers=2']
+    fault = dict(type='SignalAt', iteration=6, to='group')
+    output = train(faulty(config, fault), work_dir, *with_workers, status=75)
     path = work_dir / 'interrupted.pth'
     assert f'ended by SIGTERM after iteration 6: the same command with --resume goes on from {path}' in output
     assert 'Traceback' not in output and files(work_dir) == {'epoch_1.pth', path.name}
     meta = read_checkpoint(path)['meta']
     assert (meta['epoch'], meta['iter'], meta['batches_of_epoch']) == (1, 6, [2, 4])
-    output = train(config, work_dir, '--resume', *hook('SignalAt', iteration=7, name='SIGUSR1', to='group'),
-                   *with_workers, status=75)
-    assert 'resumed epoch: 1, iter: 6' in output and 'ended by SIGUSR1 after iteration 7' in output
+    fault.update(iteration=8, name='SIGUSR1')
+    output = train(faulty(config, fault), work_dir, '--resume', *with_workers, status=75)
+    assert 'resumed epoch: 1, iter: 6' in output and 'ended by SIGUSR1 after iteration 8' in output
     train(config, work_dir, '--resume')
+    same(work_dir, uninterrupted)
+
+
+SRUN = """#!/bin/bash
+for word in "$@"; do
+    case "$word" in --launcher | slurm) ;; python) command+=("$PYTHON") ;; *) command+=("$word") ;; esac
+done
+exec "${command[@]}"
+"""
+
+
+def test_the_script_for_slurm(config, uninterrupted, tmp_path):
+    """As docs/reliability.md has it, with an srun that starts one process of no launcher: two jobs."""
+    work_dir = tmp_path / 'work_dir'
+    script = re.search(r'```shell\n(#!/bin/bash.*?)```', (ROOT / 'docs/reliability.md').read_text(), re.DOTALL)[1]
+    for name, text in dict(srun=SRUN, scontrol=f'#!/bin/bash\necho "$@" >> {tmp_path}/requeued', job=script).items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    fault = faulty(config, dict(type='SignalAt', iteration=6, name='SIGUSR1', to='parent'), work_dir=work_dir)
+    environment = dict(PATH=f'{tmp_path}:{os.environ["PATH"]}', PYTHON=sys.executable, CONFIG=str(fault),
+                       SLURM_JOB_ID='123')
+    output = Process(['bash', str(tmp_path / 'job')], tmp_path / 'first.log', **environment).ends(75, 120)
+    assert 'training starts at the beginning' in output and 'ended by SIGUSR1 after iteration' in output
+    assert (tmp_path / 'requeued').read_text() == 'requeue 123\n'
+    assert 'resumed epoch: 1' in Process(
+        ['bash', str(tmp_path / 'job')], tmp_path / 'second.log', **environment).ends(0, 120)
+    assert (tmp_path / 'requeued').read_text() == 'requeue 123\n'
     same(work_dir, uninterrupted)
 
 
@@ -78,9 +112,8 @@ def test_a_signal_in_a_validation(config, uninterrupted, tmp_path):
     work_dir = tmp_path / 'work_dir'
     often = ['train_cfg.val_interval=1', 'train_cfg.val_begin=1']
     average, fault = dict(type='EMAHook', momentum=.1), dict(type='SignalAt', iteration=4, validation=True)
-    hooks = f'custom_hooks={[average, fault]}'.replace(' ', '')
-    output = train(config, work_dir, '--cfg-options', *often, hooks, status=75)
-    assert 'ended by SIGTERM after iteration 4' in output and 'bbox_mAP' not in output
+    output = train(faulty(config, average, fault), work_dir, '--cfg-options', *often, status=75)
+    assert 'ended by SIGTERM after iteration 4' in output and 'bbox_mAP: ' not in output
     regular, interrupted = (read_checkpoint(work_dir / name) for name in ('epoch_1.pth', 'interrupted.pth'))
     for part in ('state_dict', 'ema_state_dict'):
         for key, value in regular[part].items():
@@ -96,7 +129,8 @@ def test_before_the_first_iteration_and_a_second_signal(config, tmp_path):
     os.kill(early.pid, signal.SIGUSR1)
     assert 'ended by SIGUSR1 before the first iteration: the same command starts again' in early.ends(75)
     assert not files(tmp_path / 'early')
-    stuck = Process(command(config, tmp_path / 'stuck', *hook('Stuck', iteration=2)), tmp_path / 'stuck.log')
+    fault = faulty(config, dict(type='Stuck', iteration=2))
+    stuck = Process(command(fault, tmp_path / 'stuck'), tmp_path / 'stuck.log')
     stuck.wait_for('stuck')
     os.kill(stuck.pid, signal.SIGTERM)
     time.sleep(6)
@@ -113,12 +147,10 @@ def disk_full(work_dir, output, reason):
     assert files(work_dir) == {'epoch_1.pth'}
 
 
-def test_a_quota(config, uninterrupted, tmp_path):
+def test_a_quota(config, tmp_path):
     work_dir = tmp_path / 'work_dir'
-    output = train(config, work_dir, *hook('Quota', name='epoch_2.pth', size=100_000), status=1)
+    output = train(faulty(config, dict(type='Quota', name='epoch_2.pth', size=100_000)), work_dir, status=1)
     disk_full(work_dir, output, 'File too large')
-    train(config, work_dir, '--resume')
-    same(work_dir, uninterrupted)
 
 
 def test_a_full_disk(config, uninterrupted, tmp_path):
@@ -126,7 +158,8 @@ def test_a_full_disk(config, uninterrupted, tmp_path):
     work_dir = tmp_path / 'work_dir'
     work_dir.mkdir()
     size = (uninterrupted / 'epoch_3.pth').stat().st_size * 3 // 2
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', work_dir], capture_output=True).returncode:
+    mount = ['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', work_dir]
+    if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip('no file system can be mounted here')
     try:
         output = train(config, work_dir, status=1)
@@ -141,13 +174,13 @@ def test_a_full_disk(config, uninterrupted, tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason='the launcher takes GPUs where there are some')
 def test_two_processes(config, tmp_path):
     """A signal to torchrun alone: both processes end after the same iteration, and go on with the same losses."""
-    def start(name, *options):
+    def start(name, config, *options):
         return Process([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port',
                         str(free_port()), *command(config, tmp_path / name, '--launcher', 'pytorch', *options)[1:]],
                        tmp_path / f'{name}.log')
 
-    start('whole').ends(0, 120)
-    started = start('parts', *hook('SignalAt', iteration=3, to='parent'))
+    start('whole', config).ends(0, 120)
+    started = start('parts', faulty(config, dict(type='SignalAt', iteration=3, to='parent')))
     assert 'ended by SIGTERM after iteration 3' in started.ends(1, 120)
-    start('parts', '--resume').ends(0, 120)
+    start('parts', config, '--resume').ends(0, 120)
     assert len(losses(tmp_path / 'whole')) == 6 and losses(tmp_path / 'parts') == losses(tmp_path / 'whole')

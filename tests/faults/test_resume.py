@@ -33,7 +33,7 @@ def train(config, monkeypatch):
             cfg.log_processor.by_epoch = False
             cfg.param_scheduler = cfg.param_scheduler[:1]
         cfg.launcher, cfg.work_dir = 'none', str(work_dir)
-        cfg.visualizer.name = f'{work_dir} {len(list(work_dir.glob("*")))}'  # one of its own, which writes into its folder
+        cfg.visualizer.name = f'{work_dir} {len(list(work_dir.glob("*")))}'  # one of its own, for its own folder
         monkeypatch.setattr(tool, 'load_config', lambda args: cfg)
         if status is None:
             return tool.main(['a config', *arguments])
@@ -80,7 +80,8 @@ def test_interrupted(loop, interrupted, before, after, train, uninterrupted, tmp
         return dict(train_dataloader__num_workers=1 if number == 'persistent' else number,
                     train_dataloader__persistent_workers=number == 'persistent')
 
-    train(tmp_path, status=75, custom_hooks=[dict(type='SignalAt', iteration=interrupted)], **workers(before), **options)
+    fault = dict(type='SignalAt', iteration=interrupted)
+    train(tmp_path, status=75, custom_hooks=[fault], **workers(before), **options)
     assert len(losses(tmp_path)) == interrupted
     train(tmp_path, '--resume', **workers(after), **options)
     same(tmp_path, whole, 'epoch_3.pth' if loop == 'epochs' else 'iter_12.pth')
