@@ -2,6 +2,7 @@
 import os
 import resource
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -21,7 +22,8 @@ class SignalAt(Hook):
 
     def _send(self):
         if self.to != 'parent' or get_rank() == 0:
-            os.kill(dict(self=os.getpid(), group=0, parent=os.getppid())[self.to], self.number)
+            receiver = dict(self=os.getpid(), group=-os.getpgid(0), parent=os.getppid())[self.to]
+            subprocess.run(['kill', f'-{self.number.value}', '--', str(receiver)])  # workers see who sent it
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if self.where == 'before_train_iter' and runner.iter + 1 == self.iteration:

@@ -41,8 +41,9 @@ class SignalHook(Hook):
             if number == signal.SIGTERM:
                 _end_by_default(number)
         elif not self.training:
-            print(f'ended by {signal.Signals(number).name} before the first iteration: the same command starts again')
-            raise SystemExit(TRY_AGAIN)
+            print(f'ended by {signal.Signals(number).name} before the first iteration: the same command starts again',
+                  flush=True)
+            os._exit(TRY_AGAIN)  # an exception would be raised anywhere, and be caught by some library
         elif not self.received:
             self.received, self.since = signal.Signals(number).name, time.monotonic()
         elif time.monotonic() - self.since > TOGETHER:
@@ -100,21 +101,22 @@ def _end_by_default(number):
     os.kill(os.getpid(), number)
 
 
+def _wait_for_the_end():
+    """End this process by a SIGTERM of its parent, which is how workers of a data loader are ended."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
 @FUNCTIONS.register_module()
 def init_worker(worker_id, disable_subprocess_warning=False):
-    """Have a data loader's worker outlive the signals that Slurm sends to all processes: training would end with it.
-
-    The second SIGTERM ends it, for torch ends workers so that do not end by themselves, and multiprocessing does after.
-    """
-    received = []
-
-    def pass_over_the_first(number, frame):
-        if received:
-            _end_by_default(number)
-        received.append(number)
-
+    """Have a data loader's worker outlive the signals that Slurm sends to all processes: training would end with it."""
     for number in SIGNALS:
-        signal.signal(number, pass_over_the_first if number == signal.SIGTERM else signal.SIG_IGN)
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, 'sigwaitinfo'):  # Linux's, which says who sent a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_wait_for_the_end, daemon=True).start()
     if disable_subprocess_warning and worker_id != 0:
         warnings.simplefilter('ignore')
 
