@@ -4,6 +4,8 @@ import shutil
 import pytest
 import torch
 
+from mmmambavision.checkpoints.files import read_checkpoint
+
 from ..conftest import load_tool
 from .detector import load, losses, prepare, weights
 
@@ -96,6 +98,10 @@ def test_interrupted(loop, interrupted, before, after, train, uninterrupted, tmp
 def test_from_a_regular_checkpoint(loop, train, uninterrupted, tmp_path):
     whole = reference(train, uninterrupted, loop)
     shutil.copytree(whole, tmp_path / 'again', ignore=shutil.ignore_patterns('*_[238].pth', '*_12.pth', '2*'))
+    path, = (tmp_path / 'again').glob('*.pth')
+    contents = read_checkpoint(path)
+    contents['meta'].pop('batches_of_epoch', None)  # which checkpoints of earlier versions have not
+    torch.save(contents, path)
     train(tmp_path / 'again', '--resume', loop=loop)
     assert losses(tmp_path / 'again') == losses(whole)[4:]
     same_weights(tmp_path / 'again', whole, 'epoch_3.pth' if loop == 'epochs' else 'iter_12.pth')
