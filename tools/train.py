@@ -18,9 +18,8 @@ from mmmambavision.openmmlab.configs import (
     process_rank,
     world_size,
 )
-from mmmambavision.openmmlab.training import explained, hold, make_safe
+from mmmambavision.openmmlab.training import explained, hold, images, make_safe
 from mmmambavision.openmmlab.training.checkpoints import checkpoints, latest_checkpoint
-from mmmambavision.openmmlab.training.images import name_unreadable_files
 from mmmambavision.terminal import run
 
 WEIGHTS_KEYS = {'init_cfg', 'pretrained'}  # of a backbone, the second in released configs
@@ -127,7 +126,7 @@ def use_own_data(cfg, args):
     if first:
         picture = Path(cfg.work_dir, 'samples.jpg')
         safe = copy.deepcopy(cfg)  # of which nothing stays
-        name_unreadable_files(safe)
+        images.put_into(safe)
         with explained(cfg.work_dir):
             own_data.draw_samples(safe, picture)
         changes.append(f'samples of the training data, as the network sees them: {picture}')

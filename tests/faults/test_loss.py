@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from mmmambavision.checkpoints.files import read_checkpoint
 from mmmambavision.errors import UserError
-from mmmambavision.openmmlab.training import InvalidLossHook, make_safe
+from mmmambavision.openmmlab.training.loss import InvalidLossHook, put_into
 
 from .tiny import prepare, train
 
@@ -58,7 +58,7 @@ def test_no_checkpoint_of_weights_that_are_lost(runner, value):
     ([dict(type='InvalidLossHook', patience=7)], False)])
 def test_added_unless_the_config_has_it(hooks, added):
     cfg = Config(dict(custom_hooks=hooks))
-    make_safe(cfg)
+    put_into(cfg)
     assert cfg.custom_hooks == [*(hooks or []), *[dict(type='InvalidLossHook')] * added]
 
 

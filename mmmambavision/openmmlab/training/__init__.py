@@ -1,13 +1,13 @@
-"""What keeps a training safe from bad data, bad losses and a machine that fails."""
+"""What keeps a training safe, as parts that mmengine's registries know; docs/reliability.md is about them."""
+from . import checkpoints, images, loss, resume, signals
 from .errors import explained
-from .images import name_unreadable_files
 from .lock import hold
-from .loss import InvalidLossHook, stop_at_invalid_loss
 
-__all__ = ['InvalidLossHook', 'explained', 'hold', 'make_safe']
+__all__ = ['explained', 'hold', 'make_safe']
 
 
 def make_safe(cfg):
-    """Put into a config what keeps its training safe; whatever the config sets itself stays."""
-    name_unreadable_files(cfg)
-    stop_at_invalid_loss(cfg)
+    """Put hooks, loops, readers and backends into a config that is about to become a Runner; what it sets itself
+    stays."""
+    for part in (images, loss, checkpoints, signals, resume):
+        part.put_into(cfg)

@@ -58,7 +58,8 @@ class ReadWhole(BaseTransform):
         number = zlib.crc32(str(path).encode()) % len(self.named)
         if not self.named[number]:
             self.named[number] = True
-            print_log(f'{sentence}; another image is taken instead', 'current', logging.WARNING)
+            # An error, because ranks other than the first log nothing less.
+            print_log(f'{sentence}; another image is taken instead', 'current', logging.ERROR)
         return None
 
     def wanted_by(self, results):
@@ -112,7 +113,7 @@ def first_scan(jpeg):
     return at
 
 
-def name_unreadable_files(cfg):
+def put_into(cfg):
     """Make the training pipelines of a config name files that they cannot read, and with its `skip_broken_images`
     (the option --skip-broken-images) take others instead."""
     pipelines = [hook.get('switch_pipeline') for hook in cfg.get('custom_hooks') or [] if isinstance(hook, dict)]

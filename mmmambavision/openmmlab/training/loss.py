@@ -61,7 +61,7 @@ def files(data_batch):
     return f' (its batch: {", ".join(paths)})' if paths else ''
 
 
-def stop_at_invalid_loss(cfg):
+def put_into(cfg):
     """Add the hook to a config that does not name it."""
     hooks = cfg.get('custom_hooks') or []
     if not any(str(hook.get('type')).endswith('InvalidLossHook') and hook['type'] != 'CheckInvalidLossHook'

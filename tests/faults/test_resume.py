@@ -1,0 +1,107 @@
+"""A training that was interrupted and resumed has the losses and weights of one that was not, to the last digit."""
+import shutil
+
+import pytest
+import torch
+
+from mmmambavision.checkpoints.files import read_checkpoint
+
+from ..conftest import load_tool
+from .detector import load, losses, prepare, weights
+
+ITERATIONS = dict(train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=12, val_interval=100),
+                  default_hooks__checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=4))
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp('detector'))
+
+
+@pytest.fixture
+def train(config, monkeypatch):
+    """Runs tools/train.py in this process."""
+    for module in ('mmengine.config.config', 'yapf.yapflib.yapf_api'):  # most of the time would go into line breaks
+        monkeypatch.setattr(f'{module}.FormatCode', lambda text, **_: (text, True), raising=False)
+    tool = load_tool('train')
+
+    def run(work_dir, *arguments, status=None, loop='epochs', **options):
+        cfg = load(config, **(ITERATIONS if loop == 'iterations' else {}), **options)
+        if loop == 'iterations':
+            cfg.train_cfg.pop('_delete_', None)
+            cfg.train_cfg.pop('max_epochs', None)
+            cfg.train_cfg.pop('val_begin', None)
+            cfg.train_dataloader.sampler = dict(type=cfg.get('sampler', 'InfiniteSampler'), shuffle=True)
+            cfg.log_processor.by_epoch = False
+            cfg.param_scheduler = cfg.param_scheduler[:1]
+        cfg.launcher, cfg.work_dir = 'none', str(work_dir)
+        cfg.visualizer.name = f'{work_dir} {len(list(work_dir.glob("*")))}'  # one of its own, for its own folder
+        monkeypatch.setattr(tool, 'load_config', lambda args: cfg)
+        if status is None:
+            return tool.main(['a config', *arguments])
+        with pytest.raises(SystemExit) as stop:
+            tool.main(['a config', *arguments])
+        assert stop.value.code == status
+
+    return run
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory):
+    """Work dirs of whole trainings by their kind of loop, made when first asked for."""
+    return {}, tmp_path_factory.mktemp('uninterrupted')
+
+
+def reference(train, uninterrupted, loop, **options):
+    done, folder = uninterrupted
+    if loop not in done:
+        done[loop] = folder / loop
+        train(done[loop], loop=loop.split()[0], default_hooks__checkpoint__max_keep_ckpts=-1, **options)
+    return done[loop]
+
+
+def same(work_dir, other, name):
+    assert len(losses(other)) == 12 and losses(work_dir) == losses(other)
+    same_weights(work_dir, other, name)
+
+
+def same_weights(work_dir, other, name):
+    mine, others = weights(work_dir / name), weights(other / name)
+    assert len(mine) == len(others) > 300
+    for (key, value), (other_key, other_value) in zip(mine, others):
+        assert key == other_key and torch.equal(value, other_value), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('loop, interrupted, before, after', [
+    ('epochs', 4, 1, 2), ('epochs', 7, 2, 'persistent'), ('epochs', 5, 'persistent', 0),
+    ('iterations', 6, 0, 2), ('iterations', 7, 'persistent', 'persistent'), ('iterations DefaultSampler', 6, 1, 0)])
+def test_interrupted(loop, interrupted, before, after, train, uninterrupted, tmp_path):
+    """By a signal, before and in an epoch's middle and at its end, with as many workers before and after."""
+    options = dict(sampler='DefaultSampler') if 'Default' in loop else {}
+    whole = reference(train, uninterrupted, loop, **options)
+    options['loop'] = loop.split()[0]
+
+    def workers(number):
+        return dict(train_dataloader__num_workers=1 if number == 'persistent' else number,
+                    train_dataloader__persistent_workers=number == 'persistent')
+
+    fault = dict(type='SignalAt', iteration=interrupted)
+    train(tmp_path, status=75, custom_hooks=[fault], **workers(before), **options)
+    assert len(losses(tmp_path)) == interrupted
+    train(tmp_path, '--resume', **workers(after), **options)
+    same(tmp_path, whole, 'epoch_3.pth' if loop == 'epochs' else 'iter_12.pth')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('loop', ['epochs', 'iterations'])
+def test_from_a_regular_checkpoint(loop, train, uninterrupted, tmp_path):
+    whole = reference(train, uninterrupted, loop)
+    shutil.copytree(whole, tmp_path / 'again', ignore=shutil.ignore_patterns('*_[238].pth', '*_12.pth', '2*'))
+    path, = (tmp_path / 'again').glob('*.pth')
+    contents = read_checkpoint(path)
+    contents['meta'].pop('batches_of_epoch', None)  # which checkpoints of earlier versions have not
+    torch.save(contents, path)
+    train(tmp_path / 'again', '--resume', loop=loop)
+    assert losses(tmp_path / 'again') == losses(whole)[4:]
+    same_weights(tmp_path / 'again', whole, 'epoch_3.pth' if loop == 'epochs' else 'iter_12.pth')

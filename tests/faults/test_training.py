@@ -1,0 +1,112 @@
+"""What is put into a config, and its parts by themselves."""
+import os
+import random
+import signal
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import DefaultSampler
+
+from mmmambavision.errors import UserError
+from mmmambavision.openmmlab.training import make_safe, signals
+from mmmambavision.openmmlab.training.checkpoints import AtomicBackend, checkpoints, latest_checkpoint
+from mmmambavision.openmmlab.training.resume import SeededBatchSampler, use_earlier_seed
+
+from ..conftest import ROOT
+
+
+@pytest.mark.parametrize('name, loop', [
+    ('cascade_mask_rcnn_mambavision_t', 'Epoch'), ('upernet_mambavision_t', 'Iter'),
+    ('classification/mambavision_demo', 'Epoch')])
+def test_recipes(name, loop):
+    cfg = Config.fromfile(ROOT / 'configs' / f'{name}.py')
+    cfg.work_dir, batch_sampler = 'nowhere', cfg.train_dataloader.get('batch_sampler')
+    make_safe(cfg)
+    assert cfg.train_cfg.type == f'Resumable{loop}BasedTrainLoop' and 'by_epoch' not in cfg.train_cfg
+    assert cfg.train_dataloader.batch_sampler.type == 'SeededBatchSampler'
+    assert cfg.train_dataloader.batch_sampler.batch_sampler == batch_sampler
+    assert cfg.default_hooks.checkpoint.backend_args == dict(backend='atomic')
+    assert {'SignalHook', 'ResumeHook'} <= {hook.type for hook in cfg.custom_hooks}
+    before = cfg.to_dict()
+    make_safe(cfg)  # a config that an earlier run has left in its work dir
+    assert cfg.to_dict() == before
+
+
+def test_what_a_config_sets_itself_stays():
+    own = dict(worker_init_fn=dict(type='mine'), batch_size=2)
+    cfg = Config(dict(
+        work_dir='nowhere', train_cfg=dict(type='MyLoop'), train_dataloader=own, val_dataloader=dict(own),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', out_dir='s3://there')), randomness=dict(seed=5)))
+    before = cfg.to_dict()
+    make_safe(cfg)
+    for key in ('train_cfg', 'train_dataloader', 'val_dataloader', 'default_hooks', 'randomness'):
+        assert cfg.to_dict()[key] == before[key], key
+
+
+def test_the_seed_of_the_earlier_run(tmp_path):
+    torch.save(dict(state_dict={}, meta=dict(seed=17)), tmp_path / 'epoch_1.pth')
+    for own, expected in ((None, 17), (3, 3)):
+        cfg = Config(dict(resume=True, load_from=str(tmp_path / 'epoch_1.pth'), randomness=dict(seed=own)))
+        use_earlier_seed(cfg)
+        assert cfg.randomness.seed == expected
+
+
+def numbers(sampler):
+    """Indices of all batches, each with what is drawn for it."""
+    return [[(index, random.random(), np.random.rand(), torch.rand(1).item()) for index in batch] for batch in sampler]
+
+
+def test_batches():
+    sampler = SeededBatchSampler(DefaultSampler(range(10), seed=1), 3)
+    assert len(sampler) == 4 and numbers(sampler) == []
+    sampler.start(7, 100, 0)
+    whole = numbers(sampler)
+    assert sorted(index for batch in whole for index, *_ in batch) == list(range(10))
+    assert len({drawn for batch in whole for _, *drawn in batch for drawn in drawn}) == 30
+    assert [index for index, *_ in whole[0]] == torch.randperm(10, generator=torch.manual_seed(1))[:3].tolist()
+    sampler.start(7, 102, 2)
+    assert numbers(sampler) == whole[2:]
+    assert [[index for index, *_ in batch] for batch in numbers(sampler)] == [
+        [index for index, *_ in batch] for batch in whole]
+    sampler.start(8, 100, 0)
+    assert numbers(sampler)[0][0][1:] != whole[0][0][1:]
+
+
+def test_files_are_whole(tmp_path, monkeypatch):
+    first, second = tmp_path / 'a' / 'epoch_1.pth', tmp_path / 'a' / 'epoch_2.pth'
+    AtomicBackend().put(b'one', first)
+    AtomicBackend().remove(first)
+    assert first.read_bytes() == b'one'
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'fsync', lambda _: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+        with pytest.raises(UserError, match='epoch_2.pth could not be written: No space left on device. Make space; '
+                                            'the last whole checkpoint is .*epoch_1.pth, and --resume goes on from it'):
+            AtomicBackend().put(b'two', second)
+        with pytest.raises(UserError, match='there is no earlier checkpoint, so training starts anew'):
+            AtomicBackend().put(b'two', tmp_path / 'b' / 'epoch_1.pth')
+    assert os.listdir(first.parent) == [first.name] and not os.listdir(tmp_path / 'b')
+    AtomicBackend().put(b'two', second)
+    assert os.listdir(first.parent) == [second.name]
+    AtomicBackend().remove(second)
+    AtomicBackend().put(b'three', second)
+    assert second.read_bytes() == b'three'
+
+
+def test_the_last_checkpoint(tmp_path):
+    for number, name in enumerate(('epoch_2.pth', 'interrupted.pth', 'epoch_3.pth', 'epoch_4.pth.part')):
+        torch.save({}, tmp_path / name)
+        os.utime(tmp_path / name, (number, number))
+    assert [path.name for path in checkpoints(tmp_path)] == ['epoch_3.pth', 'interrupted.pth', 'epoch_2.pth']
+    (tmp_path / 'epoch_3.pth').write_bytes(b'half')
+    os.utime(tmp_path / 'epoch_3.pth', (9, 9))
+    assert latest_checkpoint(tmp_path) == str(tmp_path / 'interrupted.pth')
+
+
+def test_handlers_are_given_back():
+    before = [signal.getsignal(number) for number in signals.SIGNALS]
+    hook = signals.SignalHook()
+    assert [signal.getsignal(number) for number in signals.SIGNALS] != before
+    hook.after_run(None)
+    assert [signal.getsignal(number) for number in signals.SIGNALS] == before
