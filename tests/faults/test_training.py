@@ -11,7 +11,7 @@ from mmengine.dataset import DefaultSampler
 
 from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.training import make_safe, signals
-from mmmambavision.openmmlab.training.checkpoints import AtomicBackend, checkpoints, latest_checkpoint
+from mmmambavision.openmmlab.training.checkpoints import AtomicBackend, checkpoints, latest_checkpoint, put_into
 from mmmambavision.openmmlab.training.resume import SeededBatchSampler, use_earlier_seed
 
 from ..conftest import ROOT
@@ -47,10 +47,19 @@ def test_what_a_config_sets_itself_stays():
 
 def test_the_seed_of_the_earlier_run(tmp_path):
     torch.save(dict(state_dict={}, meta=dict(seed=17)), tmp_path / 'epoch_1.pth')
-    for own, expected in ((None, 17), (3, 3)):
-        cfg = Config(dict(resume=True, load_from=str(tmp_path / 'epoch_1.pth'), randomness=dict(seed=own)))
+    for own, expected in ((dict(randomness=dict(seed=None)), 17), (dict(randomness=dict(seed=3)), 3), ({}, 17),
+                          (dict(randomness=dict(deterministic=True)), 17)):
+        cfg = Config(dict(resume=True, load_from=str(tmp_path / 'epoch_1.pth'), **own))
         use_earlier_seed(cfg)
         assert cfg.randomness.seed == expected
+
+
+@pytest.mark.parametrize('hooks', [{}, dict(default_hooks={}), dict(default_hooks=dict(timer=dict(type='x')))])
+def test_checkpoints_of_a_config_that_says_nothing_of_them(hooks):
+    cfg = Config(dict(work_dir='nowhere', **hooks))
+    put_into(cfg)
+    assert cfg.default_hooks.checkpoint == dict(
+        type='CheckpointHook', interval=1, backend_args=dict(backend='atomic'))
 
 
 def numbers(sampler):
