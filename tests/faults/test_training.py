@@ -2,12 +2,14 @@
 import os
 import random
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.training import make_safe, signals
@@ -111,6 +113,24 @@ def test_the_last_checkpoint(tmp_path):
     (tmp_path / 'epoch_3.pth').write_bytes(b'half')
     os.utime(tmp_path / 'epoch_3.pth', (9, 9))
     assert latest_checkpoint(tmp_path) == str(tmp_path / 'interrupted.pth')
+
+
+def wrapper(every):
+    return OptimWrapper(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.), accumulative_counts=every)
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_the_end_waits_for_the_steps_of_all_optimizers(several, monkeypatch):
+    wrappers = [wrapper(1), wrapper(2)] if several else [wrapper(2)]
+    runner = SimpleNamespace(optim_wrapper=OptimWrapperDict(a=wrappers[0], b=wrappers[1]) if several else wrappers[0])
+    hook, asked = signals.SignalHook(), []
+    monkeypatch.setattr(hook, '_asked_to_end', lambda: asked.append(runner.iter))
+    for runner.iter in range(4):
+        for part in wrappers:
+            part._inner_count += 1
+        hook.after_train_iter(runner, 0)
+    hook.after_run(runner)
+    assert asked == [1, 3]
 
 
 def test_handlers_are_given_back():

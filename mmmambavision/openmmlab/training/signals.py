@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from mmengine.dist import all_reduce, barrier
 from mmengine.hooks import EMAHook, Hook
+from mmengine.optim import OptimWrapperDict
 from mmengine.registry import FUNCTIONS, HOOKS
 
 from .checkpoints import BACKEND, INTERRUPTED
@@ -53,9 +54,10 @@ class SignalHook(Hook):
         self.training = True
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        wrapper = runner.optim_wrapper
+        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         # Gradients that are being accumulated are in no checkpoint.
-        updated = getattr(runner.optim_wrapper, 'should_update', lambda: True)
-        if updated() and self._asked_to_end():
+        if all(getattr(part, 'should_update', lambda: True)() for part in wrappers) and self._asked_to_end():
             self._end(runner, dict(epoch=runner.epoch, iter=runner.iter + 1))
 
     def before_val_epoch(self, runner):
