@@ -152,7 +152,8 @@ def main(argv=None):
         changes += taken
     check_weights(cfg)
     make_safe(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    with explained(cfg.work_dir):
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     for level, sentences in ((logging.INFO, changes), (logging.WARNING, warnings)):
         for sentence in sentences:
             runner.logger.log(level, sentence)
