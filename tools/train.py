@@ -18,7 +18,7 @@ from mmmambavision.openmmlab.configs import (
     process_rank,
     world_size,
 )
-from mmmambavision.openmmlab.training import explained, hold, images, make_safe
+from mmmambavision.openmmlab.training import explained, hold, images, make_safe, signals
 from mmmambavision.openmmlab.training.checkpoints import checkpoints, latest_checkpoint
 from mmmambavision.terminal import run
 
@@ -164,4 +164,5 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
+    signals.before_training()
     run(main)

@@ -42,9 +42,7 @@ class SignalHook(Hook):
             if number == signal.SIGTERM:
                 _end_by_default(number)
         elif not self.training:
-            print(f'ended by {signal.Signals(number).name} before the first iteration: the same command starts again',
-                  flush=True)
-            os._exit(TRY_AGAIN)  # an exception would be raised anywhere, and be caught by some library
+            _end_before_training(number, frame)
         elif not self.received:
             self.received, self.since = signal.Signals(number).name, time.monotonic()
         elif time.monotonic() - self.since > TOGETHER:
@@ -96,6 +94,18 @@ def over_processes(number, op):
     value = torch.tensor(int(number))
     all_reduce(value, op)
     return value.item()
+
+
+def before_training():
+    """Have the signals end this process as before the first iteration, while it checks data or downloads weights."""
+    for number in SIGNALS:
+        signal.signal(number, _end_before_training)
+
+
+def _end_before_training(number, frame):
+    print(f'ended by {signal.Signals(number).name} before the first iteration: the same command starts again',
+          flush=True)
+    os._exit(TRY_AGAIN)  # an exception would be raised anywhere, and be caught by some library
 
 
 def _end_by_default(number):
