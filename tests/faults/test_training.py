@@ -54,6 +54,9 @@ def test_the_seed_of_the_earlier_run(tmp_path):
         cfg = Config(dict(resume=True, load_from=str(tmp_path / 'epoch_1.pth'), **own))
         use_earlier_seed(cfg)
         assert cfg.randomness.seed == expected
+    cfg = Config(dict(randomness=dict(deterministic=True)))  # as the page advises
+    use_earlier_seed(cfg)
+    assert cfg.randomness == dict(deterministic=True, seed=None)
 
 
 @pytest.mark.parametrize('hooks', [{}, dict(default_hooks={}), dict(default_hooks=dict(timer=dict(type='x')))])
