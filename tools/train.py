@@ -18,7 +18,7 @@ from mmmambavision.openmmlab.configs import (
     process_rank,
     world_size,
 )
-from mmmambavision.openmmlab.training import explained, hold, images, make_safe
+from mmmambavision.openmmlab.training import explained, hold, images, make_safe, signals
 from mmmambavision.openmmlab.training.checkpoints import checkpoints, latest_checkpoint
 from mmmambavision.terminal import run
 
@@ -152,7 +152,8 @@ def main(argv=None):
         changes += taken
     check_weights(cfg)
     make_safe(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    with explained(cfg.work_dir):
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     for level, sentences in ((logging.INFO, changes), (logging.WARNING, warnings)):
         for sentence in sentences:
             runner.logger.log(level, sentence)
@@ -163,4 +164,5 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
+    signals.before_training()
     run(main)

@@ -139,7 +139,8 @@ def of(*kinds):
 
 
 RULES = {
-    'builtins.bytearray': of(str), 'builtins.set': of(list), 'builtins.complex': of(float),
+    'builtins.bytearray': lambda arguments, _: all(type(a) is str or a == Made('_codecs.encode') for a in arguments),
+    'builtins.set': of(list), 'builtins.complex': of(float),
     'collections.Counter': of(dict), 'collections.OrderedDict': of(list),
     'torch.Size': lambda arguments, _: all(isinstance(a, tuple) for a in arguments),
     'torch.device': of(str, int), 'torch.serialization._get_layout': of(str),

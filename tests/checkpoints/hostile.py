@@ -29,7 +29,7 @@ def contents():
     weights['parameter'] = torch.nn.Parameter(torch.randn(5))
     return dict(state_dict=weights, meta=dict(epoch=3, classes=('a', 'b'), palette=[(1, 2, 3)], mean=np.arange(5.)),
                 optimizer=dict(state={0: dict(step=torch.tensor(3.), exp_avg=torch.randn(40, 10))}),
-                metric=np.float64(82.3), args=argparse.Namespace(lr=.005), raw=b'\x00\xff')
+                metric=np.float64(82.3), args=argparse.Namespace(lr=.005), raw=b'\x00\xff', array=bytearray(b'a\xff'))
 
 
 def originals():

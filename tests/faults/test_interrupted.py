@@ -124,14 +124,17 @@ def test_a_signal_in_a_validation(config, uninterrupted, tmp_path):
 
 def test_before_the_first_iteration_and_a_second_signal(config, tmp_path):
     """The first ends with nothing written; a second ends at once, without waiting for the iteration's end."""
-    early = Process(command(config, tmp_path / 'early'), tmp_path / 'early.log')
-    early.wait_for('Hooks will be executed')
-    os.kill(early.pid, signal.SIGUSR1)
-    assert 'ended by SIGUSR1 before the first iteration: the same command starts again' in early.ends(75)
-    assert not files(tmp_path / 'early')
+    slow = config.with_name('slow.py')  # as one that waits for a download
+    slow.write_text(config.read_text() + "\nimport time\nprint('config', flush=True)\ntime.sleep(5)\ndel time\n")
+    for path, moment in ((slow, 'config'), (config, 'Hooks will be executed')):
+        early = Process(command(path, tmp_path / 'early'), tmp_path / 'early.log')
+        early.wait_for(moment)
+        os.kill(early.pid, signal.SIGUSR1)
+        assert 'ended by SIGUSR1 before the first iteration: the same command starts again' in early.ends(75)
+        assert not files(tmp_path / 'early')
     fault = faulty(config, dict(type='Stuck', iteration=2))
     stuck = Process(command(fault, tmp_path / 'stuck'), tmp_path / 'stuck.log')
-    stuck.wait_for('stuck')
+    stuck.wait_for('(?m)^stuck$')  # the log has the word in paths before
     os.kill(stuck.pid, signal.SIGTERM)
     time.sleep(6)
     os.kill(stuck.pid, signal.SIGTERM)

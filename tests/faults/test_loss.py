@@ -40,17 +40,17 @@ def test_counts_in_a_row(runner):
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 def test_no_checkpoint_of_weights_that_are_lost(runner, value):
-    hook = InvalidLossHook()
-    hook.before_save_checkpoint(runner, {})
+    hook, checkpoint = InvalidLossHook(), dict(meta=dict(iter=8))
+    hook.before_save_checkpoint(runner, checkpoint)
     runner.model.register_buffer('mask', torch.tensor(-float('inf')))  # as attention masks are
-    hook.before_save_checkpoint(runner, {})
+    hook.before_save_checkpoint(runner, checkpoint)
     runner.model.weight.data[0, 1] = value
-    with pytest.raises(UserError, match='weights became NaN or infinite .weight.*no checkpoint is written at '):
-        hook.before_save_checkpoint(runner, {})
+    with pytest.raises(UserError, match='NaN or infinite .weight.*no checkpoint is written at iteration 8'):
+        hook.before_save_checkpoint(runner, checkpoint)
     runner.model.weight.data[0, 1] = 0
     runner.model.mask.fill_(float('nan'))
     with pytest.raises(UserError, match='weights became NaN or infinite .mask'):
-        hook.before_save_checkpoint(runner, {})
+        hook.before_save_checkpoint(runner, checkpoint)
 
 
 @pytest.mark.parametrize('hooks, added', [

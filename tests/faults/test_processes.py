@@ -1,4 +1,5 @@
 """Processes of a training that die: the others end, with a sentence."""
+import errno
 import os
 import signal
 import sys
@@ -31,6 +32,16 @@ def test_memory(tmp_path):
     for option in ('train_dataloader.batch_size', '--auto-scale-lr', '--amp', 'model.backbone.with_cp=True'):
         assert option in message
     assert message.endswith(f'The last whole checkpoint is {tmp_path}/iter_8.pth; --resume goes on from it')
+
+
+def test_a_disk_that_takes_nothing(tmp_path):
+    """Such as a log on a disk that is full, or a work dir on one that is read-only."""
+    for number, reason in ((errno.ENOSPC, 'No space left on device'), (errno.EROFS, 'Read-only file system')):
+        assert explanation(OSError(number, reason, 'a.log'), tmp_path) == (
+            f'a.log could not be written: {reason}; make space, or choose a folder with --work-dir. There is no '
+            'checkpoint yet')
+    with pytest.raises(FileNotFoundError):
+        explanation(FileNotFoundError(errno.ENOENT, 'No such file or directory', 'a.txt'), tmp_path)
 
 
 @pytest.mark.parametrize('text, means', [

@@ -2,16 +2,18 @@
 import os
 import random
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.training import make_safe, signals
-from mmmambavision.openmmlab.training.checkpoints import AtomicBackend, checkpoints, latest_checkpoint
+from mmmambavision.openmmlab.training.checkpoints import AtomicBackend, checkpoints, latest_checkpoint, put_into
 from mmmambavision.openmmlab.training.resume import SeededBatchSampler, use_earlier_seed
 
 from ..conftest import ROOT
@@ -47,10 +49,22 @@ def test_what_a_config_sets_itself_stays():
 
 def test_the_seed_of_the_earlier_run(tmp_path):
     torch.save(dict(state_dict={}, meta=dict(seed=17)), tmp_path / 'epoch_1.pth')
-    for own, expected in ((None, 17), (3, 3)):
-        cfg = Config(dict(resume=True, load_from=str(tmp_path / 'epoch_1.pth'), randomness=dict(seed=own)))
+    for own, expected in ((dict(randomness=dict(seed=None)), 17), (dict(randomness=dict(seed=3)), 3), ({}, 17),
+                          (dict(randomness=dict(deterministic=True)), 17)):
+        cfg = Config(dict(resume=True, load_from=str(tmp_path / 'epoch_1.pth'), **own))
         use_earlier_seed(cfg)
         assert cfg.randomness.seed == expected
+    cfg = Config(dict(randomness=dict(deterministic=True)))  # as the page advises
+    use_earlier_seed(cfg)
+    assert cfg.randomness == dict(deterministic=True, seed=None)
+
+
+@pytest.mark.parametrize('hooks', [{}, dict(default_hooks={}), dict(default_hooks=dict(timer=dict(type='x')))])
+def test_checkpoints_of_a_config_that_says_nothing_of_them(hooks):
+    cfg = Config(dict(work_dir='nowhere', **hooks))
+    put_into(cfg)
+    assert cfg.default_hooks.checkpoint == dict(
+        type='CheckpointHook', interval=1, backend_args=dict(backend='atomic'))
 
 
 def numbers(sampler):
@@ -102,6 +116,24 @@ def test_the_last_checkpoint(tmp_path):
     (tmp_path / 'epoch_3.pth').write_bytes(b'half')
     os.utime(tmp_path / 'epoch_3.pth', (9, 9))
     assert latest_checkpoint(tmp_path) == str(tmp_path / 'interrupted.pth')
+
+
+def wrapper(every):
+    return OptimWrapper(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.), accumulative_counts=every)
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_the_end_waits_for_the_steps_of_all_optimizers(several, monkeypatch):
+    wrappers = [wrapper(1), wrapper(2)] if several else [wrapper(2)]
+    runner = SimpleNamespace(optim_wrapper=OptimWrapperDict(a=wrappers[0], b=wrappers[1]) if several else wrappers[0])
+    hook, asked = signals.SignalHook(), []
+    monkeypatch.setattr(hook, '_asked_to_end', lambda: asked.append(runner.iter))
+    for runner.iter in range(4):
+        for part in wrappers:
+            part._inner_count += 1
+        hook.after_train_iter(runner, 0)
+    hook.after_run(runner)
+    assert asked == [1, 3]
 
 
 def test_handlers_are_given_back():

@@ -69,7 +69,10 @@ def _sync_folder(folder):
 
 def put_into(cfg):
     """Have a config's CheckpointHook write through `AtomicBackend`, unless it names a backend or another place."""
-    hook = cfg.setdefault('default_hooks', {}).setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    # A Config stores a copy of the dict that it is given, and its setdefault returns the dict.
+    cfg.setdefault('default_hooks', {})
+    cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    hook = cfg.default_hooks.checkpoint
     if hook and 'file_client_args' not in hook and '://' not in str(hook.get('out_dir') or cfg.work_dir):
         hook.setdefault('backend_args', BACKEND.copy())
 

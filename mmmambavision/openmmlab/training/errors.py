@@ -1,4 +1,5 @@
 """What ends a training, as one sentence that says what to do, where it is nothing wrong with the program."""
+import errno
 import re
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ from ...errors import UserError
 from .checkpoints import checkpoints, latest_checkpoint
 
 WORKER = re.compile(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (is killed by signal: [\w ]+|exited unexpectedly)')
+NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 CONNECTION = re.compile(r'connection (closed|reset|refused)|broken pipe|socket|timed out|timeout|remote process', re.I)
 
 
@@ -40,6 +42,9 @@ def sentence_of(error):
     if isinstance(error, torch.OutOfMemoryError):
         return (f'the GPU has too little memory ({text.split(". ")[0]}): a smaller train_dataloader.batch_size with '
                 '--auto-scale-lr, --amp, and model.backbone.with_cp=True, which computes activations twice, need less')
+    if isinstance(error, OSError) and error.errno in NOT_WRITTEN:
+        return (f'{error.filename or "a file"} could not be written: {error.strerror}; make space, or choose a folder '
+                'with --work-dir')
     if worker := WORKER.search(text):
         ended = worker[2].strip().replace('is killed by signal: ', 'was ended by a signal: ')
         if 'Bus error' in ended:

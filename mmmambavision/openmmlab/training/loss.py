@@ -43,8 +43,9 @@ class InvalidLossHook(Hook):
         bad = [name for name, weights in model.named_parameters() if not torch.isfinite(weights).all()]
         bad += [name for name, values in model.named_buffers() if torch.isnan(values).any()]
         if bad:
+            iteration = checkpoint['meta']['iter']  # at the end of an epoch the runner's count is of the next one
             self.stop(runner, f'weights became NaN or infinite ({bad[0]} and {len(bad) - 1} more), so no checkpoint is '
-                              f'written at iteration {runner.iter + 1}')
+                              f'written at iteration {iteration}')
 
     def stop(self, runner, what):
         first = f'; the first such loss was that of {self.first}' if self.count else ''

@@ -166,6 +166,7 @@ def put_into(cfg):
 def use_earlier_seed(cfg):
     """Have a training that is resumed, and whose config names no seed, draw as it began; mmengine would set the
     earlier seed after it has made the samplers."""
-    randomness = cfg.setdefault('randomness', dict(seed=None))
-    if cfg.get('resume') and cfg.get('load_from') and randomness.get('seed') is None:
-        randomness['seed'] = (load_checkpoint(cfg.load_from).get('meta') or {}).get('seed')
+    cfg.setdefault('randomness', {})  # which stores a copy and returns the dict
+    cfg.randomness.setdefault('seed', None)  # without which mmengine takes no `deterministic`
+    if cfg.get('resume') and cfg.get('load_from') and cfg.randomness.seed is None:
+        cfg.randomness['seed'] = (load_checkpoint(cfg.load_from).get('meta') or {}).get('seed')

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from mmengine.dist import all_reduce, barrier
 from mmengine.hooks import EMAHook, Hook
+from mmengine.optim import OptimWrapperDict
 from mmengine.registry import FUNCTIONS, HOOKS
 
 from .checkpoints import BACKEND, INTERRUPTED
@@ -41,9 +42,7 @@ class SignalHook(Hook):
             if number == signal.SIGTERM:
                 _end_by_default(number)
         elif not self.training:
-            print(f'ended by {signal.Signals(number).name} before the first iteration: the same command starts again',
-                  flush=True)
-            os._exit(TRY_AGAIN)  # an exception would be raised anywhere, and be caught by some library
+            _end_before_training(number, frame)
         elif not self.received:
             self.received, self.since = signal.Signals(number).name, time.monotonic()
         elif time.monotonic() - self.since > TOGETHER:
@@ -53,9 +52,10 @@ class SignalHook(Hook):
         self.training = True
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        wrapper = runner.optim_wrapper
+        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         # Gradients that are being accumulated are in no checkpoint.
-        updated = getattr(runner.optim_wrapper, 'should_update', lambda: True)
-        if updated() and self._asked_to_end():
+        if all(getattr(part, 'should_update', lambda: True)() for part in wrappers) and self._asked_to_end():
             self._end(runner, dict(epoch=runner.epoch, iter=runner.iter + 1))
 
     def before_val_epoch(self, runner):
@@ -94,6 +94,18 @@ def over_processes(number, op):
     value = torch.tensor(int(number))
     all_reduce(value, op)
     return value.item()
+
+
+def before_training():
+    """Have the signals end this process as before the first iteration, while it checks data or downloads weights."""
+    for number in SIGNALS:
+        signal.signal(number, _end_before_training)
+
+
+def _end_before_training(number, frame):
+    print(f'ended by {signal.Signals(number).name} before the first iteration: the same command starts again',
+          flush=True)
+    os._exit(TRY_AGAIN)  # an exception would be raised anywhere, and be caught by some library
 
 
 def _end_by_default(number):
