@@ -55,10 +55,11 @@ class Process:
 
     def __init__(self, arguments, log, **environment):
         self.log = log
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))  # configs name tests.faults
         with open(log, 'w') as file:
             self.process = subprocess.Popen(
                 arguments, cwd=ROOT, stdout=file, stderr=file, start_new_session=True,
-                env={**os.environ, 'OMP_NUM_THREADS': '1', **environment})
+                env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': path, **environment})
         self.pid = self.process.pid
 
     def output(self):
