@@ -32,7 +32,11 @@ def draw_data(shapes, folder):
         script = Path(__file__).parents[1] / 'demo' / 'make_shapes_dataset.py'
         subprocess.run([sys.executable, str(script), f'{unfinished}/data', *options], check=True,
                        stdout=subprocess.DEVNULL)
-        Path(unfinished, 'data').rename(folder)
+        try:
+            Path(unfinished, 'data').rename(folder)
+        except OSError:
+            if not folder.exists():  # else another run drew the same at the same time
+                raise
     print(f'drawn: {folder}')
     return folder
 

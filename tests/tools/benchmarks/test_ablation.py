@@ -1,6 +1,8 @@
 """The tool on a budget of two iterations: what it plans, trains, keeps and prints."""
 import json
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -133,6 +135,18 @@ def test_every_budget_has_data_of_its_own(tool, tmp_path):
     folders = [tool.draw_data(dict(train=train, val=1, size=32), tmp_path) for train in (1, 2, 1)]
     assert [len([*folder.glob('ade/images/training/*')]) for folder in folders] == [1, 2, 1]
     assert folders[0] == folders[2]
+
+
+def test_data_that_another_run_draws_at_the_same_time_is_taken(tool, tmp_path, monkeypatch):
+    runs = sys.modules[tool.draw_data.__module__]
+
+    def other_is_first(command, **_):
+        for folder in (tmp_path / 'size32_train1_val1', Path(command[2])):
+            (folder / 'ade').mkdir(parents=True)
+
+    monkeypatch.setattr(runs.subprocess, 'run', other_is_first)
+    folder = tool.draw_data(dict(train=1, val=1, size=32), tmp_path)
+    assert [folder] == [*tmp_path.iterdir()]
 
 
 def test_classes_that_are_nowhere_have_no_iou(tool):
