@@ -1,9 +1,9 @@
 """MambaVision and its peers, small and trained alike: `python tools/benchmarks/peers_trained.py`.
 
 Backbones of equal parameters, to 5%, under the demo's Cascade Mask R-CNN and UperNet, from random weights, with the
-budgets of peers_detection.py and peers_segmentation.py beside this file; AP and mIoU over several seeds, and the speed
-of the whole models, measured in turn at the end. A run that is finished is a file in the work dir: a study that was
-interrupted goes on where it was.
+budgets of peers_detection.py and peers_segmentation.py beside this file, each at the learning rate of three that is
+best for it on the first seed; AP and mIoU over several seeds, and the speed of the whole models, measured in turn at
+the end. A run that is finished is a file in the work dir: a study that was interrupted goes on where it was.
 """
 import argparse
 import copy
@@ -28,6 +28,7 @@ from mmmambavision.openmmlab.configs import fit_to_machine
 from mmmambavision.terminal import run
 
 HERE = Path(__file__).parent
+LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 SHAPES = dict(train=400, val=100, size=160)  # what to draw: the demo's data
 # Channels of the four maps, and the backbone.
 BACKBONES = {
@@ -42,14 +43,16 @@ BACKBONES = {
     'ResNet': ([80, 160, 320, 640], dict(
         type='mmdet.ResNet', depth=50, base_channels=20, stem_channels=20, norm_eval=False)),
 }
-# Config, the data's folder, and the metrics: key of the evaluation, what one per cent is there, key of COLUMNS.
+# Config, the data's folder, and the metrics: key of the evaluation, what one per cent is there, key of COLUMNS. The
+# first metric is what learning rates are compared by.
 TASKS = {
     'detection': (HERE / 'peers_detection.py', 'coco', {
         'coco/bbox_mAP': (.01, 'box_ap'), 'coco/segm_mAP': (.01, 'mask_ap')}),
     'segmentation': (HERE / 'peers_segmentation.py', 'ade', {'mIoU': (1, 'miou')}),
 }
-COLUMNS = dict(task='task', variant='backbone', params='backbone M', runs='runs', box_ap='box AP', mask_ap='mask AP',
-               miou='mIoU', milliseconds='ms / image', images='images/s', seconds='s / run')
+COLUMNS = dict(
+    task='task', variant='backbone', params='backbone M', model='model M', rate='learning rate', runs='runs',
+    box_ap='box AP', mask_ap='mask AP', miou='mIoU', milliseconds='ms / image', images='images/s', seconds='s / run')
 
 
 def fit(cfg, channels, backbone):
@@ -74,20 +77,32 @@ def load(path, data):
     return cfg
 
 
+def run_of(task, name, seed, rate):
+    return Run(f'{task}_{name}_seed{seed}_lr{rate:g}.json', name, seed, (task, rate))
+
+
+def best_rate(records, task, name):
+    """The learning rate at which a backbone's first seed is best in a task."""
+    metric = next(iter(TASKS[task][2].values()))[1]
+    return max(LEARNING_RATES, key=lambda rate: records[run_of(task, name, 0, rate).file][metric])
+
+
 def train_and_evaluate(cfgs, entry, work_dir, advance):
     """Train a model, keep its weights beside the record, and evaluate it.
 
     Args:
         cfgs: config by task.
-        entry: Run, whose settings are the task.
+        entry: Run, whose settings are the task and the learning rate.
         work_dir: for mmengine's logs.
         advance: called after every iteration.
 
     Returns:
-        dict of task, params (M) of the backbone, seconds, and the metrics in per cent.
+        dict of task, rate, params (M) of the backbone and of the whole model, seconds, and the metrics in per cent.
     """
     begin = time.perf_counter()
-    cfg = fit(cfgs[entry.settings], *BACKBONES[entry.variant])
+    task, rate = entry.settings
+    cfg = fit(cfgs[task], *BACKBONES[entry.variant])
+    cfg.optim_wrapper.optimizer.lr = rate
     cfg.randomness = dict(seed=entry.seed)
     cfg.work_dir, cfg.experiment_name = str(work_dir), f'{work_dir.name}_{time.time_ns()}'
     runner = Runner.from_cfg(cfg)
@@ -95,23 +110,24 @@ def train_and_evaluate(cfgs, entry, work_dir, advance):
     runner.train()
     torch.save(runner.model.state_dict(), work_dir / 'weights.pth')
     found = runner.val_loop.run()
-    params = sum(p.numel() for p in runner.model.backbone.parameters()) / 1e6
-    return dict(task=entry.settings, params=params, seconds=time.perf_counter() - begin, **{
+    params, model = (sum(p.numel() for p in part.parameters()) / 1e6 for part in (runner.model.backbone, runner.model))
+    return dict(task=task, rate=rate, params=params, model=model, seconds=time.perf_counter() - begin, **{
         title: float(found.get(key, 0.)) / percent  # mmdet has no AP where nothing is found
-        for key, (percent, title) in TASKS[entry.settings][2].items()})
+        for key, (percent, title) in TASKS[task][2].items()})
 
 
-def measure(cfg, folder, task, rounds):
+def measure(cfg, folder, task, rates, rounds):
     """Times in s of an image through each of the trained models of the first seed, by backbone: in turn, on as many
-    held-out images as there are rounds, alone each."""
+    held-out images as there are rounds, alone each. `rates` are the learning rates that they were trained at."""
     init_default_scope(cfg.default_scope)
     data = list(zip(range(rounds), Runner.build_dataloader(dict(cfg.val_dataloader, batch_size=1), seed=0)))
     calls = {}
     for name, backbone in BACKBONES.items():
         model = MODELS.build(fit(cfg, *backbone).model)
-        weights = folder / f'{task}_{name}_seed0' / 'weights.pth'
+        run_dir = folder / Path(run_of(task, name, 0, rates[name]).file).stem
+        weights = run_dir / 'weights.pth'
         if not weights.exists():
-            raise UserError(f'{weights} is missing: without {weights.parent}.json its run is trained again')
+            raise UserError(f'{weights} is missing: without {run_dir}.json its run is trained again')
         model.load_state_dict(torch.load(weights))
         images = iter([data[0], *data])  # the first once more, which does not count
         calls[name] = partial(infer, model.eval(), images)
@@ -124,16 +140,17 @@ def infer(model, images):
     model.test_step(image)
 
 
-def rows_of(records, times):
-    """Rows of the table, with the metrics of all seeds: one per task and backbone. `times` in s, by both."""
+def rows_of(records, rates, times):
+    """Rows of the table, with the metrics of all seeds: one per task and backbone, as `rates` and `times` in s are."""
     rows = []
     for task, of_backbone in times.items():
         for name, seconds in of_backbone.items():
-            mine = [record for record in records.values() if (record['task'], record['variant']) == (task, name)]
-            median = statistics.median(seconds)
+            rate, median = rates[task][name], statistics.median(seconds)
+            mine = [record for record in records.values()
+                    if (record['task'], record['variant'], record['rate']) == (task, name, rate)]
             rows.append(dict(
-                task=task, variant=name, runs=len(mine), milliseconds=1e3 * median, images=1 / median,
-                **{key: statistics.mean(record[key] for record in mine) for key in ('params', 'seconds')},
+                task=task, variant=name, rate=f'{rate:g}', runs=len(mine), milliseconds=1e3 * median, images=1 / median,
+                **{key: statistics.mean(record[key] for record in mine) for key in ('params', 'model', 'seconds')},
                 **{title: [record[title] for record in mine] for _, title in TASKS[task][2].values()}))
     return rows
 
@@ -142,7 +159,7 @@ def as_text(row, key):
     value = row.get(key)
     if isinstance(value, list):
         return mean_and_spread(value)
-    return '' if value is None else f"{value:.{dict(params=3, seconds=0).get(key, 1)}f}" if isinstance(
+    return '' if value is None else f"{value:.{dict(params=3, model=2, seconds=0).get(key, 1)}f}" if isinstance(
         value, float) else str(value)
 
 
@@ -174,22 +191,26 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.seeds < 1 or args.rounds < 1:
         raise UserError('--seeds and --rounds must be at least 1')
-    runs = [Run(f'{task}_{name}_seed{seed}.json', name, seed, task)
-            for task in args.task for seed in range(args.seeds) for name in BACKBONES]
+    every = {(task, seed): [run_of(task, name, seed, rate) for rate in LEARNING_RATES for name in BACKBONES]
+             for task in args.task for seed in range(args.seeds)}
     plain = {task: Config.fromfile(TASKS[task][0]) for task in TASKS}
     budget = json.dumps([{task: cfg.to_dict() for task, cfg in plain.items()}, BACKBONES], sort_keys=True, default=str)
-    records = finished(args.work_dir, [entry.file for entry in runs], budget)
+    records = finished(args.work_dir, [entry.file for entries in every.values() for entry in entries], budget)
     data = draw_data(SHAPES, args.work_dir / 'data')
     cfgs = {task: load(path, data / layout) for task, (path, layout, _) in TASKS.items()}
-    run_all(runs, records, args.work_dir, 'peers', budget, lambda entry: cfgs[entry.settings].iterations,
-            partial(train_and_evaluate, cfgs))
-    times = {task: measure(cfgs[task], args.work_dir, task, args.rounds) for task in args.task}
+    train = partial(run_all, records=records, folder=args.work_dir, budget=budget, train=partial(
+        train_and_evaluate, cfgs), steps=lambda entry: cfgs[entry.settings[0]].iterations)
+    train([entry for task in args.task for entry in every[task, 0]], title='learning rates')
+    rates = {task: {name: best_rate(records, task, name) for name in BACKBONES} for task in args.task}
+    train([run_of(task, name, seed, rate) for task in args.task for seed in range(1, args.seeds)
+           for name, rate in rates[task].items()], title='other seeds')
+    times = {task: measure(cfgs[task], args.work_dir, task, rates[task], args.rounds) for task in args.task}
     images = len(times[args.task[0]]['MambaVision'])  # fewer than the rounds where there are no more
-    rows = rows_of(records, times)
+    rows = rows_of(records, rates, times)
     report(rows, COLUMNS, as_text, args.markdown, args.work_dir / 'peers.csv')
     plot(rows).savefig(args.work_dir / 'peers.png', dpi=120)
     minutes = sum(record['seconds'] for record in records.values()) / 60
-    print(f'mean ± standard deviation over seeds; {len(runs)} runs in {minutes:.0f} minutes; times: median of '
+    print(f'mean ± standard deviation over seeds; {len(records)} runs in {minutes:.0f} minutes; times: median of '
           f"{images} images, {describe('cpu')}; plot: {args.work_dir / 'peers.png'}, table: "
           f"{args.work_dir / 'peers.csv'}")
 

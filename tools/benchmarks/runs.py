@@ -92,7 +92,7 @@ def run_all(runs, records, folder, title, budget, steps, train):
     """
     todo = [run for run in runs if run.file not in records]
     seconds = [record['seconds'] for record in records.values()]
-    print(f'{title}: {len(runs)} runs, {len(records)} done'
+    print(f'{title}: {len(runs)} runs, {len(runs) - len(todo)} done'
           + (f'; {len(todo)} to do, about {statistics.mean(seconds) * len(todo) / 60:.0f} minutes'
              if seconds and todo else ''), flush=True)
     columns = (TextColumn('{task.description}'), BarColumn(), TextColumn('{task.percentage:.0f}%'), TimeElapsedColumn(),
@@ -106,7 +106,8 @@ def run_all(runs, records, folder, title, budget, steps, train):
                 records[run.file] = dict(record, variant=run.variant, seed=run.seed, budget=budget)
                 write(folder / run.file, records[run.file])
         except KeyboardInterrupt:
-            sys.exit(f'{len(records)} of {len(runs)} runs are done; the same command goes on with the others')
+            done = sum(run.file in records for run in runs)
+            sys.exit(f'{done} of {len(runs)} runs are done; the same command goes on with the others')
 
 
 def mean_and_spread(values):

@@ -31,19 +31,28 @@ def test_backbones_have_equal_parameters_and_feed_the_heads(tool, task):
     assert cfg.model.backbone.type == 'MambaVision'  # the config is as it was
 
 
+def test_the_best_learning_rate_of_the_first_seed(tool):
+    aps = {'Swin': {3e-4: 4., 1e-3: 3., 3e-3: 5.}, 'ResNet': {3e-4: 4., 1e-3: 5., 3e-3: 3.}}
+    records = {tool.run_of('detection', name, seed, rate).file: dict(box_ap=ap if seed == 0 else 9 - ap, mask_ap=9 - ap)
+               for name, of_rate in aps.items() for rate, ap in of_rate.items() for seed in (0, 1)}
+    assert [tool.best_rate(records, 'detection', name) for name in aps] == [3e-3, 1e-3]
+
+
 def test_rows_are_means_of_one_task_and_backbone(tool):
-    records = {f'{task}{seed}{name}': dict(
-        task=task, variant=name, params=2., seconds=seed + 1, **{
+    records = {f'{task}{seed}{name}{rate}': dict(
+        task=task, variant=name, rate=rate, params=2., model=3., seconds=seed + 1, **{
             title: 10. * seed + (name == 'Swin') for title in ('box_ap', 'mask_ap', 'miou')})
-        for task in tool.TASKS for seed in (0, 1) for name in ('MambaVision', 'Swin')}
-    rows = tool.rows_of(records, {'detection': {'MambaVision': [.5, .1, .2], 'Swin': [.1]},
-                                  'segmentation': {'Swin': [.25]}})
-    assert [(row['task'], row['variant'], row['runs'], row['milliseconds'], row['seconds']) for row in rows] == [
-        ('detection', 'MambaVision', 2, 200., 1.5), ('detection', 'Swin', 2, 100., 1.5),
-        ('segmentation', 'Swin', 2, 250., 1.5)]
+        for task in tool.TASKS for seed in (0, 1) for name in ('MambaVision', 'Swin')
+        for rate in ((1e-3, 3e-3) if seed == 0 else (3e-3,))}
+    rates = {task: dict(MambaVision=3e-3, Swin=3e-3) for task in tool.TASKS}
+    rows = tool.rows_of(records, rates, {'detection': {'MambaVision': [.5, .1, .2], 'Swin': [.1]},
+                                         'segmentation': {'Swin': [.25]}})
+    assert [(row['task'], row['variant'], row['rate'], row['runs'], row['milliseconds'], row['seconds'])
+            for row in rows] == [(*both, '0.003', 2, milliseconds, 1.5) for both, milliseconds in (
+                (('detection', 'MambaVision'), 200.), (('detection', 'Swin'), 100.), (('segmentation', 'Swin'), 250.))]
     assert rows[0]['box_ap'] == rows[0]['mask_ap'] == [0., 10.] and rows[2]['miou'] == [1., 11.]
-    assert [tool.as_text(rows[2], key) for key in ('miou', 'box_ap', 'images', 'params', 'seconds', 'runs')] == [
-        '6.0 ± 7.1', '', '4.0', '2.000', '2', '2']
+    keys = ('miou', 'box_ap', 'images', 'params', 'model', 'seconds', 'runs')
+    assert [tool.as_text(rows[2], key) for key in keys] == ['6.0 ± 7.1', '', '4.0', '2.000', '3.00', '2', '2']
     dots = tool.plot(rows).axes[1].lines[0]
     assert dots.get_ydata().tolist() == [1., 11.] and set(dots.get_xdata()) == {250.}
 
@@ -58,21 +67,26 @@ def test_the_whole_study(tool, tmp_path, monkeypatch, capsys):
         path.write_text(f'_base_ = {str(tool.TASKS[task][0])!r}\ntrain_cfg = dict({change})\niterations = 2\n'
                         'train_dataloader = dict(batch_size=2)\n')
         monkeypatch.setitem(tool.TASKS, task, (path, *tool.TASKS[task][1:]))
+    monkeypatch.setattr(tool, 'LEARNING_RATES', (1e-4, 1e-2))
     folder = tmp_path / 'w'
-    arguments = ['--seeds', '1', '--rounds', '2', '--work-dir', str(folder)]
+    arguments = ['--seeds', '2', '--rounds', '2', '--work-dir', str(folder)]
     tool.main([*arguments, '--task', 'detection'])
-    assert 'peers: 2 runs, 0 done' in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert 'learning rates: 4 runs, 0 done' in out and 'other seeds: 2 runs, 0 done' in out
     before = {path: path.read_bytes() for path in folder.glob('*.json')}
     tool.main([*arguments, '--markdown'])
     out = capsys.readouterr().out
-    assert 'peers: 4 runs, 2 done; 2 to do, about' in out and 'mean ± standard deviation' in out
-    assert len(before) == 2 and all(path.read_bytes() == content for path, content in before.items())
+    assert 'learning rates: 8 runs, 4 done; 4 to do, about' in out and 'other seeds: 4 runs, 2 done' in out
+    assert len(before) == 6 and all(path.read_bytes() == content for path, content in before.items())
     lines = [line for line in out.splitlines() if line.startswith(('| detection', '| segmentation'))]
     assert len(lines) == 4 and (folder / 'peers.png').stat().st_size > 5000
-    record = json.loads((folder / 'segmentation_ResNet_seed0.json').read_text())
-    assert 0 <= record['miou'] <= 100 and f"{record['miou']:.1f}" in lines[3]
-    assert statistics.mean([record['params'], 2.308]) == pytest.approx(2.308, rel=.05)
-    (folder / 'detection_ResNet_seed0' / 'weights.pth').unlink()
+    first = {rate: json.loads((folder / f'segmentation_ResNet_seed0_lr{rate}.json').read_text())
+             for rate in ('0.0001', '0.01')}
+    best = max(first, key=lambda rate: first[rate]['miou'])
+    second = json.loads((folder / f'segmentation_ResNet_seed1_lr{best}.json').read_text())
+    mean = statistics.mean([first[best]['miou'], second['miou']])
+    assert f'| {best} | 2 | ' in lines[3] and f'{mean:.1f} ± ' in lines[3] and first['0.01']['miou'] <= 100
+    (folder / f'segmentation_ResNet_seed0_lr{best}' / 'weights.pth').unlink()
     with pytest.raises(SystemExit, match='ResNet_seed0.*weights.pth is missing'):
         run(lambda: tool.main(arguments))
 
