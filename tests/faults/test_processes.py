@@ -1,6 +1,7 @@
 """Processes of a training that die: the others end, with a sentence."""
 import errno
 import os
+import re
 import signal
 import sys
 
@@ -9,9 +10,11 @@ import torch
 
 from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.training import explained
+from mmmambavision.openmmlab.training.checkpoints import latest_checkpoint
 
 from ..conftest import ROOT, free_port
-from .tiny import Process, command, prepare, ranks
+from .detector import losses
+from .tiny import Process, command, prepare, ranks, train
 
 HOUR = 10 ** 6
 
@@ -54,6 +57,17 @@ def test_workers(text, means, tmp_path):
     assert message.endswith('. There is no checkpoint yet')
 
 
+def test_a_worker_that_ends_while_others_catch_errors(tmp_path):
+    """As mmengine does around yapf, which formats the config for a checkpoint."""
+    try:
+        try:
+            raise RuntimeError('DataLoader worker (pid 12) is killed by signal: Killed. ')
+        except RuntimeError as error:
+            error.args[1]
+    except IndexError as error:
+        assert 'process 12, was ended by a signal: Killed' in explanation(error, tmp_path)
+
+
 def test_a_worker_s_sentence_is_all_that_is_said(tmp_path):
     text = ('Caught UserError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n'
             '  File "x"\nmmmambavision.errors.UserError: a.jpg cannot be read: it is empty\n')
@@ -79,6 +93,13 @@ def test_a_killed_worker(tmp_path):
     output = training.ends(seconds=30)
     assert 'Traceback' not in output
     assert "error: a data loader's worker, process" in output and 'The last whole checkpoint is' in output
+    last = latest_checkpoint(tmp_path / 'work')
+    iterations = int(re.search(r'iter_(\d+)', last)[1]) + 3
+    end = ['--cfg-options', f'train_cfg.max_iters={iterations}']
+    assert f'resumed epoch: 0, iter: {iterations - 3}' in train(config, tmp_path / 'work', '--resume', *end)
+    train(config, tmp_path / 'uninterrupted', *end)
+    assert losses(tmp_path / 'work') == losses(tmp_path / 'uninterrupted')
+    assert len(losses(tmp_path / 'work')) == iterations
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ def sentence_of(error):
     if isinstance(error, OSError) and error.errno in NOT_WRITTEN:
         return (f'{error.filename or "a file"} could not be written: {error.strerror}; make space, or choose a folder '
                 'with --work-dir')
-    if worker := WORKER.search(text):
+    if worker := WORKER.search(' '.join(map(str, chain(error)))):
         ended = worker[2].strip().replace('is killed by signal: ', 'was ended by a signal: ')
         if 'Bus error' in ended:
             return (f"a data loader's worker, process {worker[1]}, {ended}: /dev/shm is full; give the container more "
@@ -60,6 +60,14 @@ def sentence_of(error):
         return (f'process {dist.get_rank()} of {dist.get_world_size()} has lost another one, which ended or was '
                 f'killed; what that one says last tells why ({text.strip().splitlines()[0][:200]})')
     return None
+
+
+def chain(error):
+    """An error and those in whose handling it was raised: torch raises that of a killed worker wherever the program
+    is, also where others catch it and stumble."""
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def way_on(work_dir):
