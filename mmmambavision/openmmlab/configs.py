@@ -132,3 +132,10 @@ def replace_type(node, old, new):
             count += 1
         return count
     return sum(replace_type(value, old, new) for value in node) if isinstance(node, (list, tuple)) else 0
+
+
+def add_hook(cfg, name):
+    """Add a hook to a config that does not name it."""
+    hooks = cfg.get('custom_hooks') or []
+    if not any(isinstance(hook, dict) and str(hook.get('type')).rpartition('.')[2] == name for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type=name)]

@@ -5,6 +5,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from ...errors import UserError
+from ..configs import add_hook
 from .errors import way_on
 
 
@@ -64,7 +65,4 @@ def files(data_batch):
 
 def put_into(cfg):
     """Add the hook to a config that does not name it."""
-    hooks = cfg.get('custom_hooks') or []
-    if not any(str(hook.get('type')).endswith('InvalidLossHook') and hook['type'] != 'CheckInvalidLossHook'
-               for hook in hooks if isinstance(hook, dict)):
-        cfg.custom_hooks = [*hooks, dict(type='InvalidLossHook')]
+    add_hook(cfg, 'InvalidLossHook')

@@ -17,6 +17,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch.utils.data import BatchSampler
 
 from ...checkpoints.files import load_checkpoint
+from ..configs import add_hook
 from .signals import guard_workers
 
 POSITION = 'batches_of_epoch'  # in a checkpoint's meta: how many were trained on in its running epoch, and of how many
@@ -160,7 +161,7 @@ def put_into(cfg):
     loader['batch_sampler'] = dict(
         type='SeededBatchSampler', batch_sampler=loader.get('batch_sampler'), drop_last=loader.pop('drop_last', False))
     guard_workers(loader)
-    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='ResumeHook')]
+    add_hook(cfg, 'ResumeHook')
 
 
 def use_earlier_seed(cfg):

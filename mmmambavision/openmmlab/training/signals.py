@@ -12,6 +12,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import FUNCTIONS, HOOKS
 
+from ..configs import add_hook
 from .checkpoints import BACKEND, INTERRUPTED
 
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
@@ -142,7 +143,5 @@ def guard_workers(loader):
 
 def put_into(cfg):
     """Have a config end by signals as `SignalHook` does."""
-    hooks = cfg.get('custom_hooks') or []
-    if not any(hook.get('type') == 'SignalHook' for hook in hooks if isinstance(hook, dict)):
-        cfg.custom_hooks = [*hooks, dict(type='SignalHook')]
+    add_hook(cfg, 'SignalHook')
     guard_workers(cfg.get('val_dataloader'))
