@@ -24,11 +24,14 @@ def show(columns, rows, markdown=False):
 
 
 def run(main):
-    """Run a tool's `main`; a mistake of the user ends it with its message alone and exit status 1."""
+    """Run a tool's `main`; a mistake of the user ends it with its message alone and exit status 1, Ctrl-C with 130."""
     try:
         main()
     except UserError as error:
         sys.exit(f'error: {error}')
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        sys.exit(130)
 
 
 def device(text):

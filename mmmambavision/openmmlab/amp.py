@@ -23,6 +23,11 @@ def use_amp(cfg):
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
         return
-    cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
+    leave_amp(cfg, 'BFloat16OptimWrapper')
+
+
+def leave_amp(cfg, wrapper):
+    """Put another optimizer wrapper in the place of AmpOptimWrapper, without the arguments that it alone takes."""
+    cfg.optim_wrapper.type = wrapper
     for key in ('loss_scale', 'dtype', 'use_fsdp'):
         cfg.optim_wrapper.pop(key, None)

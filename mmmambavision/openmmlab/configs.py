@@ -9,6 +9,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.logging import print_log
 
 from ..errors import UserError
+from .amp import leave_amp
 
 
 def make_parser(description):
@@ -92,9 +93,7 @@ def fit_to_machine(cfg):
     if torch.cuda.is_available():
         return
     if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
-        cfg.optim_wrapper.type = 'OptimWrapper'
-        for key in ('loss_scale', 'dtype', 'use_fp16'):
-            cfg.optim_wrapper.pop(key, None)
+        leave_amp(cfg, 'OptimWrapper')
         print_log('no GPU: training in float32 instead of mixed precision; --amp trains in bfloat16')
     if replace_type(cfg.get('model', {}), 'SyncBN', 'BN'):
         print_log('no GPU: BN instead of SyncBN')

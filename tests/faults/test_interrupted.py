@@ -122,6 +122,29 @@ def test_a_signal_in_a_validation(config, uninterrupted, tmp_path):
     assert interrupted['meta']['epoch'] == 1
 
 
+def test_the_keyboard(config, uninterrupted, tmp_path):
+    """Ctrl-C, which a terminal sends to all processes: ends like the others, with a status that stops scripts."""
+    work_dir = tmp_path / 'work_dir'
+    fault = faulty(config, dict(type='SignalAt', iteration=6, name='SIGINT', to='group'))
+    output = train(fault, work_dir, '--cfg-options', 'train_dataloader.num_workers=2', status=130)
+    assert 'ends after this iteration; Ctrl-C after 5 seconds: at once' in output and 'Traceback' not in output
+    assert 'ended by SIGINT after iteration 6' in output
+    train(config, work_dir, '--resume')
+    same(work_dir, uninterrupted)
+    early = Process(command(config, tmp_path / 'early'), tmp_path / 'early.log')
+    early.wait_for('Hooks will be executed')
+    os.kill(early.pid, signal.SIGINT)
+    assert 'ended by SIGINT before the first iteration' in early.ends(130)
+
+
+def test_the_keyboard_of_who_has_it_ignored(config, uninterrupted, tmp_path):
+    """Shells have what a script runs in the background ignore Ctrl-C."""
+    work_dir = tmp_path / 'work_dir'
+    fault = faulty(config, dict(type='SignalAt', iteration=6, name='SIGINT'))
+    Process(['bash', '-c', 'trap "" INT; exec "$@"', 'bash', *command(fault, work_dir)], tmp_path / 'log').ends(0, 120)
+    same(work_dir, uninterrupted)
+
+
 def test_before_the_first_iteration_and_a_second_signal(config, tmp_path):
     """The first ends with nothing written; a second ends at once, without waiting for the iteration's end."""
     slow = config.with_name('slow.py')  # as one that waits for a download
@@ -145,8 +168,8 @@ def test_before_the_first_iteration_and_a_second_signal(config, tmp_path):
 def disk_full(work_dir, output, reason):
     path = work_dir / 'epoch_2.pth'
     assert output.rstrip().endswith(
-        f'error: {path} could not be written: {reason}. Make space; the last whole checkpoint is '
-        f'{work_dir}/epoch_1.pth, and --resume goes on from it') and 'Traceback' not in output
+        f'error: {path} could not be written: {reason}. Make space. The last whole checkpoint is '
+        f'{work_dir}/epoch_1.pth; --resume goes on from it') and 'Traceback' not in output
     assert files(work_dir) == {'epoch_1.pth'}
 
 

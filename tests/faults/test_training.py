@@ -1,4 +1,5 @@
 """What is put into a config, and its parts by themselves."""
+import io
 import os
 import random
 import signal
@@ -90,15 +91,17 @@ def test_batches():
 
 def test_files_are_whole(tmp_path, monkeypatch):
     first, second = tmp_path / 'a' / 'epoch_1.pth', tmp_path / 'a' / 'epoch_2.pth'
-    AtomicBackend().put(b'one', first)
+    stream = io.BytesIO()
+    torch.save({}, stream)
+    AtomicBackend().put(stream.getvalue(), first)
     AtomicBackend().remove(first)
-    assert first.read_bytes() == b'one'
+    assert first.read_bytes() == stream.getvalue()
     with monkeypatch.context() as patch:
         patch.setattr(os, 'fsync', lambda _: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
-        with pytest.raises(UserError, match='epoch_2.pth could not be written: No space left on device. Make space; '
-                                            'the last whole checkpoint is .*epoch_1.pth, and --resume goes on from it'):
+        with pytest.raises(UserError, match='epoch_2.pth could not be written: No space left on device. Make space. '
+                                            'The last whole checkpoint is .*epoch_1.pth; --resume goes on from it'):
             AtomicBackend().put(b'two', second)
-        with pytest.raises(UserError, match='there is no earlier checkpoint, so training starts anew'):
+        with pytest.raises(UserError, match='Make space. There is no checkpoint yet'):
             AtomicBackend().put(b'two', tmp_path / 'b' / 'epoch_1.pth')
     assert os.listdir(first.parent) == [first.name] and not os.listdir(tmp_path / 'b')
     AtomicBackend().put(b'two', second)

@@ -48,6 +48,16 @@ def test_recipes_choose():
     assert cfg.optim_wrapper.type == 'OptimWrapper'
 
 
+def test_arguments_of_mixed_precision_alone_go():
+    special = dict(loss_scale='dynamic', dtype='float16', use_fsdp=False)
+    for amp, wrapper in ((False, 'OptimWrapper'), (True, 'BFloat16OptimWrapper')):
+        cfg = Config(dict(optim_wrapper=dict(type='AmpOptimWrapper', clip_grad=dict(max_norm=1), **special)))
+        if amp:
+            use_amp(cfg)
+        fit_to_machine(cfg)
+        assert cfg.optim_wrapper == dict(type=wrapper, clip_grad=dict(max_norm=1))
+
+
 @pytest.mark.parametrize('options', [[], ['--amp']])
 def test_evaluation_under_autocast(options, monkeypatch, tmp_path):
     """test.py --amp has mmengine's loop run under autocast."""

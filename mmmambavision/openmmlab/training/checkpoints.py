@@ -39,10 +39,8 @@ class AtomicBackend(LocalBackend):
             os.replace(part, filepath)
         except OSError as error:
             Path(part).unlink(missing_ok=True)
-            last = next(iter(checkpoints(folder)), None)
-            way_on = f'the last whole checkpoint is {last}, and --resume goes on from it' if last else (
-                'there is no earlier checkpoint, so training starts anew')
-            raise UserError(f'{filepath} could not be written: {error.strerror}. Make space; {way_on}') from None
+            raise UserError(
+                f'{filepath} could not be written: {error.strerror}. Make space. {way_on(folder)}') from None
         _sync_folder(folder)
         for path in self._outdated - {str(filepath)}:
             Path(path).unlink(missing_ok=True)
@@ -93,3 +91,9 @@ def latest_checkpoint(work_dir):
             print_log(f'passed over: {error}')
     print_log(f'nothing to resume from in {work_dir}: training starts at the beginning')
     return None
+
+
+def way_on(work_dir):
+    """Sentence that names the last whole checkpoint of a work dir."""
+    last = latest_checkpoint(work_dir) if checkpoints(work_dir) else None
+    return f'The last whole checkpoint is {last}; --resume goes on from it' if last else 'There is no checkpoint yet'

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from ...errors import UserError
-from .checkpoints import checkpoints, latest_checkpoint
+from .checkpoints import way_on
 
 WORKER = re.compile(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (is killed by signal: [\w ]+|exited unexpectedly)')
 NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -68,9 +68,3 @@ def chain(error):
     while error:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def way_on(work_dir):
-    """Sentence that names the last whole checkpoint of a work dir."""
-    last = latest_checkpoint(work_dir) if checkpoints(work_dir) else None
-    return f'The last whole checkpoint is {last}; --resume goes on from it' if last else 'There is no checkpoint yet'

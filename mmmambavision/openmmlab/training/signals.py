@@ -1,4 +1,4 @@
-"""A training that is asked to end, by SIGTERM or SIGUSR1, writes a checkpoint and ends with a status that says so."""
+"""A training that is asked to end, by a signal or Ctrl-C, writes a checkpoint and ends with a status that says so."""
 import os
 import signal
 import threading
@@ -16,27 +16,28 @@ from ..configs import add_hook
 from .checkpoints import BACKEND, INTERRUPTED
 
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
-SIGNALS = [getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1') if hasattr(signal, name)]  # Windows has one
+BY_HAND = 130  # what shells say of Ctrl-C, and a script that tries again has to stop at
+SIGNALS = [getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1', 'SIGINT') if hasattr(signal, name)]
 TOGETHER = 5  # seconds in which signals are one: torchrun passes on what Slurm sends to all processes anyway
 EVERY = 10  # iterations of a validation, which several processes go through in step when they ask each other
 
 
 @HOOKS.register_module()
 class SignalHook(Hook):
-    """Ends the training after an iteration in which any process was sent SIGTERM or SIGUSR1.
+    """Ends the training after an iteration in which any process was sent SIGTERM, SIGUSR1 or SIGINT, which is Ctrl-C.
 
-    A checkpoint of that iteration is written to the work dir, `interrupted.pth`, and all processes end with status 75.
-    A signal before the first iteration ends the process at once with this status, a second signal, some seconds after
-    the first, at once without it.
+    A checkpoint of that iteration is written to the work dir, `interrupted.pth`, and all processes end with status 75,
+    or 130 for SIGINT. A signal before the first iteration ends the process at once with this status, a second signal,
+    some seconds after the first, at once without it.
     """
 
     priority = 'LOWEST'  # after the schedulers' steps, the log and the regular checkpoint
 
     def __init__(self):
-        self.received, self.since, self.training, self.process = None, 0., False, os.getpid()
+        self.received, self.since, self.training, self.process = 0, 0., False, os.getpid()
         self.former = {}
         if threading.current_thread() is threading.main_thread():
-            self.former = {number: signal.signal(number, self._receive) for number in SIGNALS}
+            self.former = {number: signal.signal(number, self._receive) for number in wanted()}
 
     def _receive(self, number, frame):
         if os.getpid() != self.process:  # a forked child, such as one of an evaluation's pool
@@ -45,7 +46,9 @@ class SignalHook(Hook):
         elif not self.training:
             _end_before_training(number, frame)
         elif not self.received:
-            self.received, self.since = signal.Signals(number).name, time.monotonic()
+            self.received, self.since = number, time.monotonic()
+            if number == signal.SIGINT:  # somebody is looking; os.write because print may be what was interrupted
+                os.write(2, f'\nends after this iteration; Ctrl-C after {TOGETHER} seconds: at once\n'.encode())
         elif time.monotonic() - self.since > TOGETHER:
             _end_by_default(number)
 
@@ -56,38 +59,51 @@ class SignalHook(Hook):
         wrapper = runner.optim_wrapper
         wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         # Gradients that are being accumulated are in no checkpoint.
-        if all(getattr(part, 'should_update', lambda: True)() for part in wrappers) and self._asked_to_end():
-            self._end(runner, dict(epoch=runner.epoch, iter=runner.iter + 1))
+        if all(getattr(part, 'should_update', lambda: True)() for part in wrappers) and (
+                number := self._asked_to_end()):
+            self._end(runner, number, dict(epoch=runner.epoch, iter=runner.iter + 1))
 
     def before_val_epoch(self, runner):
         self.shortest = over_processes(len(runner.val_dataloader), 'min')
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if self.training and batch_idx % EVERY == 0 and batch_idx < self.shortest and self._asked_to_end():
+        if self.training and batch_idx % EVERY == 0 and batch_idx < self.shortest and (
+                number := self._asked_to_end()):
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
                     hook.after_val_epoch(runner)  # has the trained weights take the place of their average again
-            self._end(runner, dict(epoch=runner.epoch, iter=runner.iter))
+            self._end(runner, number, dict(epoch=runner.epoch, iter=runner.iter))
 
     def after_val_epoch(self, runner, metrics=None):
-        if self.training and self._asked_to_end():
-            self._end(runner, dict(epoch=runner.epoch, iter=runner.iter))
+        if self.training and (number := self._asked_to_end()):
+            self._end(runner, number, dict(epoch=runner.epoch, iter=runner.iter))
 
     def after_run(self, runner):
         for number, handler in self.former.items():
             signal.signal(number, handler)
 
     def _asked_to_end(self):
-        """Whether any process was sent a signal, which all processes have to ask together."""
-        return bool(over_processes(self.received is not None, 'max'))
+        """The signal that any process was sent, or 0, which all processes have to ask together."""
+        return over_processes(self.received, 'max')
 
-    def _end(self, runner, meta):
+    def _end(self, runner, number, meta):
         runner.save_checkpoint(runner.work_dir, INTERRUPTED, meta=meta, by_epoch=False, backend_args=BACKEND)
         barrier()  # launchers end the other processes when one has ended
         runner.logger.warning(
-            f'ended by {self.received or "a signal to another process"} after iteration {meta["iter"]}: the same '
-            f'command with --resume goes on from {Path(runner.work_dir, INTERRUPTED)}')
-        raise SystemExit(TRY_AGAIN)
+            f'ended by {signal.Signals(number).name} after iteration {meta["iter"]}: the same command with --resume '
+            f'goes on from {Path(runner.work_dir, INTERRUPTED)}')
+        raise SystemExit(status_of(number))
+
+
+def status_of(number):
+    """Exit status of a training that a signal has ended."""
+    return BY_HAND if number == signal.SIGINT else TRY_AGAIN
+
+
+def wanted():
+    """The signals to obey: not SIGINT where this process was started with it ignored, as shells do to what runs in the
+    background of a script."""
+    return [number for number in SIGNALS if number != signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def over_processes(number, op):
@@ -99,14 +115,14 @@ def over_processes(number, op):
 
 def before_training():
     """Have the signals end this process as before the first iteration, while it checks data or downloads weights."""
-    for number in SIGNALS:
+    for number in wanted():
         signal.signal(number, _end_before_training)
 
 
 def _end_before_training(number, frame):
     print(f'ended by {signal.Signals(number).name} before the first iteration: the same command starts again',
           flush=True)
-    os._exit(TRY_AGAIN)  # an exception would be raised anywhere, and be caught by some library
+    os._exit(status_of(number))  # an exception would be raised anywhere, and be caught by some library
 
 
 def _end_by_default(number):

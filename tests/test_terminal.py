@@ -1,0 +1,20 @@
+"""How commands end."""
+import pytest
+
+from mmmambavision.errors import UserError
+from mmmambavision.terminal import run
+
+
+def test_mistakes_and_the_keyboard(capsys):
+    """One sentence each, and errors of the program as they are."""
+    def ends(error):
+        def main():
+            raise error
+        with pytest.raises(SystemExit) as ended:
+            run(main)
+        return ended.value.code
+
+    assert ends(UserError('no such file')) == 'error: no such file'
+    assert ends(KeyboardInterrupt()) == 130 and capsys.readouterr().err == 'interrupted\n'
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 / 0)
