@@ -184,7 +184,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--seeds', type=int, default=3, help='runs of each backbone and task; default 3')
     parser.add_argument('--task', nargs='+', choices=TASKS, default=list(TASKS), help='default: all')
-    parser.add_argument('--rounds', type=int, default=20, help='images that each model is timed on; default 20')
+    parser.add_argument('--rounds', type=int, default=100, help='images that each model is timed on; default 100')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/peers'),
                         help='folder for data, records, table and plot; default work_dirs/peers')
     parser.add_argument('--markdown', action='store_true', help='print a table for a document')
