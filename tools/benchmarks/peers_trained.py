@@ -23,6 +23,7 @@ from runs import Run, draw_data, finished, mean_and_spread, run_all
 from table import report
 from turns import times_in_turn
 
+from mmmambavision.checkpoints.files import read_checkpoint
 from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.configs import fit_to_machine
 from mmmambavision.terminal import run
@@ -126,9 +127,11 @@ def measure(cfg, folder, task, rates, rounds):
         model = MODELS.build(fit(cfg, *backbone).model)
         run_dir = folder / Path(run_of(task, name, 0, rates[name]).file).stem
         weights = run_dir / 'weights.pth'
-        if not weights.exists():
-            raise UserError(f'{weights} is missing: without {run_dir}.json its run is trained again')
-        model.load_state_dict(torch.load(weights))
+        try:
+            model.load_state_dict(read_checkpoint(weights))
+        except UserError as error:
+            problem = error if weights.exists() else f'{weights} is missing'
+            raise UserError(f'{problem}: without {run_dir}.json its run is trained again') from None
         images = iter([data[0], *data])  # the first once more, which does not count
         calls[name] = partial(infer, model.eval(), images)
     with torch.no_grad():
@@ -189,6 +192,7 @@ def main(argv=None):
                         help='folder for data, records, table and plot; default work_dirs/peers')
     parser.add_argument('--markdown', action='store_true', help='print a table for a document')
     args = parser.parse_args(argv)
+    args.task = list(dict.fromkeys(args.task))  # one that is named twice is trained once
     if args.seeds < 1 or args.rounds < 1:
         raise UserError('--seeds and --rounds must be at least 1')
     every = {(task, seed): [run_of(task, name, seed, rate) for rate in LEARNING_RATES for name in BACKBONES]

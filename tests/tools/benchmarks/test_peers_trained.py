@@ -6,6 +6,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
+from mmmambavision.errors import UserError
 from mmmambavision.terminal import run
 
 from ...conftest import load_tool
@@ -55,6 +56,19 @@ def test_rows_are_means_of_one_task_and_backbone(tool):
     assert [tool.as_text(rows[2], key) for key in keys] == ['6.0 ± 7.1', '', '4.0', '2.000', '3.00', '2', '2']
     dots = tool.plot(rows).axes[1].lines[0]
     assert dots.get_ydata().tolist() == [1., 11.] and set(dots.get_xdata()) == {250.}
+
+
+def test_weights_that_are_damaged_or_missing(tool, tmp_path):
+    cfg = tool.load(tool.TASKS['segmentation'][0], tool.draw_data(dict(train=1, val=1, size=64), tmp_path) / 'ade')
+    rates = dict.fromkeys(tool.BACKBONES, 1e-3)
+    weights = tmp_path / 'segmentation_MambaVision_seed0_lr0.001' / 'weights.pth'
+    again = 'weights.pth .*: without .*/segmentation_MambaVision_seed0_lr0.001.json its run is trained again'
+    weights.parent.mkdir()
+    for content in (None, b'', b'PK\x03\x04 and no more'):
+        if content is not None:
+            weights.write_bytes(content)
+        with pytest.raises(UserError, match=again):
+            tool.measure(cfg, tmp_path, 'segmentation', rates, 1)
 
 
 @pytest.mark.slow
