@@ -50,10 +50,12 @@ def finished(folder, names, budget):
         budget: text that is the same for runs that can be compared.
 
     Raises:
-        UserError: some have another budget, or are damaged, or the folder cannot be made.
+        UserError: some have another budget, or are damaged, or the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # rather now than after a training
+            pass
     except OSError as error:
         raise UserError(f'{folder} cannot be written: {error.strerror}') from None
     records = {name: read(folder / name) for name in names if (folder / name).exists()}

@@ -131,6 +131,14 @@ def test_a_damaged_record_is_named(tool, tmp_path, content):
         run(lambda: tool.finished(tmp_path, ['a.json', 'b.json'], ''))
 
 
+def test_a_folder_that_cannot_be_written(tool, tmp_path, monkeypatch):
+    def refuse(dir):
+        raise OSError(30, 'Read-only file system', dir)
+    monkeypatch.setattr('tempfile.TemporaryFile', refuse)  # root may write whatever the mode
+    with pytest.raises(SystemExit, match=f'{tmp_path} cannot be written: Read-only file system'):
+        run(lambda: tool.finished(tmp_path, [], ''))
+
+
 def test_every_budget_has_data_of_its_own(tool, tmp_path):
     folders = [tool.draw_data(dict(train=train, val=1, size=32), tmp_path) for train in (1, 2, 1)]
     assert [len([*folder.glob('ade/images/training/*')]) for folder in folders] == [1, 2, 1]
