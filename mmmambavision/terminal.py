@@ -29,8 +29,8 @@ def run(main):
         main()
     except UserError as error:
         sys.exit(f'error: {error}')
-    except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(str(error) or 'interrupted', file=sys.stderr)
         sys.exit(130)
 
 

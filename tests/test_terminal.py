@@ -16,5 +16,7 @@ def test_mistakes_and_the_keyboard(capsys):
 
     assert ends(UserError('no such file')) == 'error: no such file'
     assert ends(KeyboardInterrupt()) == 130 and capsys.readouterr().err == 'interrupted\n'
+    assert ends(KeyboardInterrupt('2 of 3 runs are done')) == 130
+    assert capsys.readouterr().err == '2 of 3 runs are done\n'
     with pytest.raises(ZeroDivisionError):
         run(lambda: 1 / 0)

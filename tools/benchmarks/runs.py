@@ -109,7 +109,8 @@ def run_all(runs, records, folder, title, budget, steps, train):
                 write(folder / run.file, records[run.file])
         except KeyboardInterrupt:
             done = sum(run.file in records for run in runs)
-            sys.exit(f'{done} of {len(runs)} runs are done; the same command goes on with the others')
+            raise KeyboardInterrupt(
+                f'{done} of {len(runs)} runs are done; the same command goes on with the others') from None
 
 
 def mean_and_spread(values):

@@ -80,7 +80,7 @@ def test_a_study_that_was_interrupted_goes_on(tool, budget, tmp_path, capsys, mo
         return original(cfg, backbone, *others)
 
     monkeypatch.setattr(tool, 'train_and_evaluate', stopped)
-    with pytest.raises(SystemExit, match='2 of 3 runs are done; the same command goes on'):
+    with pytest.raises(KeyboardInterrupt, match='2 of 3 runs are done; the same command goes on'):
         tool.main(arguments)
     folder = tmp_path / 'w' / 'mixer'
     records = {path: path.read_bytes() for path in folder.glob('*.json')}
