@@ -1,6 +1,7 @@
 """A training of seconds: a small segmentor on four drawn images, and processes that run it."""
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -50,6 +51,10 @@ def command(config, work_dir, *options):
     return [sys.executable, str(ROOT / 'tools/train.py'), str(config), '--work-dir', str(work_dir), *map(str, options)]
 
 
+def _obey_the_keyboard():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # which is ignored where the tests run in a script's background
+
+
 class Process:
     """A command in a process, with what it printed in a file."""
 
@@ -58,7 +63,7 @@ class Process:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))  # configs name tests.faults
         with open(log, 'w') as file:
             self.process = subprocess.Popen(
-                arguments, cwd=ROOT, stdout=file, stderr=file, start_new_session=True,
+                arguments, cwd=ROOT, stdout=file, stderr=file, start_new_session=True, preexec_fn=_obey_the_keyboard,
                 env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': path, **environment})
         self.pid = self.process.pid
 
