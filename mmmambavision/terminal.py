@@ -4,6 +4,8 @@ from argparse import ArgumentTypeError
 
 from .errors import UserError
 
+BY_HAND = 130  # exit status that shells give Ctrl-C, and that a script that tries again has to stop at
+
 
 def show(columns, rows, markdown=False):
     """Print a table of strings, the first column to the left, on the terminal or in Markdown."""
@@ -31,7 +33,7 @@ def run(main):
         sys.exit(f'error: {error}')
     except KeyboardInterrupt as error:
         print(str(error) or 'interrupted', file=sys.stderr)
-        sys.exit(130)
+        sys.exit(BY_HAND)
 
 
 def device(text):

@@ -12,11 +12,11 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import FUNCTIONS, HOOKS
 
+from ...terminal import BY_HAND
 from ..configs import add_hook
 from .checkpoints import BACKEND, INTERRUPTED
 
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
-BY_HAND = 130  # what shells say of Ctrl-C, and a script that tries again has to stop at
 SIGNALS = [getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1', 'SIGINT') if hasattr(signal, name)]
 TOGETHER = 5  # seconds in which signals are one: torchrun passes on what Slurm sends to all processes anyway
 EVERY = 10  # iterations of a validation, which several processes go through in step when they ask each other
