@@ -293,7 +293,7 @@ def test_configs_in_checkpoints_are_harmless(tmp_path):
 
 @pytest.mark.parametrize('map_location', [
     None, 'cpu', torch.device('cpu'), 'meta', torch.device('meta'), {'cpu': 'meta'}, {'cuda:0': 'cpu'},
-    lambda storage, location: storage, lambda storage, location: None], ids=str)
+    lambda storage, location: storage, lambda storage, location: None])
 @pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
 def test_map_location(map_location, suffix, tmp_path):
     """Means for one kind of file what torch.load has it mean for the other."""
