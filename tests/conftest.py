@@ -1,9 +1,5 @@
-import importlib
 import logging
 import os
-import socket
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,24 +9,7 @@ if not torch.cuda.is_available():
 
 import mmmambavision  # noqa: E402, F401  (before anything imports mmcv.ops, whose operators it may have to provide)
 
-TESTS = Path(__file__).parent
-ROOT = TESTS.parent
-GOLDEN = TESTS / 'data' / 'golden'
-sys.path.insert(0, str(GOLDEN))  # seeded.py, the generator behind the golden outputs
-
-
-def load_tool(name):
-    """The script tools/{name}.py as a module, beside which it finds those that it imports."""
-    script = ROOT / 'tools' / name
-    if str(script.parent) not in sys.path:
-        sys.path.insert(0, str(script.parent))
-    return importlib.import_module(script.name)
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
+from .helpers.process import run_tool  # noqa: E402
 
 
 @pytest.fixture
@@ -42,3 +21,11 @@ def logged(monkeypatch):
     handler.emit = lambda record: messages.append(record.getMessage())
     monkeypatch.setattr(MMLogger.get_current_instance(), 'handlers', [handler])
     return messages
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory):
+    """Folder with a few drawn images."""
+    out = tmp_path_factory.mktemp('data') / 'shapes'
+    run_tool('demo/make_shapes_dataset.py', out, '--train', 16, '--val', 6, '--size', 96)
+    return out

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT
+from .helpers.process import ROOT
 
 NOTEBOOK = ROOT / 'docs' / 'colab.ipynb'
 # A matter of a minute.

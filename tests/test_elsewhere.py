@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 
-from .conftest import ROOT
+from .helpers.process import ROOT
 
 PAGE = (ROOT / 'docs' / 'elsewhere.md').read_text()
 SNIPPETS = dict(re.findall(r'## (.*?)\n.*?```python\n(.*?)```', PAGE, re.DOTALL))

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from .conftest import ROOT
+from .helpers.process import ROOT
 
 pytest.importorskip('timm')
 REGISTERED = re.search(r"^REGISTERED='(.*)'$", (ROOT / 'docs' / 'imagenet.md').read_text(), re.MULTILINE)[1]

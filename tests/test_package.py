@@ -13,7 +13,7 @@ import yaml
 
 import mmmambavision
 
-from .conftest import ROOT, load_tool
+from .helpers.process import ROOT, load_tool
 
 INDEX = yaml.safe_load((ROOT / 'configs' / 'metafile.yml').read_text())['Models']
 

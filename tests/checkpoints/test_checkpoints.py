@@ -1,5 +1,4 @@
 """Weights out of every released form of file, by every way that reads one, and nothing run by unpickling."""
-import argparse
 import http.server
 import os
 import re
@@ -7,7 +6,6 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections import OrderedDict
 from functools import partial
 from pathlib import Path
 
@@ -26,57 +24,13 @@ from mmmambavision.checkpoints.weights import STEM, adapt_to_channels, backbone_
 from mmmambavision.errors import UnreachableError
 from mmmambavision.models.presets import PRESETS
 
-NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4))
-
-
-class Detector(nn.Module):
-    """What a detector is to a checkpoint: a backbone and something else."""
-
-    def __init__(self, backbone):
-        super().__init__()
-        self.backbone = backbone
-        self.neck = nn.Linear(2, 3)
+from ..helpers.nets import FORMS, NANO, Detector, behind, classifier, save
 
 
 @pytest.fixture
 def source():
     torch.manual_seed(0)
     return MambaVision(NANO)
-
-
-def classifier(model):
-    state = {k: v for k, v in model.state_dict().items() if not k.startswith('outnorm')}
-    return {**state, 'norm.weight': torch.ones(128), 'norm.bias': torch.zeros(128), 'head.weight': torch.ones(10, 128),
-            'head.bias': torch.zeros(10)}
-
-
-def behind(prefix, state):
-    return {prefix + key: value for key, value in state.items()}
-
-
-def save(form, model, folder):
-    """Write `model` as a released file of the form named; returns its path."""
-    path = folder / f'{form}.pth'
-    if form == 'pth.tar':
-        path = folder / 'mambavision_nano_1k.pth.tar'
-        torch.save(dict(state_dict=classifier(model), epoch=299, arch='mamba_vision', args=argparse.Namespace(lr=.005),
-                        optimizer=dict(state={}, param_groups=[]), metric=np.float64(82.3)), path)
-    elif form == 'module pth.tar':
-        torch.save(dict(state_dict=behind('module.', classifier(model)), epoch=1), path)
-    elif form == 'safetensors':
-        path = folder / 'model.safetensors'
-        save_file(behind('model.', classifier(model)), path)
-    elif form == 'bare state dict':
-        torch.save(classifier(model), path)
-    elif form == 'mmengine detector':
-        history = HistoryBuffer([1., 2.], [1, 1])
-        torch.save(dict(state_dict=OrderedDict(Detector(model).state_dict()),
-                        meta=dict(epoch=36, seed=1, dataset_meta=dict(palette=[(1, 2, 3)]), mean=np.zeros(3)),
-                        message_hub=dict(log_scalars=OrderedDict(loss=history), runtime_info={})), path)
-    return path
-
-
-FORMS = ('pth.tar', 'module pth.tar', 'safetensors', 'bare state dict', 'mmengine detector')
 
 
 def assert_same(model, source, but=('outnorm',)):

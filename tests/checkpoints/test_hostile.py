@@ -13,7 +13,7 @@ from mmmambavision.checkpoints.files import read_checkpoint
 from mmmambavision.errors import UserError
 from mmmambavision.terminal import run
 
-from ..conftest import load_tool
+from ..helpers.process import load_tool
 from . import hostile
 
 MEGABYTES = 100  # for files of some KB to 300 KB; torch's own reader takes some when it is first used

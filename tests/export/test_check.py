@@ -9,7 +9,7 @@ from mmmambavision.export.metadata import describe
 from mmmambavision.openmmlab import models
 from mmmambavision.openmmlab.configs import fit_to_machine
 
-from ..conftest import ROOT
+from ..helpers.process import ROOT
 
 DETECTOR = ('dets', 'labels', 'masks')
 

@@ -15,11 +15,10 @@ from mmmambavision.export.parts import PARTS
 from mmmambavision.openmmlab.configs import fit_to_machine
 from mmmambavision.openmmlab.models import load_model
 
-from ..conftest import ROOT
-from ..tools.conftest import run_tool
+from ..helpers.nets import NANO
+from ..helpers.process import ROOT, run_tool
 
 CASCADE = ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_demo.py'
-NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 1, 2, 4))
 BACKBONE = dict(_delete_=True, type='MambaVision', arch=NANO, window_size=(14, 7), drop_path_rate=0.)
 PROPOSALS = dict(nms_pre=200, max_per_img=40)
 SPECIFIC = [f'model.roi_head.bbox_head.{stage}.reg_class_agnostic=False' for stage in range(3)]

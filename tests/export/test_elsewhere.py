@@ -9,9 +9,8 @@ import torch
 from mmmambavision import MambaVision
 from mmmambavision.export.onnx import export
 
-from ..conftest import ROOT
-
-NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 1, 2, 4))
+from ..helpers.nets import NANO
+from ..helpers.process import ROOT
 
 
 @pytest.mark.slow

@@ -21,9 +21,9 @@ from mmmambavision.models.presets import PRESETS  # noqa: E402
 from mmmambavision.openmmlab import models  # noqa: E402
 from mmmambavision.openmmlab.configs import fit_to_machine  # noqa: E402
 
-from ..conftest import ROOT  # noqa: E402
+from ..helpers.nets import NANO  # noqa: E402
+from ..helpers.process import ROOT  # noqa: E402
 
-NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 1, 2, 4))
 SIZES = ((1, 64, 64), (2, 192, 256), (1, 427, 333), (1, 800, 1344), (1, 224, 448), (1, 896, 896))
 
 

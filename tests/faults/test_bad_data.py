@@ -13,8 +13,9 @@ from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.training import images
 from mmmambavision.openmmlab.training.images import fault
 
-from ..openmmlab import drawn
-from .tiny import prepare, train
+from ..helpers import data
+from ..helpers.data import tiny_segmentor
+from ..helpers.process import train
 
 KEEP, CUT = slice(None), slice(None, -40)
 BAD = {'1.jpg': None, '2.jpg': 'text', '3.jpg': CUT}  # missing, not an image, cut off
@@ -40,14 +41,14 @@ def step():
     (slice(0, -1), 'it was cut off'), (slice(0, -40), 'it was cut off'), (KEEP, None)])
 def test_fault(kind, how, reason, tmp_path):
     path = tmp_path / f'a.{kind}'
-    drawn.picture(3).save(path)
+    data.picture(3).save(path)
     spoil(path, how)
     assert reason is None and fault(path) is None or reason in fault(path)
 
 
 def test_the_end_of_a_thumbnail_is_not_that_of_the_image(tmp_path):
     _, small = cv2.imencode('.jpg', np.zeros((16, 16, 3), np.uint8))
-    drawn.picture(2).save(tmp_path / 'a.jpg', exif=b'Exif\0\0' + small.tobytes(), progressive=True)
+    data.picture(2).save(tmp_path / 'a.jpg', exif=b'Exif\0\0' + small.tobytes(), progressive=True)
     whole = (tmp_path / 'a.jpg').read_bytes()
     assert whole.count(b'\xff\xd9') == 2 and fault(tmp_path / 'a.jpg') is None
     (tmp_path / 'a.jpg').write_bytes(whole[:-1])
@@ -58,14 +59,14 @@ def test_the_end_of_a_thumbnail_is_not_that_of_the_image(tmp_path):
 
 def test_a_good_image_is_read_as_before(step, tmp_path):
     path = str(tmp_path / 'a.jpg')
-    drawn.picture(1).save(path)
+    data.picture(1).save(path)
     ours, theirs = step()(dict(img_path=path)), LoadImageFromFile()(dict(img_path=path))
     assert ours.keys() == theirs.keys() and np.array_equal(ours['img'], theirs['img'])
 
 
 def test_stops_or_skips(step, tmp_path, logged):
     path = tmp_path / 'a.jpg'
-    drawn.picture(1).save(path)
+    data.picture(1).save(path)
     spoil(path, CUT)
     results = dict(img_path=str(path), img_id=7)
     with pytest.raises(UserError, match=r'a.jpg cannot be read: the JPEG has no end, it was cut off \(image 7 of '
@@ -79,7 +80,7 @@ def test_stops_or_skips(step, tmp_path, logged):
 
 
 def test_other_errors_are_not_the_image_s(tmp_path):
-    drawn.picture(1).save(tmp_path / 'a.jpg')
+    data.picture(1).save(tmp_path / 'a.jpg')
     step = TRANSFORMS.build(dict(
         type='ReadWhole', step=dict(type='LoadImageFromFile', backend_args=dict(backend='unknown'))))
     with pytest.raises(Exception, match='unknown'):
@@ -106,7 +107,7 @@ def test_every_training_pipeline_is_made_safe():
 
 @pytest.mark.slow
 def test_a_training_stops_at_a_bad_image_or_goes_round_it(tmp_path):
-    config = prepare(tmp_path, iterations=12)
+    config = tiny_segmentor(tmp_path, iterations=12)
     for name, how in BAD.items():
         spoil(tmp_path / 'data/images/training' / name, how)
     (tmp_path / 'data/list.txt').write_text('1\n2\n3\n4\n')  # or a missing one would not be missed
@@ -126,8 +127,8 @@ def test_a_training_stops_at_a_bad_image_or_goes_round_it(tmp_path):
 
 @pytest.mark.slow
 def test_no_image_that_can_be_read_ends_the_training(tmp_path):
-    config = prepare(tmp_path)
-    for number in drawn.TRAIN:
+    config = tiny_segmentor(tmp_path)
+    for number in data.TRAIN:
         spoil(tmp_path / f'data/annotations/training/{number}.png', CUT)  # the label maps, for once
     output = train(config, tmp_path / 'work', '--skip-broken-images', status=1)
     assert output.count('.png cannot be read: the PNG has no end') == 4

@@ -11,16 +11,16 @@ import torch
 
 from mmmambavision.checkpoints.files import read_checkpoint
 
-from ..conftest import ROOT, free_port
-from .detector import losses, prepare, weights
-from .tiny import Process, command, train
+from ..helpers.compare import assert_same_training, losses
+from ..helpers.data import small_detector
+from ..helpers.process import ROOT, Process, command, free_port, train
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope='module')
 def config(tmp_path_factory):
-    return prepare(tmp_path_factory.mktemp('detector'))
+    return small_detector(tmp_path_factory.mktemp('detector'))
 
 
 @pytest.fixture(scope='module')
@@ -28,14 +28,6 @@ def uninterrupted(config, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp('uninterrupted') / 'work_dir'
     train(config, work_dir)
     return work_dir
-
-
-def same(work_dir, other):
-    """The run in a work dir, resumed or not, ended as the other did."""
-    assert len(losses(other)) == 12 and losses(work_dir) == losses(other)
-    for (key, value), (other_key, other_value) in zip(
-            weights(work_dir / 'epoch_3.pth'), weights(other / 'epoch_3.pth'), strict=True):
-        assert key == other_key and torch.equal(value, other_value), key
 
 
 def files(work_dir):
@@ -59,7 +51,7 @@ def test_killed_in_training_and_in_a_checkpoints_write(config, uninterrupted, tm
     output = train(killed, work_dir, '--resume', status=-signal.SIGKILL)
     assert 'resumed epoch: 1, iter: 4' in output and files(work_dir) == {'epoch_1.pth', 'epoch_2.pth.part'}
     train(config, work_dir, '--resume')
-    same(work_dir, uninterrupted)
+    assert_same_training(work_dir, uninterrupted, 'epoch_3.pth')
     assert files(work_dir) == {'epoch_3.pth'}
 
 
@@ -77,7 +69,7 @@ def test_signals_as_slurm_sends_them(config, uninterrupted, tmp_path):
     output = train(faulty(config, fault), work_dir, '--resume', *with_workers, status=75)
     assert 'resumed epoch: 1, iter: 6' in output and 'ended by SIGUSR1 after iteration 8' in output
     train(config, work_dir, '--resume')
-    same(work_dir, uninterrupted)
+    assert_same_training(work_dir, uninterrupted, 'epoch_3.pth')
 
 
 SRUN = """#!/bin/bash
@@ -104,7 +96,7 @@ def test_the_script_for_slurm(config, uninterrupted, tmp_path):
     assert 'resumed epoch: 1' in Process(
         ['bash', str(tmp_path / 'job')], tmp_path / 'second.log', **environment).ends(0, 120)
     assert (tmp_path / 'requeued').read_text() == 'requeue 123\n'
-    same(work_dir, uninterrupted)
+    assert_same_training(work_dir, uninterrupted, 'epoch_3.pth')
 
 
 def test_a_signal_in_a_validation(config, uninterrupted, tmp_path):
@@ -130,7 +122,7 @@ def test_the_keyboard(config, uninterrupted, tmp_path):
     assert 'ends after this iteration; Ctrl-C after 5 seconds: at once' in output and 'Traceback' not in output
     assert 'ended by SIGINT after iteration 6' in output
     train(config, work_dir, '--resume')
-    same(work_dir, uninterrupted)
+    assert_same_training(work_dir, uninterrupted, 'epoch_3.pth')
     early = Process(command(config, tmp_path / 'early'), tmp_path / 'early.log')
     early.wait_for('Hooks will be executed')
     os.kill(early.pid, signal.SIGINT)
@@ -142,7 +134,7 @@ def test_the_keyboard_of_who_has_it_ignored(config, uninterrupted, tmp_path):
     work_dir = tmp_path / 'work_dir'
     fault = faulty(config, dict(type='SignalAt', iteration=6, name='SIGINT'))
     Process(['bash', '-c', 'trap "" INT; exec "$@"', 'bash', *command(fault, work_dir)], tmp_path / 'log').ends(0, 120)
-    same(work_dir, uninterrupted)
+    assert_same_training(work_dir, uninterrupted, 'epoch_3.pth')
 
 
 def test_before_the_first_iteration_and_a_second_signal(config, tmp_path):
@@ -192,7 +184,7 @@ def test_a_full_disk(config, uninterrupted, tmp_path):
         disk_full(work_dir, output, 'No space left on device')
         subprocess.run(['mount', '-o', f'remount,size={2 * size}', work_dir], check=True)
         train(config, work_dir, '--resume')
-        same(work_dir, uninterrupted)
+        assert_same_training(work_dir, uninterrupted, 'epoch_3.pth')
     finally:
         subprocess.run(['umount', '--lazy', work_dir], check=True)
 

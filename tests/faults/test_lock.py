@@ -11,7 +11,8 @@ import pytest
 from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.training import lock
 
-from .tiny import Process, command, prepare, train
+from ..helpers.data import tiny_segmentor
+from ..helpers.process import Process, command, train
 
 
 def hold_in_a_process(work_dir):
@@ -62,7 +63,7 @@ def test_where_nothing_can_be_written(tmp_path):
 @pytest.mark.slow
 def test_two_trainings_in_one_work_dir(tmp_path):
     """The second is refused, whatever the first has written; after SIGKILL one starts while its workers live."""
-    config, work_dir = prepare(tmp_path, iterations=100000, every=2), tmp_path / 'work'
+    config, work_dir = tiny_segmentor(tmp_path, iterations=100000, every=2), tmp_path / 'work'
     first = Process(command(config, work_dir), tmp_path / 'first.log')
     first.wait_for(r'\[ *3/')
     workers = first.children()

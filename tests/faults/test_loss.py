@@ -9,7 +9,8 @@ from mmmambavision.checkpoints.files import read_checkpoint
 from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.training.loss import InvalidLossHook, put_into
 
-from .tiny import prepare, train
+from ..helpers.data import tiny_segmentor
+from ..helpers.process import train
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_added_unless_the_config_has_it(hooks, added):
 @pytest.mark.slow
 def test_a_training_ends_and_its_last_checkpoint_is_good(tmp_path):
     """The learning rate becomes absurd after four iterations; a checkpoint is written at every second."""
-    config = prepare(tmp_path, iterations=20, every=2)
+    config = tiny_segmentor(tmp_path, iterations=20, every=2)
     config.write_text(config.read_text() + "\nparam_scheduler = [dict(type='MultiStepLR', milestones=[4], gamma=1e35, "
                                            "by_epoch=False)]\n")
     output = train(config, tmp_path / 'work', status=1)

@@ -12,9 +12,9 @@ from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.training import explained
 from mmmambavision.openmmlab.training.checkpoints import latest_checkpoint
 
-from ..conftest import ROOT, free_port
-from .detector import losses
-from .tiny import Process, command, prepare, ranks, train
+from ..helpers.compare import losses
+from ..helpers.data import tiny_segmentor
+from ..helpers.process import ROOT, Process, command, free_port, ranks, train
 
 HOUR = 10 ** 6
 
@@ -86,7 +86,7 @@ def test_other_errors_stay(error, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_worker(tmp_path):
-    config = prepare(tmp_path, iterations=HOUR, every=2)
+    config = tiny_segmentor(tmp_path, iterations=HOUR, every=2)
     training = Process(command(config, tmp_path / 'work'), tmp_path / 'log')
     training.wait_for(r'\[ *5/')
     os.kill(training.children()[0], signal.SIGKILL)
@@ -104,7 +104,7 @@ def test_a_killed_worker(tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_process_under_torchrun(tmp_path):
-    config = prepare(tmp_path, iterations=HOUR)
+    config = tiny_segmentor(tmp_path, iterations=HOUR)
     agent = Process([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port',
                      str(free_port()), *command(config, tmp_path / 'work', '--launcher', 'pytorch')[1:]],
                     tmp_path / 'log')
@@ -118,7 +118,7 @@ def test_a_killed_process_under_torchrun(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('killed', [0, 1])
 def test_a_killed_process_without_an_agent(killed, tmp_path):
-    both = ranks(prepare(tmp_path, iterations=HOUR), tmp_path / 'work')
+    both = ranks(tiny_segmentor(tmp_path, iterations=HOUR), tmp_path / 'work')
     both[0].wait_for(r'\[ *3/')
     both[killed].process.kill()
     output = both[1 - killed].ends(seconds=60)

@@ -6,8 +6,9 @@ import torch
 
 from mmmambavision.checkpoints.files import read_checkpoint
 
-from ..conftest import load_tool
-from .detector import load, losses, prepare, weights
+from ..helpers.compare import assert_same_training, assert_same_weights, losses
+from ..helpers.data import load, small_detector
+from ..helpers.process import load_tool
 
 ITERATIONS = dict(train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=12, val_interval=100),
                   default_hooks__checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=4))
@@ -15,7 +16,7 @@ ITERATIONS = dict(train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_i
 
 @pytest.fixture(scope='module')
 def config(tmp_path_factory):
-    return prepare(tmp_path_factory.mktemp('detector'))
+    return small_detector(tmp_path_factory.mktemp('detector'))
 
 
 @pytest.fixture
@@ -60,18 +61,6 @@ def reference(train, uninterrupted, loop, **options):
     return done[loop]
 
 
-def same(work_dir, other, name):
-    assert len(losses(other)) == 12 and losses(work_dir) == losses(other)
-    same_weights(work_dir, other, name)
-
-
-def same_weights(work_dir, other, name):
-    mine, others = weights(work_dir / name), weights(other / name)
-    assert len(mine) == len(others) > 300
-    for (key, value), (other_key, other_value) in zip(mine, others):
-        assert key == other_key and torch.equal(value, other_value), key
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('loop, interrupted, before, after', [
     ('epochs', 4, 1, 2), ('epochs', 7, 2, 'persistent'), ('epochs', 5, 'persistent', 0),
@@ -90,7 +79,7 @@ def test_interrupted(loop, interrupted, before, after, train, uninterrupted, tmp
     train(tmp_path, status=75, custom_hooks=[fault], **workers(before), **options)
     assert len(losses(tmp_path)) == interrupted
     train(tmp_path, '--resume', **workers(after), **options)
-    same(tmp_path, whole, 'epoch_3.pth' if loop == 'epochs' else 'iter_12.pth')
+    assert_same_training(tmp_path, whole, 'epoch_3.pth' if loop == 'epochs' else 'iter_12.pth')
 
 
 @pytest.mark.slow
@@ -104,4 +93,5 @@ def test_from_a_regular_checkpoint(loop, train, uninterrupted, tmp_path):
     torch.save(contents, path)
     train(tmp_path / 'again', '--resume', loop=loop)
     assert losses(tmp_path / 'again') == losses(whole)[4:]
-    same_weights(tmp_path / 'again', whole, 'epoch_3.pth' if loop == 'epochs' else 'iter_12.pth')
+    name = 'epoch_3.pth' if loop == 'epochs' else 'iter_12.pth'
+    assert_same_weights(tmp_path / 'again' / name, whole / name)

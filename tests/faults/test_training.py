@@ -17,7 +17,7 @@ from mmmambavision.openmmlab.training import make_safe, signals
 from mmmambavision.openmmlab.training.checkpoints import AtomicBackend, checkpoints, latest_checkpoint, put_into
 from mmmambavision.openmmlab.training.resume import SeededBatchSampler, use_earlier_seed
 
-from ..conftest import ROOT
+from ..helpers.process import ROOT
 
 
 @pytest.mark.parametrize('name, loop', [

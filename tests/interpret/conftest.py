@@ -3,7 +3,7 @@ import torch
 
 from mmmambavision import MambaVision
 
-ARCH = dict(dim=16, in_dim=8, depths=(1, 1, 3, 2), num_heads=(2, 2, 4, 8))
+from ..helpers.nets import DEEPER
 
 
 @pytest.fixture
@@ -11,7 +11,7 @@ def network():
     """Function of `window_size` to a backbone with weights of ordinary size, in float64."""
     def build(window_size=None):
         torch.manual_seed(0)
-        trunk = MambaVision(ARCH, window_size, drop_path_rate=0.).double().eval()
+        trunk = MambaVision(DEEPER, window_size, drop_path_rate=0.).double().eval()
         for name, parameter in trunk.named_parameters():
             if 'mixer' in name and 'A_log' not in name:
                 torch.nn.init.normal_(parameter, std=.3)

@@ -6,7 +6,7 @@ from mmmambavision import MambaVision
 from mmmambavision.interpret.receptive_field import centre_gradient, effective_receptive_field, radius_of_half
 from mmmambavision.models.blocks import Stem
 
-from .conftest import ARCH
+from ..helpers.nets import DEEPER
 
 
 def support(field):
@@ -29,7 +29,7 @@ def test_support_of_an_untrained_stem_is_its_receptive_field():
 def test_support_of_levels_of_convolutions(level, depths, reach):
     """Every 3x3 convolution adds its input's stride at both sides; a block has two, a downsampling one."""
     torch.manual_seed(0)
-    trunk = MambaVision({**ARCH, 'depths': (*depths, 1, 1)}, out_indices=(0, 1), drop_path_rate=0.).double().eval()
+    trunk = MambaVision({**DEEPER, 'depths': (*depths, 1, 1)}, out_indices=(0, 1), drop_path_rate=0.).double().eval()
     images = torch.randn(1, 3, 160, 160, dtype=torch.float64)
     field, (row, column) = centre_gradient(lambda x: trunk.level_maps(x, level + 1)[level], images, 4 * 2 ** level)
     assert (row, column) == (80, 80)

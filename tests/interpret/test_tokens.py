@@ -7,7 +7,7 @@ from mmmambavision.interpret.tokens import find_block, not_padding, place, to_ma
 from mmmambavision.models.levels import to_windows
 from mmmambavision.models.mixers import Attention, MambaVisionMixer
 
-from .conftest import ARCH
+from ..helpers.nets import DEEPER
 
 
 def test_blocks_by_name(network):
@@ -19,10 +19,10 @@ def test_blocks_by_name(network):
         find_block(trunk, Attention, '2.0')
     with pytest.raises(ValueError, match='choose one of 2.0, 2.1, 3.0'):
         find_block(trunk, MambaVisionMixer, '7')
-    shallow = MambaVision({**ARCH, 'depths': (1, 1, 1, 2)})
+    shallow = MambaVision({**DEEPER, 'depths': (1, 1, 1, 2)})
     assert find_block(shallow, Attention).name == '3.1'
     with pytest.raises(ValueError, match='no block of this network, which has 2 levels, has Attention'):
-        find_block(MambaVision(ARCH, out_indices=(0, 1)), Attention)
+        find_block(MambaVision(DEEPER, out_indices=(0, 1)), Attention)
 
 
 def test_the_network_in_a_model(network):

@@ -3,18 +3,17 @@ import json
 
 import numpy as np
 import pytest
-import seeded
 import torch
 import torch.nn.functional as F
 
 from mmmambavision.models.classifier import MambaVisionClassifier
 
-from ..conftest import GOLDEN
-from .test_golden import relative_error
+from ..helpers import seeded
+from ..helpers.compare import GOLDEN, relative_error
+from ..helpers.nets import NANO
 
 CASES = json.loads((GOLDEN / 'classifiers.json').read_text())
 ARCH = {'mamba_vision_T': 'tiny', 'mamba_vision_S': 'small'}
-NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4))
 
 
 def build(case):

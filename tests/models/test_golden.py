@@ -3,7 +3,6 @@ import json
 
 import numpy as np
 import pytest
-import seeded
 import torch
 
 from mmmambavision import MambaVision
@@ -12,16 +11,12 @@ from mmmambavision.ops.attention import available_backends as attention_backends
 from mmmambavision.ops.attention import cpu
 from mmmambavision.ops.selective_scan import triton
 
-from ..conftest import GOLDEN
+from ..helpers import seeded
+from ..helpers.compare import GOLDEN, relative_error
 
 CASES = json.loads((GOLDEN / 'cases.json').read_text())
 BACKENDS = [pytest.param(name, marks=pytest.mark.slow if name == 'triton' and triton.interpreted() else ())
             for name, reason in available_backends().items() if reason is None]
-
-
-def relative_error(actual, expected):
-    actual, expected = (np.asarray(a, dtype=np.float64) for a in (actual, expected))
-    return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
 
 
 def run(name, backend):

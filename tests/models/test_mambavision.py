@@ -14,7 +14,7 @@ from mmmambavision.models.blocks import DropPath
 from mmmambavision.models.levels import HybridLevel, from_windows, to_windows
 from mmmambavision.models.presets import PRESETS, SHORT_NAMES
 
-NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4))
+from ..helpers.nets import NANO
 
 
 def nano(**options):

@@ -8,28 +8,8 @@ from torch.export import Dim
 from mmmambavision import MambaVision
 from mmmambavision.models.blocks import LayerNorm
 
-NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4))
-
-
-def nano(**options):
-    return MambaVision(**{'arch': NANO, 'drop_path_rate': 0., **options})
-
-
-def gradients_and_buffers(model, x, run=None):
-    model.zero_grad()
-    sum(output.sin().sum() for output in (model if run is None else run)(x)).backward()
-    return ({name: p.grad.clone() for name, p in model.named_parameters()},
-            {name: b.clone() for name, b in model.named_buffers()})
-
-
-def assert_same(actual, expected):
-    assert actual.keys() == expected.keys()
-    for name, value in expected.items():
-        difference = (actual[name] - value).float().norm()
-        if name.endswith(('conv1.bias', 'conv2.bias')):  # before a batch norm: 0, but for rounding
-            assert difference < 1e-2, name
-        else:
-            assert difference <= 1e-3 * value.float().norm(), name
+from ..helpers.compare import assert_same, gradients_and_buffers
+from ..helpers.nets import NANO, nano
 
 
 @pytest.mark.parametrize('compiled', [False, True])

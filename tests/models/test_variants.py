@@ -12,7 +12,8 @@ from mmmambavision.models.mixers import Attention, MambaVisionMixer
 from mmmambavision.models.variants import MIXERS, spell_out
 from mmmambavision.timm_models import MambaVisionClassifier
 
-NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4))
+from ..helpers.nets import NANO
+
 OTHERS = [name for name in MIXERS if name != 'mambavision']
 
 

@@ -8,7 +8,7 @@ from mmmambavision.openmmlab.amp import BFloat16OptimWrapper, use_amp
 from mmmambavision.openmmlab.configs import fit_to_machine
 from mmmambavision.terminal import run
 
-from ..conftest import ROOT, load_tool
+from ..helpers.process import ROOT, load_tool
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='of machines without a GPU')
 RECIPE = ROOT / 'configs' / 'upernet_mambavision_t.py'

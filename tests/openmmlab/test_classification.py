@@ -16,7 +16,7 @@ from mmengine.runner import load_checkpoint  # noqa: E402
 from mmmambavision.errors import UserError  # noqa: E402
 from mmmambavision.models.classifier import MambaVisionClassifier  # noqa: E402
 
-from ..conftest import ROOT, load_tool  # noqa: E402
+from ..helpers.process import ROOT, load_tool  # noqa: E402
 
 CONFIGS = ROOT / 'configs' / 'classification'
 # arch, drop path, weight decay, epochs of warm-up, shorter side at test

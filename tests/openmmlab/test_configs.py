@@ -8,7 +8,8 @@ from mmengine.registry import MODELS, init_default_scope
 
 import mmmambavision  # noqa: F401
 
-from ..conftest import ROOT, TESTS
+from ..helpers.compare import DATA
+from ..helpers.process import ROOT
 
 CONFIGS = ROOT / 'configs'
 RELEASED = {
@@ -36,7 +37,7 @@ def build(cfg):
 @pytest.mark.parametrize('name', RELEASED)
 @pytest.mark.parametrize('suffix', ['', '_wholemap'])
 def test_state_dict_is_the_released_one(name, suffix):
-    manifest = json.loads((TESTS / 'data' / 'manifests' / f'{RELEASED[name]}.json').read_text())
+    manifest = json.loads((DATA / 'manifests' / f'{RELEASED[name]}.json').read_text())
     assert {k: list(v.shape) for k, v in build(load(name + suffix)).state_dict().items()} == manifest
 
 
@@ -136,7 +137,7 @@ def test_released_configs_run_unchanged(logged):
     cfg = load('cascade_mask_rcnn_mambavision_t')
     cfg.model.backbone = dict(type='MM_mamba_vision', **RELEASED_ARGUMENTS)
     model = build(cfg)
-    path = TESTS / 'data' / 'manifests' / f"{RELEASED['cascade_mask_rcnn_mambavision_t']}.json"
+    path = DATA / 'manifests' / f"{RELEASED['cascade_mask_rcnn_mambavision_t']}.json"
     manifest = json.loads(path.read_text())
     assert {k: list(v.shape) for k, v in model.state_dict().items()} == manifest
     assert drop_paths(model)[-1] == pytest.approx(.2)

@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-import seeded
 import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
@@ -14,7 +13,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 
-from ..conftest import GOLDEN, ROOT
+from ..helpers import seeded
+from ..helpers.compare import GOLDEN
+from ..helpers.process import ROOT
 
 STORED = GOLDEN / 'demo_losses.json'
 STEPS, SIZE = 5, 128

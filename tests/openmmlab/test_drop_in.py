@@ -18,7 +18,7 @@ from mmseg.structures import SegDataSample
 
 from mmmambavision.openmmlab.configs import replace_type
 
-from ..conftest import ROOT, free_port
+from ..helpers.process import ROOT, free_port
 
 BACKBONE = """dict(
         _delete_=True, type='MambaVision', arch=dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4)),

@@ -6,7 +6,7 @@ from torch import nn
 
 from mmmambavision import MambaVision
 
-NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4))
+from ..helpers.nets import NANO
 
 
 class Model(nn.Module):

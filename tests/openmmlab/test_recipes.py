@@ -10,45 +10,30 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 from mmdet.datasets.api_wrappers import COCO
-from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.configs import check_data, load_config
 from mmmambavision.openmmlab.own_data import prepare
 
-from ..conftest import ROOT, load_tool
-from . import drawn
-from .own_data.conftest import coco, write_both, write_label_maps
+from ..helpers import data
+from ..helpers.data import coco_contents, parts, recipe, write_both, write_label_maps
+from ..helpers.nets import NANO
+from ..helpers.process import ROOT, load_tool
 
-NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4))
 NARROW = {80: 16, 160: 32, 320: 64, 640: 128}
 FEWER = dict(num_layers=1, num_queries=20, channels=32, fc_out_channels=64, max_per_img=20, num=32, score_thr=0.)
 SIZES = {'scale', 'scales', 'img_scale', 'crop_size', 'stride', 'size', 'max_size'}
 RECIPES = {  # data, losses among others, metric, by how much images are smaller
-    'dino_mambavision_t_1x': (drawn.coco, {'dn_loss_cls', 'enc_loss_iou'}, 'coco/bbox_mAP', 8),
-    'rtmdet_ins_mambavision_t_100e': (drawn.coco, {'loss_bbox', 'loss_mask'}, 'coco/segm_mAP', 10),
-    'cascade_rcnn_mambavision_t_small_objects': (drawn.coco, {'loss_rpn_cls', 's2.loss_bbox'}, 'coco/bbox_mAP', 8),
-    'mask_rcnn_mambavision_t_lvis': (drawn.lvis, {'loss_cls', 'loss_mask'}, 'lvis/segm_AP', 8),
-    'mask2former_mambavision_t': (drawn.ade20k, {'decode.loss_mask', 'decode.loss_dice'}, 'mIoU', 8),
-    'upernet_mambavision_t_cityscapes': (drawn.cityscapes, {'decode.loss_ce', 'aux.loss_ce'}, 'mIoU', 8),
-    'upernet_mambavision_t_voc12aug': (drawn.voc, {'decode.loss_ce', 'aux.loss_ce'}, 'mIoU', 8),
-    'rotated/rotated_retinanet_mambavision_t_1x': (drawn.dota, {'loss_cls', 'loss_bbox'}, 'dota/mAP', 8),
+    'dino_mambavision_t_1x': (data.coco, {'dn_loss_cls', 'enc_loss_iou'}, 'coco/bbox_mAP', 8),
+    'rtmdet_ins_mambavision_t_100e': (data.coco, {'loss_bbox', 'loss_mask'}, 'coco/segm_mAP', 10),
+    'cascade_rcnn_mambavision_t_small_objects': (data.coco, {'loss_rpn_cls', 's2.loss_bbox'}, 'coco/bbox_mAP', 8),
+    'mask_rcnn_mambavision_t_lvis': (data.lvis, {'loss_cls', 'loss_mask'}, 'lvis/segm_AP', 8),
+    'mask2former_mambavision_t': (data.ade20k, {'decode.loss_mask', 'decode.loss_dice'}, 'mIoU', 8),
+    'upernet_mambavision_t_cityscapes': (data.cityscapes, {'decode.loss_ce', 'aux.loss_ce'}, 'mIoU', 8),
+    'upernet_mambavision_t_voc12aug': (data.voc, {'decode.loss_ce', 'aux.loss_ce'}, 'mIoU', 8),
+    'rotated/rotated_retinanet_mambavision_t_1x': (data.dota, {'loss_cls', 'loss_bbox'}, 'dota/mAP', 8),
 }
-
-
-def load(name):
-    return Config.fromfile(ROOT / 'configs' / f'{name}.py')
-
-
-def parts(node):
-    """All dicts of a nested config."""
-    if isinstance(node, dict):
-        yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for part in node:
-            yield from parts(part)
 
 
 def divided(value, by):
@@ -117,7 +102,7 @@ def test_two_iterations_and_an_evaluation(name, tmp_path, monkeypatch):
         pytest.importorskip('mmrotate.evaluation', reason='onedl-mmrotate, on the onedl packages', exc_type=ImportError)
     draw, losses, metric, by = RECIPES[name]
     draw(tmp_path / 'data')
-    cfg = load(name)
+    cfg = recipe(name)
     make_small(cfg, by)
     use_data(cfg, tmp_path / 'data')
     if 'lvis' in name and not find_spec('lvis'):
@@ -133,7 +118,7 @@ def test_two_iterations_and_an_evaluation(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize('name', [name for name in RECIPES if 'rotated' not in name])
 def test_own_data(name, tmp_path):
     """What --data does: two classes in every head, one data set, an evaluator for it, all of which can be built."""
-    cfg = load(name)
+    cfg = recipe(name)
     cfg.work_dir = str(tmp_path / 'work_dir')
     segments = cfg.default_scope == 'mmseg'
     folder = write_label_maps(tmp_path, (0, 1)) if segments else write_both(tmp_path)
@@ -150,18 +135,18 @@ def test_own_data(name, tmp_path):
 
 
 def test_boxes_without_masks(tmp_path):
-    contents = coco()
+    contents = coco_contents()
     for annotation in contents['annotations'][1:]:
         del annotation['segmentation']
     write_both(tmp_path, contents, contents)
-    cfg = load('rtmdet_ins_mambavision_t_100e')
+    cfg = recipe('rtmdet_ins_mambavision_t_100e')
     with pytest.raises(UserError, match='14 of the 16 annotations have no segmentation'):
         prepare(cfg, tmp_path, quiet=True)
     del contents['annotations'][0]['segmentation']
     write_both(tmp_path, contents, contents)
     with pytest.raises(UserError, match='RTMDet is made to learn masks, and the data has boxes alone'):
         prepare(cfg, tmp_path, quiet=True)
-    cfg = load('cascade_rcnn_mambavision_t_small_objects')
+    cfg = recipe('cascade_rcnn_mambavision_t_small_objects')
     cfg.work_dir = str(tmp_path / 'work_dir')
     _, changes = prepare(cfg, tmp_path, quiet=True)
     assert not any('taken out' in change for change in changes)
@@ -173,7 +158,7 @@ def test_rotated_boxes_of_ones_own_are_refused(tmp_path):
 
 
 def test_masks_are_not_augmented():
-    tool, cfg = load_tool('test'), load('rtmdet_ins_mambavision_t_100e')
+    tool, cfg = load_tool('test'), recipe('rtmdet_ins_mambavision_t_100e')
     with pytest.raises(UserError, match='merges boxes and no masks: .*--cfg-options test_evaluator.metric=bbox$'):
         tool.augment(cfg)
     cfg.test_evaluator.metric = 'bbox'
@@ -182,8 +167,8 @@ def test_masks_are_not_augmented():
 
 
 def test_what_is_missing_is_told(tmp_path, monkeypatch):
-    cfg = load('upernet_mambavision_t_voc12aug')
-    drawn.voc(tmp_path)
+    cfg = recipe('upernet_mambavision_t_voc12aug')
+    data.voc(tmp_path)
     use_data(cfg, tmp_path)
     check_data(cfg, 'train_dataloader', 'val_dataloader')
     (tmp_path / 'ImageSets' / 'Segmentation' / 'aug.txt').unlink()
@@ -191,7 +176,7 @@ def test_what_is_missing_is_told(tmp_path, monkeypatch):
         check_data(cfg, 'train_dataloader', 'val_dataloader')
     monkeypatch.setitem(sys.modules, 'lvis', None)
     with pytest.raises(UserError, match='LVISV1Dataset needs the package lvis, which is not installed: pip install l'):
-        check_data(load('mask_rcnn_mambavision_t_lvis'), 'train_dataloader')
+        check_data(recipe('mask_rcnn_mambavision_t_lvis'), 'train_dataloader')
     for line, message in (
             ("_base_ = 'mmdet3d::no/where.py'", 'mmdet3d is not installed'),
             ("custom_imports = dict(imports=['nowhere'], allow_failed_imports=False)",

@@ -8,7 +8,8 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
-from .test_recipes import NANO, load, parts
+from ..helpers.data import parts, recipe
+from ..helpers.nets import NANO
 
 
 def stock(toolbox, name):
@@ -23,7 +24,7 @@ def settings(node, left_out=()):
 
 
 def test_dino_is_mmdets():
-    ours, theirs = load('dino_mambavision_t_1x'), stock(mmdet, 'dino/dino-4scale_r50_8xb2-12e_coco')
+    ours, theirs = recipe('dino_mambavision_t_1x'), stock(mmdet, 'dino/dino-4scale_r50_8xb2-12e_coco')
     for cfg in (ours, theirs):
         cfg.model.backbone = cfg.model.neck.in_channels = cfg.default_hooks = cfg.custom_imports = None
     assert settings(ours._cfg_dict, ['_scope_']) == settings(theirs._cfg_dict, ['_scope_'])
@@ -31,7 +32,7 @@ def test_dino_is_mmdets():
 
 def test_rtmdet_ins_is_mmdets():
     """The masks of one config, the schedule of another; group norms, in 16 groups, and no norm shared by GPUs."""
-    ours = load('rtmdet_ins_mambavision_t_100e')
+    ours = recipe('rtmdet_ins_mambavision_t_100e')
     masks, swin = (stock(mmdet, f'rtmdet/{name}') for name in (
         'rtmdet-ins_l_8xb32-300e_coco', 'rtmdet_l_swin_b_4xb32-100e_coco'))
     for cfg in (ours, masks, swin):
@@ -55,7 +56,7 @@ def test_rtmdet_ins_is_mmdets():
 
 def test_mask2former_is_mmsegs():
     """Its model and pipeline, and the learning rate and weight decay of each kind of parameter."""
-    ours, theirs = (load('mask2former_mambavision_t'),
+    ours, theirs = (recipe('mask2former_mambavision_t'),
                     stock(mmseg, 'mask2former/mask2former_r50_8xb2-160k_ade20k-512x512'))
     init_default_scope('mmseg')
     heads = []
@@ -89,7 +90,7 @@ def test_mask2former_is_mmsegs():
     ('voc12aug', 'pascal_voc12_aug', 'upernet_r50_4xb4-40k_voc12aug-512x512')])
 def test_segmentors_are_mmsegs(name, data, upernet):
     """Data sets and pipelines, length, batch and classes; padding to the crop is the preprocessor's."""
-    ours, theirs, recipe = load(f'upernet_mambavision_t_{name}'), stock(mmseg, f'_base_/datasets/{data}'), stock(
+    ours, theirs, stocks = recipe(f'upernet_mambavision_t_{name}'), stock(mmseg, f'_base_/datasets/{data}'), stock(
         mmseg, f'upernet/{upernet}')
     for part in parts([ours._cfg_dict, theirs._cfg_dict]):
         if 'data_root' in part:
@@ -99,16 +100,17 @@ def test_segmentors_are_mmsegs(name, data, upernet):
     for key in ('train_dataloader', 'val_dataloader', 'tta_pipeline', 'val_evaluator'):
         left_out = ['num_workers', 'backend_args']
         assert settings(ours[key], left_out) == settings(theirs[key], left_out)
-    assert ours.train_dataloader.batch_size == recipe.train_dataloader.batch_size
+    assert ours.train_dataloader.batch_size == stocks.train_dataloader.batch_size
     assert ours.auto_scale_lr.base_batch_size == 4 * ours.train_dataloader.batch_size
-    assert ours.train_cfg.max_iters == recipe.train_cfg.max_iters == ours.param_scheduler[1].end
+    assert ours.train_cfg.max_iters == stocks.train_cfg.max_iters == ours.param_scheduler[1].end
     heads = ('decode_head', 'auxiliary_head')
-    assert all(ours.model[head].num_classes == recipe.model[head].num_classes for head in heads)
-    assert tuple(ours.model.data_preprocessor.size) == tuple(recipe.model.data_preprocessor.size)
+    assert all(ours.model[head].num_classes == stocks.model[head].num_classes for head in heads)
+    assert tuple(ours.model.data_preprocessor.size) == tuple(stocks.model.data_preprocessor.size)
 
 
 def test_lvis_is_mmdets():
-    ours, theirs = load('mask_rcnn_mambavision_t_lvis'), stock(mmdet, 'lvis/mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1')
+    ours = recipe('mask_rcnn_mambavision_t_lvis')
+    theirs = stock(mmdet, 'lvis/mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1')
     for key in ('train_dataloader', 'val_dataloader', 'val_evaluator', 'train_cfg'):
         assert settings(ours[key], ['_scope_']) == settings(theirs[key], ['_scope_'])
     for key in ('roi_head', 'test_cfg'):
@@ -117,7 +119,7 @@ def test_lvis_is_mmdets():
 
 def test_small_objects():
     """Images as in the recipe that it follows; anchors of 16 pixels, and more detections."""
-    ours = load('cascade_rcnn_mambavision_t_small_objects')
+    ours = recipe('cascade_rcnn_mambavision_t_small_objects')
     theirs = stock(mmdet, 'dyhead/atss_swin-l-p4-w12_fpn_dyhead_ms-2x_coco')
     steps = ours.train_dataloader.dataset.pipeline, theirs.train_dataloader.dataset.dataset.pipeline
     assert steps[0][2].scale == steps[1][2].scale

@@ -15,6 +15,8 @@ from mmmambavision.ops import available_backends, selective_scan
 from mmmambavision.ops.selective_scan import chunked, mamba_ssm, triton
 from mmmambavision.ops.selective_scan.interface import BACKENDS, ENVIRONMENT_VARIABLE
 
+from ..helpers.nets import NANO
+
 PRESENT = [name for name, reason in available_backends().items() if name != 'reference' and reason is None]
 ARGUMENTS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias')
 
@@ -317,9 +319,6 @@ def test_without_numba(monkeypatch):
     monkeypatch.setitem(sys.modules, 'numba', None)
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     assert cpu.unavailable() == 'numba is not installed: pip install numba'
-
-
-NANO = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4))
 
 
 @pytest.mark.slow

@@ -5,8 +5,8 @@ from mmmambavision import MambaVision
 from mmmambavision.checkpoints.files import read_checkpoint
 from mmmambavision.terminal import run
 
-from ..checkpoints.test_checkpoints import FORMS, NANO, Detector, save
-from ..conftest import load_tool
+from ..helpers.nets import FORMS, NANO, Detector, save
+from ..helpers.process import load_tool
 
 
 @pytest.mark.parametrize('suffix', ['.safetensors', '.pth'])

@@ -5,8 +5,7 @@ import pytest
 
 from mmmambavision.terminal import run
 
-from ..conftest import ROOT, load_tool
-from .conftest import run_tool
+from ..helpers.process import ROOT, load_tool, run_tool
 
 DETECTOR = ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_demo.py'
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import mmdet
 import pytest
 
-from ..conftest import ROOT
-from .test_train_and_test import DEMO, data_options
+from ..helpers.data import DETECTOR, data_options
+from ..helpers.process import ROOT
 
 TOOLS = Path(mmdet.__file__).parent / '.mim' / 'tools'
 
@@ -26,8 +26,8 @@ def run(script, *arguments):
 def test_train_and_test(shapes, tmp_path):
     """They import mmdet, and so mmcv.ops, before they read the config that imports us."""
     options = ['--cfg-options', *data_options(shapes), 'train_dataloader.batch_size=4']
-    trained = run('train.py', DEMO, '--work-dir', tmp_path / 'train', *options)
+    trained = run('train.py', DETECTOR, '--work-dir', tmp_path / 'train', *options)
     assert len(re.findall(r'Epoch\(train\) .*\[\d/4\]', trained)) == 4
     table = r'(coco/bbox_mAP: .*coco/segm_mAP_l: [-\d.]+)'
-    tested = run('test.py', DEMO, tmp_path / 'train' / 'epoch_1.pth', '--work-dir', tmp_path / 'test', *options)
+    tested = run('test.py', DETECTOR, tmp_path / 'train' / 'epoch_1.pth', '--work-dir', tmp_path / 'test', *options)
     assert re.search(table, tested)[1] == re.search(table, trained)[1]

@@ -12,9 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from ..conftest import ROOT
-from .conftest import run_tool
-from .test_train_and_test import error_of
+from ..helpers.process import ROOT, error_of, run_tool
 
 DETECTOR = 'configs/cascade_mask_rcnn_mambavision_demo.py'
 NVIDIA = 'hf://nvidia'

@@ -16,7 +16,7 @@ from mmmambavision.openmmlab.configs import fit_to_machine
 from mmmambavision.openmmlab.predictor import Predictor
 from mmmambavision.terminal import run
 
-from ..conftest import ROOT, load_tool
+from ..helpers.process import ROOT, load_tool
 
 DETECTOR = str(ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_demo.py')
 SEGMENTOR = str(ROOT / 'configs' / 'upernet_mambavision_demo.py')

@@ -21,7 +21,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from ..conftest import ROOT, load_tool
+from ..helpers.process import ROOT, load_tool
 
 SCRIPT = ROOT / 'tools' / 'predict_onnx.py'
 COLOURS = dict(classes=['red', 'green', 'blue'], palette=[[200, 0, 0], [0, 200, 0], [0, 0, 200]])

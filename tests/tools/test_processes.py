@@ -11,9 +11,8 @@ import torch
 
 from mmmambavision.checkpoints.files import read_checkpoint
 
-from ..conftest import ROOT, free_port
-from .conftest import run_tool
-from .test_train_and_test import DEMO, data_options
+from ..helpers.data import DETECTOR, data_options
+from ..helpers.process import ROOT, free_port, run_tool
 
 TABLE = r'(coco/bbox_mAP: .*coco/segm_mAP_l: [-\d.]+)'
 
@@ -32,11 +31,11 @@ def torchrun(script, *arguments):
 @pytest.mark.skipif(torch.cuda.is_available(), reason='the launcher takes GPUs where there are some')
 def test_two_processes_train_and_measure_as_one(shapes, tmp_path):
     options = [*data_options(shapes), 'train_dataloader.batch_size=4']
-    trained = torchrun('train.py', DEMO, '--work-dir', tmp_path / 'two', '--cfg-options', *options)
+    trained = torchrun('train.py', DETECTOR, '--work-dir', tmp_path / 'two', '--cfg-options', *options)
     assert len(re.findall(r'Epoch\(train\) .*\[\d/2\]', trained)) == 2  # 16 images, 2 processes x 4 each
     checkpoint = tmp_path / 'two' / 'epoch_1.pth'
-    one = run_tool('test.py', DEMO, checkpoint, '--work-dir', tmp_path / 'a', '--cfg-options', *options)
-    two = torchrun('test.py', DEMO, checkpoint, '--work-dir', tmp_path / 'b', '--cfg-options', *options)
+    one = run_tool('test.py', DETECTOR, checkpoint, '--work-dir', tmp_path / 'a', '--cfg-options', *options)
+    two = torchrun('test.py', DETECTOR, checkpoint, '--work-dir', tmp_path / 'b', '--cfg-options', *options)
     assert re.search(TABLE, two)[1] == re.search(TABLE, one)[1] == re.search(TABLE, trained)[1]
 
 
@@ -46,7 +45,7 @@ def test_killed_in_an_epoch_and_resumed(shapes, tmp_path):
     options = ['--work-dir', work_dir, '--cfg-options', *data_options(shapes), 'train_dataloader.batch_size=4',
                'train_cfg.max_epochs=3', 'train_cfg.val_interval=10']
     with open(tmp_path / 'log', 'w') as log:
-        process = subprocess.Popen([sys.executable, str(ROOT / 'tools' / 'train.py'), DEMO, *map(str, options)],
+        process = subprocess.Popen([sys.executable, str(ROOT / 'tools' / 'train.py'), DETECTOR, *map(str, options)],
                                    cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         deadline = time.time() + 240
         while '[2][2/4]' not in (tmp_path / 'log').read_text() and time.time() < deadline:
@@ -56,7 +55,7 @@ def test_killed_in_an_epoch_and_resumed(shapes, tmp_path):
     whole = (work_dir / 'epoch_1.pth').read_bytes()
     (work_dir / 'epoch_2.pth').write_bytes(whole[:len(whole) // 2])  # as if killed while writing
     (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_2.pth'))
-    output = run_tool('train.py', DEMO, '--resume', *options)
+    output = run_tool('train.py', DETECTOR, '--resume', *options)
     assert re.search(r'passed over: .*epoch_2.pth is not a checkpoint, or it is damaged or half written', output)
     assert 'resumed epoch: 1, iter: 4' in output
     meta = read_checkpoint(work_dir / 'epoch_3.pth')['meta']

@@ -8,16 +8,13 @@ import pytest
 
 from mmmambavision.terminal import run
 
-from ..conftest import ROOT, load_tool
-from .conftest import run_tool
-from .test_train_and_test import DEMO as DETECTOR
-from .test_train_and_test import data_options as detection_options
+from ..helpers.data import DETECTOR, SEGMENTOR, data_options
+from ..helpers.process import ROOT, load_tool, run_tool
 
 pytestmark = pytest.mark.slow
-DEMO = 'configs/upernet_mambavision_demo.py'
 
 
-def data_options(shapes):
+def seg_options(shapes):
     return [f'{loader}_dataloader.dataset.data_root={shapes}/ade' for loader in ('train', 'val', 'test')] + [
         'train_cfg.max_iters=6', 'train_cfg.val_interval=3', 'default_hooks.checkpoint.interval=3',
         'default_hooks.logger.interval=1', 'train_dataloader.batch_size=4']
@@ -26,7 +23,8 @@ def data_options(shapes):
 @pytest.fixture(scope='module')
 def trained(shapes, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp('segmentor')
-    return work_dir, run_tool('train.py', DEMO, '--work-dir', work_dir, '--amp', '--cfg-options', *data_options(shapes))
+    return work_dir, run_tool('train.py', SEGMENTOR, '--work-dir', work_dir, '--amp', '--cfg-options',
+                              *seg_options(shapes))
 
 
 def test_train(trained):
@@ -39,24 +37,24 @@ def test_train(trained):
 
 def test_evaluate_with_and_without_augmentation(trained, shapes, tmp_path):
     work_dir, training = trained
-    output = run_tool('test.py', DEMO, work_dir / 'iter_6.pth', '--work-dir', tmp_path / 'a',
+    output = run_tool('test.py', SEGMENTOR, work_dir / 'iter_6.pth', '--work-dir', tmp_path / 'a',
                       '--out', tmp_path / 'p.pkl', '--show-dir', tmp_path / 'pictures',
-                      '--cfg-options', *data_options(shapes))
+                      '--cfg-options', *seg_options(shapes))
     table = r'mIoU: ([\d.]+)  mAcc: ([\d.]+)'
     assert re.search(table, output).groups() == re.findall(table, training)[-1]
     assert len(pickle.loads((tmp_path / 'p.pkl').read_bytes())) == 6
     assert len([*(tmp_path / 'pictures').rglob('*.png')]) == 6
-    augmented = run_tool('test.py', DEMO, work_dir / 'iter_6.pth', '--work-dir', tmp_path / 'b', '--tta',
-                         '--cfg-options', *data_options(shapes), 'test_dataloader.batch_size=1')
+    augmented = run_tool('test.py', SEGMENTOR, work_dir / 'iter_6.pth', '--work-dir', tmp_path / 'b', '--tta',
+                         '--cfg-options', *seg_options(shapes), 'test_dataloader.batch_size=1')
     assert re.search(table, augmented)
-    mixed = run_tool('test.py', DEMO, work_dir / 'iter_6.pth', '--work-dir', tmp_path / 'c', '--amp',
-                     '--cfg-options', *data_options(shapes))
+    mixed = run_tool('test.py', SEGMENTOR, work_dir / 'iter_6.pth', '--work-dir', tmp_path / 'c', '--amp',
+                     '--cfg-options', *seg_options(shapes))
     assert abs(float(re.search(table, mixed)[1]) - float(re.search(table, output)[1])) < 3
 
 
 def test_resume(trained, shapes):
     work_dir, _ = trained
-    output = run_tool('train.py', DEMO, '--work-dir', work_dir, '--resume', '--cfg-options', *data_options(shapes),
+    output = run_tool('train.py', SEGMENTOR, '--work-dir', work_dir, '--resume', '--cfg-options', *seg_options(shapes),
                       'train_cfg.max_iters=8')
     assert 'resumed epoch: 0, iter: 6' in output
 
@@ -65,14 +63,15 @@ def test_a_file_in_the_place_of_the_checkpoint(trained, shapes, tmp_path):
     """The same mIoU, and the same label maps from numpy, onnxruntime and opencv alone."""
     pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')
-    checkpoint, file, options = trained[0] / 'iter_6.pth', tmp_path / 's.onnx', ['--cfg-options', *data_options(shapes)]
-    run_tool('export.py', DEMO, checkpoint, '--out', file, '--size', 128, 160, *options)
+    checkpoint, file, options = trained[0] / 'iter_6.pth', tmp_path / 's.onnx', ['--cfg-options', *seg_options(shapes)]
+    run_tool('export.py', SEGMENTOR, checkpoint, '--out', file, '--size', 128, 160, *options)
     table = r'mIoU: ([\d.]+)  mAcc: ([\d.]+)'
-    scores = [re.search(table, run_tool('test.py', DEMO, source, '--work-dir', tmp_path / 'run', *options)).groups()
+    scores = [re.search(table, run_tool('test.py', SEGMENTOR, source, '--work-dir', tmp_path / 'run',
+                                        *options)).groups()
               for source in (checkpoint, file)]
     np.testing.assert_allclose(*(np.array(found, float) for found in scores), atol=.1)
     images = shapes / 'ade' / 'images' / 'validation'
-    run_tool('predict.py', images, '--config', DEMO, '--checkpoint', checkpoint, '--json', '--out', tmp_path / 'a',
+    run_tool('predict.py', images, '--config', SEGMENTOR, '--checkpoint', checkpoint, '--json', '--out', tmp_path / 'a',
              *options)
     run_tool('predict_onnx.py', file, images, '--json', '--out', tmp_path / 'b')
     assert (tmp_path / 'a' / 'predictions.json').read_text() == (tmp_path / 'b' / 'predictions.json').read_text()
@@ -86,9 +85,9 @@ def test_a_file_in_the_place_of_the_checkpoint(trained, shapes, tmp_path):
 @pytest.mark.slow
 def test_boxes_can_be_augmented_and_masks_cannot(shapes, tmp_path):
     checkpoint = tmp_path / 'd' / 'epoch_1.pth'
-    run_tool('train.py', DETECTOR, '--work-dir', tmp_path / 'd', '--cfg-options', *detection_options(shapes),
+    run_tool('train.py', DETECTOR, '--work-dir', tmp_path / 'd', '--cfg-options', *data_options(shapes),
              'train_dataloader.batch_size=16', 'train_cfg.val_interval=2')
-    options = ['--tta', '--work-dir', tmp_path / 'e', '--cfg-options', *detection_options(shapes)]
+    options = ['--tta', '--work-dir', tmp_path / 'e', '--cfg-options', *data_options(shapes)]
     tool = load_tool('test')
     with pytest.raises(SystemExit, match='merges boxes and no masks: .*model.roi_head.mask_head=None'):
         run(lambda: tool.main([str(ROOT / DETECTOR), str(checkpoint), *map(str, options)]))

@@ -9,27 +9,15 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 
-from mmmambavision.terminal import run
-
-from ..conftest import ROOT, load_tool
-from .conftest import run_tool
-
-DEMO = 'configs/cascade_mask_rcnn_mambavision_demo.py'
-
-
-def data_options(shapes):
-    root = f'{shapes}/coco/'
-    return [f'{loader}_dataloader.dataset.data_root={root}' for loader in ('train', 'val', 'test')] + [
-        f'{split}_evaluator.ann_file={root}annotations/instances_val2017.json' for split in ('val', 'test')
-    ] + ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1',
-         'default_hooks.logger.interval=1']
+from ..helpers.data import DETECTOR, data_options
+from ..helpers.process import ROOT, error_of, load_tool, run_tool
 
 
 @pytest.fixture(scope='module')
 def trained(shapes, tmp_path_factory):
     """Work dir and output of one epoch, with mixed precision and SyncBN asked for on a machine that may lack them."""
     work_dir = tmp_path_factory.mktemp('detector')
-    output = run_tool('train.py', DEMO, '--work-dir', work_dir, '--amp', '--auto-scale-lr', '--cfg-options',
+    output = run_tool('train.py', DETECTOR, '--work-dir', work_dir, '--amp', '--auto-scale-lr', '--cfg-options',
                       *data_options(shapes), 'train_dataloader.batch_size=4',
                       'model.neck.norm_cfg.type=SyncBN')
     return work_dir, output
@@ -49,7 +37,7 @@ def test_train(trained):
 
 def test_evaluate(trained, shapes, tmp_path):
     work_dir, training = trained
-    output = run_tool('test.py', DEMO, work_dir / 'epoch_1.pth', '--work-dir', tmp_path / 'test', '--out',
+    output = run_tool('test.py', DETECTOR, work_dir / 'epoch_1.pth', '--work-dir', tmp_path / 'test', '--out',
                       tmp_path / 'predictions.pkl', '--show-dir', tmp_path / 'pictures', '--cfg-options',
                       *data_options(shapes))
     table = r'coco/bbox_mAP: ([-\d.]+) .*coco/segm_mAP: ([-\d.]+)'
@@ -57,7 +45,7 @@ def test_evaluate(trained, shapes, tmp_path):
     assert 'Average Precision  (AP) @[ IoU=0.50:0.95' in output
     assert len(list((tmp_path / 'pictures').glob('*.jpg'))) == 6
     assert len(pickle.loads((tmp_path / 'predictions.pkl').read_bytes())) == 6
-    refused = run_tool('test.py', DEMO, work_dir / 'epoch_1.pth', '--out', tmp_path / 'predictions.pkl', status=1)
+    refused = run_tool('test.py', DETECTOR, work_dir / 'epoch_1.pth', '--out', tmp_path / 'predictions.pkl', status=1)
     assert 'must name a new file that ends in .pkl' in refused
 
 
@@ -65,9 +53,9 @@ def test_evaluate(trained, shapes, tmp_path):
 def test_resume(trained, shapes, tmp_path):
     work_dir, _ = trained
     options = [*data_options(shapes), 'train_dataloader.batch_size=4']
-    refused = run_tool('train.py', DEMO, '--work-dir', work_dir, '--cfg-options', *options, status=1)
+    refused = run_tool('train.py', DETECTOR, '--work-dir', work_dir, '--cfg-options', *options, status=1)
     assert '--resume goes on with it' in refused and 'Traceback' not in refused
-    output = run_tool('train.py', DEMO, '--work-dir', work_dir, '--resume', '--cfg-options', *options,
+    output = run_tool('train.py', DETECTOR, '--work-dir', work_dir, '--resume', '--cfg-options', *options,
                       'train_cfg.max_epochs=2')
     assert 'resumed epoch: 1, iter: 4' in output
     assert (work_dir / 'epoch_2.pth').is_file()
@@ -80,17 +68,8 @@ def test_curves(trained):
     assert 'no training log' in run_tool('plot_curves.py', work_dir / 'nothing', status=1)
 
 
-def error_of(tool, *arguments):
-    """Message of a tool that ends with an error, run in this process for speed."""
-    module = load_tool(tool)
-    with pytest.raises(SystemExit) as stop:
-        run(lambda: module.main([*map(str, arguments)]))
-    assert stop.value.code not in (0, None)
-    return str(stop.value.code)
-
-
 def test_dataset_not_found(tmp_path):
-    message = error_of('train', ROOT / DEMO, '--work-dir', tmp_path, '--cfg-options',
+    message = error_of('train', ROOT / DETECTOR, '--work-dir', tmp_path, '--cfg-options',
                        f'train_dataloader.dataset.data_root={tmp_path}/nowhere/')
     assert f'{tmp_path}/nowhere/annotations/instances_train2017.json does not exist' in message
     assert 'train_dataloader.dataset.data_root' in message and 'train_dataloader.dataset.ann_file' in message
@@ -99,9 +78,9 @@ def test_dataset_not_found(tmp_path):
 
 def test_fewer_than_three_channels(shapes, tmp_path):
     options = ['--work-dir', tmp_path, '--cfg-options', *data_options(shapes)]
-    message = error_of('train', ROOT / DEMO, *options, 'train_dataloader.dataset.pipeline.0.color_type=grayscale')
+    message = error_of('train', ROOT / DETECTOR, *options, 'train_dataloader.dataset.pipeline.0.color_type=grayscale')
     assert 'train_dataloader.dataset.pipeline reads images with one channel' in message
-    message = error_of('train', ROOT / DEMO, *options, 'model.type=OneChannel')
+    message = error_of('train', ROOT / DETECTOR, *options, 'model.type=OneChannel')
     assert 'takes images (B, 3, H, W), got (4, 1, 96, 96)' in message
 
 
@@ -125,12 +104,12 @@ def test_config_not_found_or_broken(tmp_path):
 
 def test_checkpoint_not_found_or_not_one(shapes, tmp_path):
     options = ['--work-dir', tmp_path / 'w', '--cfg-options', *data_options(shapes)]
-    assert 'checkpoint not found: no.pth' in error_of('test', ROOT / DEMO, 'no.pth', *options)
+    assert 'checkpoint not found: no.pth' in error_of('test', ROOT / DETECTOR, 'no.pth', *options)
     (tmp_path / 'text.pth').write_text('not a checkpoint')
-    assert 'is not a checkpoint' in error_of('test', ROOT / DEMO, tmp_path / 'text.pth', *options)
+    assert 'is not a checkpoint' in error_of('test', ROOT / DETECTOR, tmp_path / 'text.pth', *options)
     torch.save(dict(state_dict={}), tmp_path / 'half.pth')
     (tmp_path / 'half.pth').write_bytes((tmp_path / 'half.pth').read_bytes()[:300])
-    assert 'half written' in error_of('test', ROOT / DEMO, tmp_path / 'half.pth', *options)
+    assert 'half written' in error_of('test', ROOT / DETECTOR, tmp_path / 'half.pth', *options)
 
 
 class Bomb:
@@ -144,9 +123,9 @@ class Bomb:
 def test_resume_and_test_do_not_run_pickled_code(shapes, tmp_path):
     torch.save(dict(state_dict={}, meta=Bomb(tmp_path / 'boom')), tmp_path / 'bomb.pth')
     options = ['--work-dir', tmp_path / 'w', '--cfg-options', *data_options(shapes)]
-    for message in (error_of('train', ROOT / DEMO, '--resume', tmp_path / 'bomb.pth', *options),
-                    error_of('train', ROOT / DEMO, *options, f"load_from={tmp_path / 'bomb.pth'}"),
-                    error_of('test', ROOT / DEMO, tmp_path / 'bomb.pth', *options)):
+    for message in (error_of('train', ROOT / DETECTOR, '--resume', tmp_path / 'bomb.pth', *options),
+                    error_of('train', ROOT / DETECTOR, *options, f"load_from={tmp_path / 'bomb.pth'}"),
+                    error_of('test', ROOT / DETECTOR, tmp_path / 'bomb.pth', *options)):
         assert 'asks for posix.mkdir, which is not on the list of harmless classes' in message
     assert not (tmp_path / 'boom').exists()
 
@@ -171,7 +150,7 @@ def test_what_resume_means_where_there_is_nothing_whole(options, config, resume,
 
 
 def test_auto_scale_needs_a_base(shapes, tmp_path):
-    message = error_of('train', ROOT / DEMO, '--work-dir', tmp_path, '--auto-scale-lr', '--cfg-options',
+    message = error_of('train', ROOT / DETECTOR, '--work-dir', tmp_path, '--auto-scale-lr', '--cfg-options',
                        *data_options(shapes), 'auto_scale_lr=None')
     assert '--auto-scale-lr, which --data implies, needs auto_scale_lr = dict(base_batch_size=...)' in message
 
@@ -236,5 +215,5 @@ def test_one_image_before_a_batch_norm_of_1x1(config, launcher, size, stops, mon
 def test_wrong_backbone_options(shapes, tmp_path, option, message):
     if 'arch' in option:
         option = 'model.backbone._delete_=True model.backbone.type=MambaVision ' + option
-    assert message in error_of('train', ROOT / DEMO, '--work-dir', tmp_path, '--cfg-options',
+    assert message in error_of('train', ROOT / DETECTOR, '--work-dir', tmp_path, '--cfg-options',
                                *data_options(shapes), *option.split())

@@ -16,8 +16,7 @@ from mmmambavision.interpret.tokens import find_block
 from mmmambavision.models.mixers import MambaVisionMixer
 from mmmambavision.terminal import run
 
-from ..conftest import ROOT, load_tool
-from .conftest import run_tool
+from ..helpers.process import ROOT, load_tool, run_tool
 
 DETECTOR = ROOT / 'configs/cascade_mask_rcnn_mambavision_demo.py'
 SEGMENTOR = ROOT / 'configs/upernet_mambavision_demo.py'

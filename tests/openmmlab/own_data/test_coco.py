@@ -8,21 +8,21 @@ from mmengine.registry import init_default_scope
 
 from mmmambavision.openmmlab.own_data.coco import classes_of, read, survey, tidy
 
-from .conftest import coco, write
+from ...helpers.data import coco_contents, write_split
 
 FAULTLESS = {'images without boxes': 0, 'crowds': 0, 'boxes out of bounds': 0, 'boxes of no area': 0,
              'missing files': 0, 'duplicate image ids': 0, 'duplicate annotation ids': 0, 'annotations of no image': 0}
 
 
 def surveyed(folder, contents, missing=()):
-    write(folder, contents, 'train.json', 'images')
+    write_split(folder, contents, 'train.json', 'images')
     for name in missing:
         (folder / 'images' / name).unlink()
     return survey(read(folder / 'train.json'), folder / 'train.json', folder / 'images')
 
 
 def test_faultless_data(folder):
-    contents = coco(3)
+    contents = coco_contents(3)
     contents['images'][0].update(width=100)
     found = surveyed(folder, contents)
     assert found.rows == {
@@ -32,7 +32,7 @@ def test_faultless_data(folder):
 
 
 def test_defects_that_are_warned_of(folder):
-    contents = coco(6)
+    contents = coco_contents(6)
     boxes = contents['annotations']
     boxes[0]['bbox'] = [-3, 5, 10, 10]
     boxes[1]['bbox'] = [50, 40, 10, 10]      # two pixels below the image
@@ -58,14 +58,14 @@ def test_defects_that_are_warned_of(folder):
 
 
 def test_missing_files_are_counted_and_three_named(folder):
-    found = surveyed(folder, coco(6), missing=['1.png', '2.png', '4.png', '6.png'])
+    found = surveyed(folder, coco_contents(6), missing=['1.png', '2.png', '4.png', '6.png'])
     assert found.rows['missing files'] == 4
     message, = found.errors
     assert message.startswith('4 of the 6 images of') and message.endswith('1.png, 2.png, 4.png, ...')
 
 
 def test_other_errors(folder):
-    contents = coco(2)
+    contents = coco_contents(2)
     contents['images'][1]['id'] = 1
     contents['annotations'][0]['category_id'] = 9
     found = surveyed(folder, contents)
@@ -79,7 +79,7 @@ def test_other_errors(folder):
                                          [dict(image_id=1, category_id=1, bbox=[70, 1, 5, 5])],
                                          [dict(image_id=1, category_id=1, bbox=[1, 1, 5, 5], iscrowd=1)]])
 def test_no_boxes_at_all(annotations, folder):
-    found = surveyed(folder, coco(2, annotations=annotations))
+    found = surveyed(folder, coco_contents(2, annotations=annotations))
     assert found.errors == [f'no boxes in {folder}/train.json to learn from or to compare with']
 
 
@@ -87,15 +87,19 @@ def test_no_boxes_at_all(annotations, folder):
     ('{"images": [', 'is not JSON, or damaged'),
     ('[]', 'no list images and no list annotations and no list categories'),
     ('{"images": [], "annotations": {}}', "not in COCO's format: it has no list annotations and no list categ"),
-    (json.dumps(coco(images=[dict(id=1, file_name='x', width=3)])), r'images\[0\] has no height'),
-    (json.dumps(coco(annotations=[dict(image_id=1, category_id=1)])), r'annotations\[0\] has no bbox'),
-    (json.dumps(coco(annotations=[dict(image_id=1, category_id=1, bbox=[1, 2, 3])])), 'not the four numbers'),
-    (json.dumps(coco(annotations=[dict(image_id=1, category_id=1, bbox=[1, 2, 3, float('nan')])])), 'not the four'),
-    (json.dumps(coco(categories=['cat'])), r'categories\[0\] has no id'),
-    (json.dumps(coco(categories=[dict(id=1, name=5)])), r'name of categories\[0\] is 5, not a string'),
-    (json.dumps(coco(categories=[dict(id=[1], name='a')])), r'id of categories\[0\] is \[1\], not a number or a'),
-    (json.dumps(coco(images=[dict(id=1, file_name='x', width='64', height=2)])), r"images\[0\] is '64', not a number"),
-    (json.dumps(coco(annotations=[dict(image_id=[1], category_id=1, bbox=[1, 2, 3, 4])])), r'image_id of annota')])
+    (json.dumps(coco_contents(images=[dict(id=1, file_name='x', width=3)])), r'images\[0\] has no height'),
+    (json.dumps(coco_contents(annotations=[dict(image_id=1, category_id=1)])), r'annotations\[0\] has no bbox'),
+    (json.dumps(coco_contents(annotations=[dict(image_id=1, category_id=1, bbox=[1, 2, 3])])), 'not the four numbers'),
+    (json.dumps(coco_contents(annotations=[dict(image_id=1, category_id=1, bbox=[1, 2, 3, float('nan')])])),
+     'not the four'),
+    (json.dumps(coco_contents(categories=['cat'])), r'categories\[0\] has no id'),
+    (json.dumps(coco_contents(categories=[dict(id=1, name=5)])), r'name of categories\[0\] is 5, not a string'),
+    (json.dumps(coco_contents(categories=[dict(id=[1], name='a')])),
+     r'id of categories\[0\] is \[1\], not a number or a'),
+    (json.dumps(coco_contents(images=[dict(id=1, file_name='x', width='64', height=2)])),
+     r"images\[0\] is '64', not a number"),
+    (json.dumps(coco_contents(annotations=[dict(image_id=[1], category_id=1, bbox=[1, 2, 3, 4])])),
+     r'image_id of annota')])
 def test_jsons_that_cannot_be_read(text, message, tmp_path):
     (tmp_path / 'x.json').write_text(text)
     with pytest.raises(ValueError, match=message):
@@ -105,25 +109,25 @@ def test_jsons_that_cannot_be_read(text, message, tmp_path):
 
 
 def test_classes_go_by_their_ids():
-    contents = coco(categories=[dict(id=7, name='b'), dict(id=2, name='a')])
+    contents = coco_contents(categories=[dict(id=7, name='b'), dict(id=2, name='a')])
     assert classes_of(contents, 'x.json') == ('a', 'b')
-    assert classes_of(coco(categories=[dict(id='x', name='b'), dict(id=2, name='a')]), 'x.json') == ('a', 'b')
+    assert classes_of(coco_contents(categories=[dict(id='x', name='b'), dict(id=2, name='a')]), 'x.json') == ('a', 'b')
     for categories, message in (([dict(id=1, name='a'), dict(id=1, name='b')], 'have the id 1'),
                                 ([dict(id=1, name='a'), dict(id=2, name='a')], "have the name 'a'"),
                                 ([], 'has no categories')):
         with pytest.raises(ValueError, match=message):
-            classes_of(coco(categories=categories), 'x.json')
+            classes_of(coco_contents(categories=categories), 'x.json')
 
 
 def test_what_is_tidy_stays():
-    assert tidy(coco(), ('cat', 'dog')) is None
+    assert tidy(coco_contents(), ('cat', 'dog')) is None
 
 
 @pytest.mark.parametrize('defect', [
     'order', 'other ids', 'area', 'iscrowd', 'null', 'no ids', 'id 0', 'ids of letters', 'ids twice', 'more classes',
     'points'])
 def test_mmdet_reads_a_tidied_copy_right(defect, folder):
-    contents = coco(2, classes=('cat', 'dog', 'emu'))
+    contents = coco_contents(2, classes=('cat', 'dog', 'emu'))
     if defect == 'order':
         contents['categories'].reverse()
     if defect == 'other ids':
@@ -149,7 +153,7 @@ def test_mmdet_reads_a_tidied_copy_right(defect, folder):
         contents['annotations'][0]['category_id'] = 3
     before = json.dumps(contents)
     classes = ('cat', 'dog')
-    write(folder, tidy(contents, classes), 'train.json', 'images')
+    write_split(folder, tidy(contents, classes), 'train.json', 'images')
     assert json.dumps(contents) == before
     init_default_scope('mmdet')
     dataset = CocoDataset(ann_file=str(folder / 'train.json'), data_prefix=dict(img=str(folder / 'images')),
@@ -165,7 +169,7 @@ def test_mmdet_reads_a_tidied_copy_right(defect, folder):
 
 
 def test_points_and_lines_are_no_masks(folder):
-    contents = coco(3)
+    contents = coco_contents(3)
     contents['annotations'][0]['segmentation'] = [[1, 2, 3, 4]]
     contents['annotations'][1]['segmentation'] = dict(size=[48, 64], counts=[1, 2])
     assert surveyed(folder, contents).rows['boxes with masks'] == 5

@@ -3,7 +3,7 @@ import pytest
 
 from mmmambavision.openmmlab.own_data.find import find_images, find_json, find_label_maps
 
-from .conftest import coco, write, write_label_maps
+from ...helpers.data import coco_contents, write_label_maps, write_split
 
 LAYOUTS = {
     'COCO': ('annotations/instances_{}2017.json', '{}2017', 'train', 'val'),
@@ -18,7 +18,7 @@ LAYOUTS = {
 def test_layouts(layout, folder):
     json, images, *words = LAYOUTS[layout]
     for word in words:
-        write(folder, coco(), json.format(word), images.format(word))
+        write_split(folder, coco_contents(), json.format(word), images.format(word))
     for split, word in zip(('train', 'val'), words):
         found = find_json(folder, split)
         assert found == folder / json.format(word)
@@ -27,13 +27,13 @@ def test_layouts(layout, folder):
 
 def test_captions_beside_instances_are_left_out(folder):
     for kind in ('captions', 'instances', 'person_keypoints'):
-        write(folder, coco(), f'annotations/{kind}_train2017.json', 'train2017')
+        write_split(folder, coco_contents(), f'annotations/{kind}_train2017.json', 'train2017')
     assert find_json(folder, 'train').name == 'instances_train2017.json'
 
 
 def test_names_of_words_within_words_are_not_taken(folder):
-    write(folder, coco(), 'retrained.json', 'x')
-    write(folder, coco(), 'evaluation.json', 'x')
+    write_split(folder, coco_contents(), 'retrained.json', 'x')
+    write_split(folder, coco_contents(), 'evaluation.json', 'x')
     for split in ('train', 'val'):
         with pytest.raises(ValueError, match=f'no annotations for {split}: looked for'):
             find_json(folder, split)
@@ -44,15 +44,15 @@ def test_none_or_several_jsons(folder):
     with pytest.raises(ValueError, match='val or valid or validation.*--val-json FILE names one; nothing is held out'):
         find_json(folder, 'val')
     for name in ('train_a', 'train_b'):
-        write(folder, coco(), f'{name}.json', 'train')
+        write_split(folder, coco_contents(), f'{name}.json', 'train')
     with pytest.raises(ValueError, match='several annotations for train: .*train_a.json, .*train_b.json; --train-json'):
         find_json(folder, 'train')
 
 
 def test_images_of_training_are_not_taken_for_those_of_validation(folder):
     """Files of one name are in both, as in many sets that number their images."""
-    write(folder, coco(), 'train.json', 'train')
-    write(folder, coco(), 'val.json', 'val')
+    write_split(folder, coco_contents(), 'train.json', 'train')
+    write_split(folder, coco_contents(), 'val.json', 'val')
     (folder / 'val' / '1.png').unlink()
     assert find_images(['1.png', '2.png'], folder / 'val.json', [folder], 'val') == folder / 'val'
     for file in (folder / 'val').iterdir():

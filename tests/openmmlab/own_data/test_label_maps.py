@@ -5,7 +5,7 @@ from PIL import Image
 
 from mmmambavision.openmmlab.own_data.label_maps import class_names, survey
 
-from .conftest import write_label_maps
+from ...helpers.data import write_label_maps
 
 
 def surveyed(folder):

@@ -9,8 +9,8 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmmambavision.openmmlab.own_data import draw_samples, prepare
 from mmmambavision.openmmlab.own_data.fit import fit_model
 
-from ...conftest import ROOT
-from .conftest import coco, write, write_both, write_label_maps
+from ...helpers.data import coco_contents, write_both, write_label_maps, write_split
+from ...helpers.process import ROOT
 
 CASCADE = 'cascade_mask_rcnn_mambavision_demo'
 DETECTORS = {CASCADE: 3, 'mask_rcnn_mambavision_t_1x': 1, 'retinanet_mambavision_t_1x': 0}  # and their box heads
@@ -31,7 +31,7 @@ def build(cfg):
 @pytest.mark.parametrize('name', DETECTORS)
 @pytest.mark.parametrize('masks', [True, False])
 def test_detectors(name, masks, folder, tmp_path):
-    contents = [coco(n, classes=('cat', 'dog', 'emu')) for n in (4, 2)]
+    contents = [coco_contents(n, classes=('cat', 'dog', 'emu')) for n in (4, 2)]
     for annotation in [a for content in contents for a in content['annotations'] if not masks]:
         del annotation['segmentation']
     cfg = load(name, tmp_path)
@@ -121,11 +121,11 @@ def test_weights_of_classes():
 
 def test_categories_that_differ_between_the_splits(folder, tmp_path):
     """In another order, with other ids, and each with one that the other has not: labels mean the same in both."""
-    val = coco(2, categories=[dict(id=2, name='cat'), dict(id=1, name='emu'), dict(id=3, name='dog')])
+    val = coco_contents(2, categories=[dict(id=2, name='cat'), dict(id=1, name='emu'), dict(id=3, name='dog')])
     for annotation in val['annotations']:
         annotation['category_id'] += 1
     val['annotations'].append(dict(val['annotations'][0], id=99, category_id=1))
-    write_both(folder, coco(classes=('cat', 'dog', 'fox')), val)
+    write_both(folder, coco_contents(classes=('cat', 'dog', 'fox')), val)
     cfg = load(CASCADE, tmp_path)
     warnings, changes = prepare(cfg, folder)
     assert warnings == [
@@ -144,8 +144,8 @@ def test_categories_that_differ_between_the_splits(folder, tmp_path):
 
 
 def test_named_files(folder, tmp_path):
-    write(folder / 'a', coco(), 'x.json', 'pictures')
-    write(folder / 'b', coco(2), 'y.json', 'pictures')
+    write_split(folder / 'a', coco_contents(), 'x.json', 'pictures')
+    write_split(folder / 'b', coco_contents(2), 'y.json', 'pictures')
     cfg = load(CASCADE, tmp_path)
     one = folder / 'a' / 'x.json'
     prepare(cfg, jsons=dict(train=one, val=one), images=folder / 'a' / 'pictures')
@@ -155,24 +155,24 @@ def test_named_files(folder, tmp_path):
     with pytest.raises(ValueError, match='nowhere does not exist'):
         prepare(cfg, folder / 'nowhere')
     with pytest.raises(ValueError, match='has no images'):
-        write(folder / 'c', coco(images=[]), 'train.json', 'pictures')
+        write_split(folder / 'c', coco_contents(images=[]), 'train.json', 'pictures')
         prepare(cfg, folder, dict(train=folder / 'c' / 'train.json', val=folder / 'b' / 'y.json'))
     with pytest.raises(ValueError, match='are for detectors; a segmentor has --data FOLDER'):
         prepare(load('upernet_mambavision_demo', tmp_path), jsons=dict(train='x.json'))
 
 
 def test_small_images(folder, tmp_path):
-    contents = coco(3)
+    contents = coco_contents(3)
     contents['images'][0].update(width=31)
     cfg = load('cascade_mask_rcnn_mambavision_demo', tmp_path)
     warnings, _ = prepare(cfg, write_both(folder, contents))
     assert "train: images smaller than 32 pixels, which the config's filter_cfg leaves out: 1" in warnings
     with pytest.raises(ValueError, match='all images of .* are smaller than 32 pixels'):
-        prepare(cfg, write_both(tmp_path / 'small', coco(3, size=(31, 31))))
+        prepare(cfg, write_both(tmp_path / 'small', coco_contents(3, size=(31, 31))))
 
 
 def test_some_masks(folder, tmp_path):
-    contents = coco()
+    contents = coco_contents()
     contents['annotations'][3]['segmentation'] = []
     write_both(folder, contents)
     with pytest.raises(ValueError, match='1 of the 12 annotations have no segmentation and the others have one'):
@@ -183,7 +183,7 @@ def test_some_masks(folder, tmp_path):
 def test_no_masks_for_a_model_of_masks(folder, tmp_path):
     cfg = load(CASCADE, tmp_path)
     cfg.model.mask_head = dict(type='SOLOHead', num_classes=80)
-    contents = coco()
+    contents = coco_contents()
     for annotation in contents['annotations']:
         del annotation['segmentation']
     with pytest.raises(ValueError, match='CascadeRCNN is made to learn masks, and the data has boxes alone'):
@@ -191,7 +191,7 @@ def test_no_masks_for_a_model_of_masks(folder, tmp_path):
 
 
 def test_all_errors_are_told_at_once_after_the_table(folder, tmp_path, capsys):
-    train, val = coco(), coco(2, annotations=[])
+    train, val = coco_contents(), coco_contents(2, annotations=[])
     train['annotations'][0]['category_id'] = 5
     write_both(folder, train, val)
     (folder / 'train' / '2.png').unlink()

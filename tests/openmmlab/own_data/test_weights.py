@@ -7,7 +7,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmmambavision.openmmlab.own_data.fit import fit_model
 from mmmambavision.openmmlab.own_data.weights import start_from
 
-from ...conftest import ROOT
+from ...helpers.process import ROOT
 
 CLASSES = ('a', 'b', 'c')
 

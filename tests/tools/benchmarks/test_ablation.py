@@ -12,7 +12,7 @@ from mmmambavision import MambaVision
 from mmmambavision.models.variants import MIXERS, PATTERNS
 from mmmambavision.terminal import run
 
-from ...conftest import ROOT, load_tool
+from ...helpers.process import ROOT, load_tool
 
 CONFIG = ROOT / 'tools' / 'benchmarks' / 'ablation_config.py'
 

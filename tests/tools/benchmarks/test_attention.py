@@ -6,7 +6,7 @@ import torch
 from mmmambavision.errors import UserError
 from mmmambavision.ops.attention import available_backends, cpu
 
-from ...conftest import load_tool
+from ...helpers.process import load_tool
 
 needs_kernel = pytest.mark.skipif(bool(available_backends()['cpu'] or cpu.refuses(torch.empty(0))), reason='no kernel')
 

@@ -5,8 +5,7 @@ import sys
 import pytest
 import torch
 
-from ...conftest import load_tool
-from ..conftest import run_tool
+from ...helpers.process import load_tool, run_tool
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')

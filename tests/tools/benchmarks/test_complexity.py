@@ -7,7 +7,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmmambavision.terminal import run
 
-from ...conftest import ROOT, load_tool
+from ...helpers.process import ROOT, load_tool
 
 
 def left_out(dim):

@@ -9,7 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmmambavision.errors import UserError
 from mmmambavision.terminal import run
 
-from ...conftest import load_tool
+from ...helpers.process import load_tool
 
 
 @pytest.fixture

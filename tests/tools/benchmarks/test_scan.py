@@ -3,7 +3,7 @@ import csv
 import pytest
 import torch
 
-from ...conftest import load_tool
+from ...helpers.process import load_tool
 
 
 def test_a_row_for_every_combination(tmp_path, capsys):

@@ -5,7 +5,7 @@ import torch
 
 from mmmambavision.errors import UserError
 
-from ...conftest import ROOT, load_tool
+from ...helpers.process import ROOT, load_tool
 
 TINY = 'mambavision-t:window_size=7,7'
 

@@ -6,7 +6,7 @@ pytest.importorskip('timm')
 
 from mmmambavision.terminal import run  # noqa: E402
 
-from ...conftest import load_tool  # noqa: E402
+from ...helpers.process import load_tool  # noqa: E402
 
 
 @pytest.fixture(scope='module')

@@ -3,8 +3,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from ...conftest import load_tool
-from ..conftest import run_tool
+from ...helpers.process import load_tool, run_tool
 
 
 @pytest.mark.parametrize('box, corner', [((40, 30, 20, 10), (39, 24)), ((0, 0, 10, 20), (0, 0))])

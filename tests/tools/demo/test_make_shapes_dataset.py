@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from ..conftest import run_tool
+from ...helpers.process import run_tool
 
 
 def test_both_layouts_agree(shapes):

@@ -1,0 +1,1 @@
+"""What several test modules share: paths and processes, networks and checkpoints, drawn data, comparisons."""
