@@ -1,12 +1,9 @@
-# make demo | demo-seg | demo-cls | test | test-slow | lint | check-gpu | setup      sets up what is missing, then runs
+# make demo | demo-seg | demo-cls | test | test-slow | test-full | lint | check-gpu | setup      sets up what is missing, then runs
 #   STACK=onedl     the maintained onedl packages instead of the original mmengine, mmdet and mmsegmentation
 #   MMCV=compiled   mmcv with its operators compiled here, instead of mmcv-lite with ours
 STACK  ?= openmmlab
 MMCV   ?= lite
 PYTHON ?= python3
-
-# Pinned as a pair: each torchvision fits one torch only, and an unpinned one would replace it.
-TORCH  := torch==2.11.0 torchvision==0.26.0
 
 ifeq ($(STACK),openmmlab)
   COMPILED := mmcv==2.1.0
@@ -26,8 +23,10 @@ VENV  := $(subst .venvonedl,.venv-onedl,$(subst compiled,-compiled,$(VENV)))
 PY    := $(VENV)/bin/python
 PIP   := $(PY) -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.done
+# Many small tests: several workers with one thread each are faster than one with all threads.
+TEST  := OMP_NUM_THREADS=1 $(PY) -m pytest tests --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup lint test test-slow demo demo-seg demo-cls check-gpu
+.PHONY: help setup lint test test-slow test-full demo demo-seg demo-cls check-gpu
 .DELETE_ON_ERROR:
 
 help:
@@ -39,10 +38,13 @@ lint: setup
 	@$(PY) -m ruff check .
 
 test: setup
-	@$(PY) -m pytest tests -m 'not slow'
+	@$(TEST) -m 'not slow and not full'
 
 test-slow: setup
-	@$(PY) -m pytest tests -m slow
+	@$(TEST) -m 'slow and not full'
+
+test-full: setup
+	@$(TEST) -m full
 
 demo: setup
 	@$(PY) tools/demo/demo.py
@@ -63,14 +65,15 @@ $(STAMP)-venv:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(STAMP)-torch: $(STAMP)-venv
-	@echo "[2/4] $(TORCH) (1 to 10 minutes, 3 GB)"
-	@$(PIP) $(TORCH)
+$(STAMP)-torch: $(STAMP)-venv requirements.txt
+	@echo "[2/4] torch and torchvision (1 to 10 minutes, 3 GB)"
+	@$(PIP) $$(grep ^torch requirements.txt)
 	@touch $@
 
-$(STAMP)-package: $(STAMP)-torch pyproject.toml setup.py
+$(STAMP)-package: $(STAMP)-torch requirements.txt pyproject.toml setup.py
 	@echo "[3/4] this package and the $(STACK) packages (a minute)"
-	@$(PIP) $(NO_CACHE) $(TORCH) --editable '.[$(STACK),test]'
+	@sed 's/openmmlab/$(STACK)/' requirements.txt > $(VENV)/requirements.txt
+	@$(PIP) $(NO_CACHE) --requirement $(VENV)/requirements.txt
 	@touch $@
 
 $(STAMP)-mmcv-lite: $(STAMP)-package

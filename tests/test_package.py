@@ -109,7 +109,7 @@ def test_wheel_has_the_package_and_the_recipes(built):
 def test_sdist_has_what_a_wheel_is_made_of(built):
     sdist, _ = built
     needed = tracked('mmmambavision') | tracked('configs') | tracked('tools') | {
-        'LICENSE', 'README.md', 'CHANGELOG.md', 'model-index.yml', 'configs/metafile.yml', 'pyproject.toml', 'setup.py',
-        'MANIFEST.in'}
+        'LICENSE', 'README.md', 'CHANGELOG.md', 'MANIFEST.in', 'requirements.txt', 'model-index.yml', 'pyproject.toml',
+        'setup.py', 'configs/metafile.yml'}
     files = {name for name in sdist if '.' in Path(name).name or name == 'LICENSE'}
     assert {name for name in files if 'egg-info' not in name} - {'PKG-INFO', 'setup.cfg'} == needed
