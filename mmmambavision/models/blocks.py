@@ -3,7 +3,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .mixers import Attention, MambaVisionMixer, Mlp
+from .mixers import Attention, MambaVisionMixer, Mlp, call
+
+
+class Sequential(nn.Sequential):
+    """`nn.Sequential` that refuses layers without values, see `call`."""
+
+    def forward(self, x):
+        for layer in self:
+            x = call(layer, x)
+        return x
 
 
 class Stem(nn.Module):
@@ -11,7 +20,7 @@ class Stem(nn.Module):
 
     def __init__(self, in_channels, in_dim, dim):
         super().__init__()
-        self.conv_down = nn.Sequential(
+        self.conv_down = Sequential(
             nn.Conv2d(in_channels, in_dim, 3, 2, 1, bias=False), nn.BatchNorm2d(in_dim, eps=1e-4),
             nn.ReLU(inplace=True),
             nn.Conv2d(in_dim, dim, 3, 2, 1, bias=False), nn.BatchNorm2d(dim, eps=1e-4), nn.ReLU(inplace=True))
@@ -25,7 +34,7 @@ class Downsample(nn.Module):
 
     def __init__(self, dim):
         super().__init__()
-        self.reduction = nn.Sequential(nn.Conv2d(dim, 2 * dim, 3, 2, 1, bias=False))
+        self.reduction = Sequential(nn.Conv2d(dim, 2 * dim, 3, 2, 1, bias=False))
 
     def forward(self, x):
         return self.reduction(x)
@@ -86,8 +95,8 @@ class ConvBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x):
-        branch = self.act1(self.norm1(self.conv1(x)))
-        return x + self.drop_path(self.norm2(self.conv2(branch)))
+        branch = self.act1(self.norm1(call(self.conv1, x)))
+        return x + self.drop_path(self.norm2(call(self.conv2, branch)))
 
 
 class HybridBlock(nn.Module):

@@ -14,11 +14,15 @@ from .mixers import Attention, MambaVisionMixer
 
 
 class Level(nn.Module):
-    """Blocks at one resolution; called with a map (B, C, H, W), returns the map that the blocks make of it, same shape.
+    """Blocks at one resolution, and the downsampling to the next level.
+
+    Called with a map (B, C, H, W), it returns the map that the blocks make of it, of the same shape, and the next
+    level's input (B, 2C, ceil(H / 2), ceil(W / 2)), which is None in the last level. Both come from one call, so that
+    whatever wraps a level (sharding, offloading) sees every use of its weights.
 
     Args:
         blocks: the blocks.
-        downsample: whether `self.downsample` shall take the map to the next level's (B, 2C, ceil(H / 2), ceil(W / 2)).
+        downsample: whether the level has a downsampling layer.
         dim: channels C.
         with_cp: keep only the blocks' inputs for the backward pass and compute the rest again.
     """
@@ -28,6 +32,10 @@ class Level(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.downsample = Downsample(dim) if downsample else None
         self.with_cp = with_cp
+
+    def forward(self, x, downsample=True):
+        x = self.level_map(x)
+        return x, self.downsample(x) if downsample and self.downsample is not None else None
 
     def run_blocks(self, x, keep=None, cut=None):
         """All blocks in a row; of hybrid ones the last leaves the tokens `keep` alone, and attention is in windows of
@@ -44,7 +52,7 @@ class ConvLevel(Level):
     def __init__(self, dim, drop_paths, downsample, with_cp=False):
         super().__init__([ConvBlock(dim, rate) for rate in drop_paths], downsample, dim, with_cp)
 
-    def forward(self, x):
+    def level_map(self, x):
         return self.run_blocks(x)
 
 
@@ -70,7 +78,7 @@ class HybridLevel(Level):
             downsample, dim, with_cp)
         self.window = window
 
-    def forward(self, x):
+    def level_map(self, x):
         x = x.permute(0, 2, 3, 1)
         batch, height, width, channels = x.shape
         if isinstance(self.window, tuple):
@@ -90,7 +98,7 @@ class HybridLevel(Level):
         return x.permute(0, 3, 1, 2)
 
     def _run_on_any_size(self, x):
-        """What `forward` does, in operations that are the same for every size: with or without padding,
+        """What `level_map` does, in operations that are the same for every size: with or without padding,
         one window or more.
 
         Tokens are fetched by their places in windows, -1 where there is padding, and fetched back.

@@ -4,25 +4,54 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules import module as module_hooks
 
+from ..errors import UserError
 from ..ops import attention, selective_scan
 
 STATE_SIZE = 8
 KERNEL_SIZE = 3
 
 
+def is_plain(layer, kind, device):
+    """Whether calling a layer does nothing but the computation of `kind` with its own weights on `device`.
+
+    Only then may its weights be read without calling it. Hooks, adapters, pruning, parametrisations, quantisation,
+    offloading and sharding all act on the call, or put something other than a plain parameter in the weight's place.
+    """
+    return type(layer) is kind and 'forward' not in layer.__dict__ and not (
+        layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+        or module_hooks._has_any_global_hook()) and all(
+        is_plain_tensor(value, device) for value in (layer.weight, layer.bias) if value is not None)
+
+
+def is_plain_tensor(value, device):
+    """Whether a weight is a tensor of no special type on `device`; in a graph that is compiled, all are taken so."""
+    return torch.compiler.is_compiling() or type(value) in (nn.Parameter, torch.Tensor) and value.device == device
+
+
+def call(layer, x):
+    """`layer(x)` for a linear layer or a convolution, or an error where torch returns uninitialised memory on a CPU.
+
+    Raises:
+        UserError: the layer's weight is on the meta device, and nothing is hooked to it that would bring its values.
+    """
+    if (type(layer) in (nn.Linear, nn.Conv1d, nn.Conv2d) and layer.weight.is_meta and not x.is_meta
+            and 'forward' not in layer.__dict__ and not layer._forward_pre_hooks):
+        raise UserError(f"{layer} has no values, its weight is on the device 'meta': load a checkpoint that has them")
+    return layer(x)
+
+
 def linear(layer, tokens):
     """`layer(tokens)` for tokens (B, L, C), as a 1x1 convolution where that is faster.
 
     On a CPU torch gives convolutions in float32 to oneDNN and linear layers to BLAS, which is slower on some CPUs (a
-    fifth on an AMD EPYC with MKL) and adds the bias in a pass of its own. Compiled and exported graphs have linear
-    layers, and so has everything that somebody else put in a layer's place or hooked to it (quantised layers, adapters,
-    pruning).
+    fifth on an AMD EPYC with MKL) and adds the bias in a separate pass. Compiled and exported graphs keep linear
+    layers.
     """
-    plain = type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks
-                                              or layer._backward_pre_hooks)
-    if not plain or tokens.device.type != 'cpu' or tokens.dtype != torch.float32 or torch.compiler.is_compiling():
-        return layer(tokens)
+    if (torch.compiler.is_compiling() or tokens.device.type != 'cpu' or tokens.dtype != torch.float32
+            or not is_plain(layer, nn.Linear, tokens.device)):
+        return call(layer, tokens)
     image = tokens.transpose(1, 2).unsqueeze(2)  # (B, C, 1, L), channels-last as it lies in memory
     return F.conv2d(image, layer.weight[:, :, None, None], layer.bias).squeeze(2).transpose(1, 2)
 
@@ -56,19 +85,29 @@ class MambaVisionMixer(nn.Module):
 
     def scan(self, x):
         """The selective scan of x (B, L, c), its steps and weights made of x."""
-        step, B, C = self.x_proj(x).split([self.step_rank, STATE_SIZE, STATE_SIZE], dim=-1)
-        bias = self.dt_proj.bias
-        bias = bias() if callable(bias) else bias  # a method on torch's dynamically quantised layers
+        step, B, C = call(self.x_proj, x).split([self.step_rank, STATE_SIZE, STATE_SIZE], dim=-1)
+        delta = call(self.dt_proj, step)
         # Checkpoints were trained with the step bias counted twice: in the projection and once more in the scan.
         return selective_scan(
-            x.transpose(1, 2), self.dt_proj(step).transpose(1, 2), -self.A_log.float().exp(), B.transpose(1, 2),
-            C.transpose(1, 2), self.D.float(), delta_bias=bias.float(), delta_softplus=True,
+            x.transpose(1, 2), delta.transpose(1, 2), -self.A_log.float().exp(), B.transpose(1, 2),
+            C.transpose(1, 2), self.D.float(), delta_bias=bias_of(self.dt_proj, step).float(), delta_softplus=True,
             backend=self.scan_backend).transpose(1, 2)
+
+
+def bias_of(layer, inputs):
+    """The bias of a linear layer that was just called with `inputs` (B, L, C). Where the layer is not torch's, or its
+    bias is elsewhere by now, that is what the layer makes of zeros."""
+    if type(layer) is nn.Linear and 'forward' not in layer.__dict__ and is_plain_tensor(layer.bias, inputs.device):
+        return layer.bias
+    return layer(inputs.new_zeros(1, 1, inputs.shape[-1])).flatten()
 
 
 def convolve(tokens, *layers):
     """Depthwise convolutions, each of its part of the channels, and their SiLU in one pass over (B, L, C), kept
     channels-last."""
+    if not all(is_plain(layer, nn.Conv1d, tokens.device) for layer in layers):
+        parts = tokens.transpose(1, 2).chunk(len(layers), dim=1)
+        return F.silu(torch.cat([call(layer, part) for layer, part in zip(layers, parts)], 1).transpose(1, 2))
     weight = torch.cat([layer.weight for layer in layers]).unsqueeze(2)
     image = tokens.transpose(1, 2).unsqueeze(2)  # (B, C, 1, L), channels-last as it lies in memory
     out = F.conv2d(image, weight, padding=(0, KERNEL_SIZE // 2), groups=weight.shape[0])

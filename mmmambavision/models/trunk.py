@@ -68,11 +68,10 @@ class Trunk(nn.Module):
                             "and divide by the standard deviation first, as a detector's data_preprocessor does")
         x, maps = self.patch_embed(x.contiguous(memory_format=torch.channels_last)), []
         for i, level in enumerate(self.levels):
-            x = level(x)
-            maps.append(x)
-            if level.downsample is None or i + 1 == count:
+            level_map, x = level(x, downsample=i + 1 != count)
+            maps.append(level_map)
+            if x is None:
                 return maps
-            x = level.downsample(x)
 
     def get_layer_depth(self, param_name, prefix=''):
         """Depth of a parameter, as mmpretrain's backbones give it to layer-wise learning rate decay.

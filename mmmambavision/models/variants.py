@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import UserError
-from .mixers import KERNEL_SIZE, STATE_SIZE, Attention, MambaVisionMixer, convolve, linear
+from .mixers import KERNEL_SIZE, STATE_SIZE, Attention, MambaVisionMixer, call, convolve, linear
 
 
 class NoConcatMixer(MambaVisionMixer):
@@ -92,7 +92,7 @@ class GatedConvolution(nn.Module):
 
     def forward(self, tokens):
         x, z = linear(self.in_proj, tokens).chunk(2, dim=-1)
-        return linear(self.out_proj, self.conv1d_x(x.transpose(1, 2)).transpose(1, 2) * F.silu(z))
+        return linear(self.out_proj, call(self.conv1d_x, x.transpose(1, 2)).transpose(1, 2) * F.silu(z))
 
 
 def _scan_parameters(width):

@@ -55,8 +55,11 @@ def _arguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
     channels, length = u.shape[1:]
     batch, blocks = kept_shape(u, A, B)[:2]
     zeros = _zeros(channels)
-    vector = [(zeros if value is None else value.float().contiguous()).numpy() for value in (D, delta_bias)]
-    return batch * blocks, (blocks, *_sequence(u), *_sequence(delta), A.float().contiguous().numpy(), *_weights(B),
+    # Copies: `numpy()` forbids a tensor's storage to be resized, and sharded training resizes that of parameters.
+    rates = A.to(torch.float32, copy=True).contiguous().numpy()
+    vector = [(zeros if value is None else value.to(torch.float32, copy=True).contiguous()).numpy()
+              for value in (D, delta_bias)]
+    return batch * blocks, (blocks, *_sequence(u), *_sequence(delta), rates, *_weights(B),
                             *_weights(C), vector[0], *_sequence(u if z is None else z), vector[1], z is not None,
                             delta_softplus, length)
 

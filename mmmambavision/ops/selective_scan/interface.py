@@ -133,6 +133,9 @@ def _check(u, delta, A, B, C, D, z, delta_bias):
     if A.is_complex():
         raise ValueError('complex A is not supported: give a real A of shape (D, N)')
     batch, channels, length = u.shape
+    for name, value in dict(delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias).items():
+        if value is not None and value.device != u.device:
+            raise ValueError(f'{name} is on the device {value.device}, u on {u.device}: put them on one')
     if A.dim() != 2 or A.shape[0] != channels:
         raise ValueError(f'A must be (D, N) with D = {channels} as in u, got {tuple(A.shape)}')
     for name, value in (('delta', delta), ('z', z)):
