@@ -1,5 +1,6 @@
 """Images and label maps that cannot be read, in the middle of a training."""
 import os
+import re
 
 import cv2
 import numpy as np
@@ -37,8 +38,8 @@ def step():
 
 @pytest.mark.parametrize('kind', ['jpg', 'png'])
 @pytest.mark.parametrize('how, reason', [
-    (None, 'No such file'), ('', 'it is empty'), ('text', 'it is not an image'), (slice(0, 100), 'it was cut off'),
-    (slice(0, -1), 'it was cut off'), (slice(0, -40), 'it was cut off'), (KEEP, None)])
+    (None, 'No such file'), ('', 'empty'), ('text', 'not an image'), (slice(0, 100), 'cut off'),
+    (slice(0, -1), 'cut off'), (slice(0, -40), 'cut off'), (KEEP, None)])
 def test_fault(kind, how, reason, tmp_path):
     path = tmp_path / f'a.{kind}'
     data.picture(3).save(path)
@@ -52,7 +53,7 @@ def test_the_end_of_a_thumbnail_is_not_that_of_the_image(tmp_path):
     whole = (tmp_path / 'a.jpg').read_bytes()
     assert whole.count(b'\xff\xd9') == 2 and fault(tmp_path / 'a.jpg') is None
     (tmp_path / 'a.jpg').write_bytes(whole[:-1])
-    assert fault(tmp_path / 'a.jpg') == 'the JPEG has no end, it was cut off'
+    assert 'cut off' in fault(tmp_path / 'a.jpg')
     (tmp_path / 'a.jpg').write_bytes(whole + b'\xff\xda appended by a camera')
     assert fault(tmp_path / 'a.jpg') is None
 
@@ -69,14 +70,14 @@ def test_stops_or_skips(step, tmp_path, logged):
     data.picture(1).save(path)
     spoil(path, CUT)
     results = dict(img_path=str(path), img_id=7)
-    with pytest.raises(UserError, match=r'a.jpg cannot be read: the JPEG has no end, it was cut off \(image 7 of '
-                                        r'train.json\). Mend or replace it; --skip-broken-images'):
+    with pytest.raises(UserError) as stop:
         step(ann_file='train.json')(dict(results))
+    for fact in (str(path), 'cut off', 'image 7', 'train.json', '--skip-broken-images'):
+        assert fact in str(stop.value)
     skipping = step(skip_broken=True)
     assert skipping(dict(results)) is None and skipping(dict(results)) is None
-    line, = [line for line in logged if 'cannot be read' in line]
-    assert line == (f'{path} cannot be read: the JPEG has no end, it was cut off (image 7); another image is taken '
-                    'instead')
+    line, = [line for line in logged if str(path) in line]
+    assert 'cut off' in line and 'image 7' in line
 
 
 def test_other_errors_are_not_the_image_s(tmp_path):
@@ -115,14 +116,14 @@ def test_a_training_stops_at_a_bad_image_or_goes_round_it(tmp_path):
     output = train(config, tmp_path / 'stops', *options, status=1)
     assert 'Traceback' not in output
     error, = [line for line in output.splitlines() if line.startswith('error: ')]
-    assert error.startswith(f'error: {tmp_path}/data/images/training/') and '--skip-broken-images' in error
-    assert f'(of {tmp_path}/data/list.txt)' in error
+    assert f'{tmp_path}/data/images/training/' in error and '--skip-broken-images' in error
+    assert f'{tmp_path}/data/list.txt' in error
     output = train(config, tmp_path / 'skips', '--skip-broken-images', *options, 'train_dataloader.num_workers=2')
     assert 'Iter(train) [12/12]' in output
     log, = (tmp_path / 'skips').glob('*/*.log')
     for name in BAD:
-        assert log.read_text().count(f'images/training/{name} cannot be read: ') == 1
-    assert '4.jpg cannot be read' not in output
+        assert log.read_text().count(f'images/training/{name}') == 1
+    assert 'images/training/4.jpg' not in output
 
 
 @pytest.mark.slow
@@ -131,8 +132,9 @@ def test_no_image_that_can_be_read_ends_the_training(tmp_path):
     for number in data.TRAIN:
         spoil(tmp_path / f'data/annotations/training/{number}.png', CUT)  # the label maps, for once
     output = train(config, tmp_path / 'work', '--skip-broken-images', status=1)
-    assert output.count('.png cannot be read: the PNG has no end') == 4
-    assert 'error: of very many images in a row not one could be read' in output and 'Traceback' not in output
+    assert len(re.findall(r'/annotations/training/\d\.png', output)) == 4
+    error, = [line for line in output.splitlines() if line.startswith('error: ')]
+    assert 'data_root' in error and 'Traceback' not in output
 
 
 def test_workers_name_a_file_once_together(step, tmp_path, logged):
@@ -147,4 +149,4 @@ def test_workers_name_a_file_once_together(step, tmp_path, logged):
         os._exit(0)
     assert torch.count_nonzero(step(skip_broken=True).named) == before + 1
     assert skipping(dict(img_path=str(tmp_path / 'none.jpg'))) is None
-    assert not any('cannot be read' in line for line in logged)
+    assert not any('none.jpg' in line for line in logged)

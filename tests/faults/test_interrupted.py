@@ -34,6 +34,12 @@ def files(work_dir):
     return {path.name for path in work_dir.glob('*.pth*')}
 
 
+def said_of(name, output):
+    """The line that says that a signal has ended the training; of torchrun, which names signals too, none."""
+    line, = [line for line in output.splitlines() if re.search(rf'\bended\b.*\b{name}\b', line)]
+    return line
+
+
 def faulty(config, *hooks, work_dir=None):
     """The config with hooks of tests/faults/hooks.py, or others."""
     number = len(list(config.parent.glob('*.py')))
@@ -61,13 +67,14 @@ def test_signals_as_slurm_sends_them(config, uninterrupted, tmp_path):
     fault = dict(type='SignalAt', iteration=6, to='group')
     output = train(faulty(config, fault), work_dir, *with_workers, status=75)
     path = work_dir / 'interrupted.pth'
-    assert f'ended by SIGTERM after iteration 6: the same command with --resume goes on from {path}' in output
+    ended = said_of('SIGTERM', output)
+    assert ' 6' in ended and '--resume' in ended and str(path) in ended
     assert 'Traceback' not in output and files(work_dir) == {'epoch_1.pth', path.name}
     meta = read_checkpoint(path)['meta']
     assert (meta['epoch'], meta['iter'], meta['batches_of_epoch']) == (1, 6, [2, 4])
     fault.update(iteration=8, name='SIGUSR1')
     output = train(faulty(config, fault), work_dir, '--resume', *with_workers, status=75)
-    assert 'resumed epoch: 1, iter: 6' in output and 'ended by SIGUSR1 after iteration 8' in output
+    assert 'resumed epoch: 1, iter: 6' in output and ' 8' in said_of('SIGUSR1', output)
     train(config, work_dir, '--resume')
     assert_same_training(work_dir, uninterrupted, 'epoch_3.pth')
 
@@ -91,7 +98,7 @@ def test_the_script_for_slurm(config, uninterrupted, tmp_path):
     environment = dict(PATH=f'{tmp_path}:{os.environ["PATH"]}', PYTHON=sys.executable, CONFIG=str(fault),
                        SLURM_JOB_ID='123')
     output = Process(['bash', str(tmp_path / 'job')], tmp_path / 'first.log', **environment).ends(75, 120)
-    assert 'training starts at the beginning' in output and 'ended by SIGUSR1 after iteration' in output
+    assert 'resumed epoch' not in output and str(work_dir) in said_of('SIGUSR1', output)
     assert (tmp_path / 'requeued').read_text() == 'requeue 123\n'
     assert 'resumed epoch: 1' in Process(
         ['bash', str(tmp_path / 'job')], tmp_path / 'second.log', **environment).ends(0, 120)
@@ -105,7 +112,7 @@ def test_a_signal_in_a_validation(config, uninterrupted, tmp_path):
     often = ['train_cfg.val_interval=1', 'train_cfg.val_begin=1']
     average, fault = dict(type='EMAHook', momentum=.1), dict(type='SignalAt', iteration=4, validation=True)
     output = train(faulty(config, average, fault), work_dir, '--cfg-options', *often, status=75)
-    assert 'ended by SIGTERM after iteration 4' in output and 'bbox_mAP: ' not in output
+    assert ' 4' in said_of('SIGTERM', output) and 'bbox_mAP: ' not in output
     regular, interrupted = (read_checkpoint(work_dir / name) for name in ('epoch_1.pth', 'interrupted.pth'))
     for part in ('state_dict', 'ema_state_dict'):
         for key, value in regular[part].items():
@@ -119,14 +126,14 @@ def test_the_keyboard(config, uninterrupted, tmp_path):
     work_dir = tmp_path / 'work_dir'
     fault = faulty(config, dict(type='SignalAt', iteration=6, name='SIGINT', to='group'))
     output = train(fault, work_dir, '--cfg-options', 'train_dataloader.num_workers=2', status=130)
-    assert 'ends after this iteration; Ctrl-C after 5 seconds: at once' in output and 'Traceback' not in output
-    assert 'ended by SIGINT after iteration 6' in output
+    assert 'Ctrl-C after 5 seconds' in output and 'Traceback' not in output
+    assert ' 6' in said_of('SIGINT', output)
     train(config, work_dir, '--resume')
     assert_same_training(work_dir, uninterrupted, 'epoch_3.pth')
     early = Process(command(config, tmp_path / 'early'), tmp_path / 'early.log')
     early.wait_for('Hooks will be executed')
     os.kill(early.pid, signal.SIGINT)
-    assert 'ended by SIGINT before the first iteration' in early.ends(130)
+    assert said_of('SIGINT', early.ends(130))
 
 
 def test_the_keyboard_of_who_has_it_ignored(config, uninterrupted, tmp_path):
@@ -145,7 +152,7 @@ def test_before_the_first_iteration_and_a_second_signal(config, tmp_path):
         early = Process(command(path, tmp_path / 'early'), tmp_path / 'early.log')
         early.wait_for(moment)
         os.kill(early.pid, signal.SIGUSR1)
-        assert 'ended by SIGUSR1 before the first iteration: the same command starts again' in early.ends(75)
+        assert said_of('SIGUSR1', early.ends(75))
         assert not files(tmp_path / 'early')
     fault = faulty(config, dict(type='Stuck', iteration=2))
     stuck = Process(command(fault, tmp_path / 'stuck'), tmp_path / 'stuck.log')
@@ -158,10 +165,10 @@ def test_before_the_first_iteration_and_a_second_signal(config, tmp_path):
 
 
 def disk_full(work_dir, output, reason):
-    path = work_dir / 'epoch_2.pth'
-    assert output.rstrip().endswith(
-        f'error: {path} could not be written: {reason}. Make space. The last whole checkpoint is '
-        f'{work_dir}/epoch_1.pth; --resume goes on from it') and 'Traceback' not in output
+    *_, error = output.splitlines()
+    assert error.startswith('error: ') and 'Traceback' not in output
+    for fact in (f'{work_dir}/epoch_2.pth', reason, f'{work_dir}/epoch_1.pth', '--resume'):
+        assert fact in error
     assert files(work_dir) == {'epoch_1.pth'}
 
 
@@ -199,6 +206,6 @@ def test_two_processes(config, tmp_path):
 
     start('whole', config).ends(0, 120)
     started = start('parts', faulty(config, dict(type='SignalAt', iteration=3, to='parent')))
-    assert 'ended by SIGTERM after iteration 3' in started.ends(1, 120)
+    assert ' 3' in said_of('SIGTERM', started.ends(1, 120))
     start('parts', config, '--resume').ends(0, 120)
     assert len(losses(tmp_path / 'whole')) == 6 and losses(tmp_path / 'parts') == losses(tmp_path / 'whole')

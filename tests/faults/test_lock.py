@@ -33,9 +33,8 @@ def test_the_second_names_the_first_and_its_children_hold_nothing(tmp_path):
     try:
         with pytest.raises(UserError) as refused:
             lock.hold(tmp_path)
-        assert str(refused.value) == (
-            f'{tmp_path} is in use by another training, process {holder} on {socket.gethostname()}: wait until it '
-            'ends, or give this one a folder of its own with --work-dir')
+        for fact in (str(tmp_path), f'process {holder} on {socket.gethostname()}', '--work-dir'):
+            assert fact in str(refused.value)
         os.kill(holder, signal.SIGKILL)
         os.waitpid(holder, 0)
         os.kill(child, 0)  # it lives
@@ -51,7 +50,7 @@ def test_where_there_are_no_locks(tmp_path, monkeypatch, capsys):
         raise OSError(errno.ENOLCK, 'No locks available')
     monkeypatch.setattr(lock.fcntl, 'lockf', refuse)
     lock.hold(tmp_path)
-    assert 'cannot be locked (No locks available)' in capsys.readouterr().out
+    assert 'No locks available' in capsys.readouterr().out
 
 
 def test_where_nothing_can_be_written(tmp_path):
@@ -70,7 +69,7 @@ def test_two_trainings_in_one_work_dir(tmp_path):
     assert workers
     files = sorted(path.name for path in work_dir.iterdir())
     refused = train(config, work_dir, status=1)
-    assert re.search(rf'error: .*/work is in use by another training, process {first.pid} on .*--work-dir', refused)
+    assert re.search(rf'error: .*/work .*process {first.pid} .*--work-dir', refused)
     assert {name for name in files if not name.startswith('iter_')} == {
         path.name for path in work_dir.iterdir() if not path.name.startswith('iter_')}
     for worker in workers:
@@ -78,8 +77,8 @@ def test_two_trainings_in_one_work_dir(tmp_path):
     first.process.kill()
     first.process.wait()
     try:
-        output = train(config, work_dir, status=1)
-        assert 'holds the checkpoints of an earlier run: --resume goes on with it' in output
+        *_, error = train(config, work_dir, status=1).splitlines()
+        assert '--resume' in error and str(work_dir) in error
     finally:
         for worker in workers:
             os.kill(worker, signal.SIGKILL)

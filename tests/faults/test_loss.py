@@ -32,11 +32,9 @@ def test_counts_in_a_row(runner):
     with pytest.raises(UserError) as stop:
         give(hook, runner, -inf)
     message = str(stop.value)
-    assert message.startswith('training stopped: 3 losses in a row were NaN or infinite; the first such loss was that '
-                              'of iteration 5 (its batch: 5.jpg, 5.jpg). ')
-    assert f'The last whole checkpoint is {runner.work_dir}/epoch_1.pth; --resume goes on from it' in message
-    for advice in ('lower learning rate', 'optim_wrapper.clip_grad', '--amp', 'look at these files'):
-        assert advice in message
+    for fact in ('3 losses', 'iteration 5', '5.jpg, 5.jpg', f'{runner.work_dir}/epoch_1.pth', '--resume',
+                 'optim_wrapper.optimizer.lr', 'optim_wrapper.clip_grad', '--amp'):
+        assert fact in message
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
@@ -46,11 +44,11 @@ def test_no_checkpoint_of_weights_that_are_lost(runner, value):
     runner.model.register_buffer('mask', torch.tensor(-float('inf')))  # as attention masks are
     hook.before_save_checkpoint(runner, checkpoint)
     runner.model.weight.data[0, 1] = value
-    with pytest.raises(UserError, match='NaN or infinite .weight.*no checkpoint is written at iteration 8'):
+    with pytest.raises(UserError, match=r'\bweight\b.*iteration 8'):
         hook.before_save_checkpoint(runner, checkpoint)
     runner.model.weight.data[0, 1] = 0
     runner.model.mask.fill_(float('nan'))
-    with pytest.raises(UserError, match='weights became NaN or infinite .mask'):
+    with pytest.raises(UserError, match='mask'):
         hook.before_save_checkpoint(runner, checkpoint)
 
 
@@ -70,12 +68,13 @@ def test_a_training_ends_and_its_last_checkpoint_is_good(tmp_path):
     config.write_text(config.read_text() + "\nparam_scheduler = [dict(type='MultiStepLR', milestones=[4], gamma=1e35, "
                                            "by_epoch=False)]\n")
     output = train(config, tmp_path / 'work', status=1)
-    assert 'Traceback' not in output and 'error: training stopped' in output
+    *_, error = output.splitlines()
+    assert 'Traceback' not in output and error.startswith('error: ')
     left = sorted(path.name for path in (tmp_path / 'work').glob('*.pth'))
-    assert left and f'The last whole checkpoint is {tmp_path}/work/{left[-1]}' in output
+    assert left and f'{tmp_path}/work/{left[-1]}' in error
     for name in left:
         weights = read_checkpoint(tmp_path / 'work' / name)['state_dict'].values()
         assert all(torch.isfinite(value).all() for value in weights), name
-    output = train(config, tmp_path / 'patient', '--cfg-options', 'default_hooks.checkpoint.interval=100', status=1)
-    assert '3 losses in a row were NaN or infinite; the first such loss was that of iteration' in output
-    assert f'its batch: {tmp_path}/data/images/training/' in output and 'There is no checkpoint yet' in output
+    *_, error = train(
+        config, tmp_path / 'patient', '--cfg-options', 'default_hooks.checkpoint.interval=100', status=1).splitlines()
+    assert '3 losses' in error and f'{tmp_path}/data/images/training/' in error and '--resume' not in error

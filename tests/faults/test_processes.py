@@ -31,30 +31,29 @@ def test_memory(tmp_path):
     (tmp_path / 'iter_9.pth').write_bytes(b'half')
     message = explanation(torch.OutOfMemoryError(
         'CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB'), tmp_path)
-    assert message.startswith('the GPU has too little memory (CUDA out of memory): ')
-    for option in ('train_dataloader.batch_size', '--auto-scale-lr', '--amp', 'model.backbone.with_cp=True'):
-        assert option in message
-    assert message.endswith(f'The last whole checkpoint is {tmp_path}/iter_8.pth; --resume goes on from it')
+    for fact in (
+            'CUDA out of memory', f'{tmp_path}/iter_8.pth', '--resume',
+            'train_dataloader.batch_size', '--auto-scale-lr', '--amp', 'model.backbone.with_cp=True'):
+        assert fact in message
 
 
 def test_a_disk_that_takes_nothing(tmp_path):
     """Such as a log on a disk that is full, or a work dir on one that is read-only."""
     for number, reason in ((errno.ENOSPC, 'No space left on device'), (errno.EROFS, 'Read-only file system')):
-        assert explanation(OSError(number, reason, 'a.log'), tmp_path) == (
-            f'a.log could not be written: {reason}; make space, or choose a folder with --work-dir. There is no '
-            'checkpoint yet')
+        message = explanation(OSError(number, reason, 'a.log'), tmp_path)
+        assert 'a.log' in message and reason in message and '--work-dir' in message and '--resume' not in message
     with pytest.raises(FileNotFoundError):
         explanation(FileNotFoundError(errno.ENOENT, 'No such file or directory', 'a.txt'), tmp_path)
 
 
-@pytest.mark.parametrize('text, means', [
-    ('DataLoader worker (pid 12) is killed by signal: Killed. ', 'process 12, was ended by a signal: Killed: as'),
-    ('DataLoader worker (pid(s) 12, 13) exited unexpectedly', 'process 12, 13, exited unexpectedly: as a rule'),
-    ('DataLoader worker (pid 12) is killed by signal: Bus error. It is possible that', '/dev/shm is full')])
-def test_workers(text, means, tmp_path):
+@pytest.mark.parametrize('text, facts', [
+    ('DataLoader worker (pid 12) is killed by signal: Killed. ', ['12', 'Killed', 'memory']),
+    ('DataLoader worker (pid(s) 12, 13) exited unexpectedly', ['12, 13', 'memory']),
+    ('DataLoader worker (pid 12) is killed by signal: Bus error. It is possible that', ['12', '/dev/shm'])])
+def test_workers(text, facts, tmp_path):
     message = explanation(RuntimeError(text), tmp_path)
-    assert means in message and 'train_dataloader.num_workers' in message
-    assert message.endswith('. There is no checkpoint yet')
+    assert not [fact for fact in [*facts, 'train_dataloader.num_workers'] if fact not in message]
+    assert '--resume' not in message
 
 
 def test_a_worker_that_ends_while_others_catch_errors(tmp_path):
@@ -65,7 +64,8 @@ def test_a_worker_that_ends_while_others_catch_errors(tmp_path):
         except RuntimeError as error:
             error.args[1]
     except IndexError as error:
-        assert 'process 12, was ended by a signal: Killed' in explanation(error, tmp_path)
+        message = explanation(error, tmp_path)
+        assert '12' in message and 'Killed' in message
 
 
 def test_a_worker_s_sentence_is_all_that_is_said(tmp_path):
@@ -92,8 +92,9 @@ def test_a_killed_worker(tmp_path):
     os.kill(training.children()[0], signal.SIGKILL)
     output = training.ends(seconds=30)
     assert 'Traceback' not in output
-    assert "error: a data loader's worker, process" in output and 'The last whole checkpoint is' in output
     last = latest_checkpoint(tmp_path / 'work')
+    *_, error = output.splitlines()
+    assert 'train_dataloader.num_workers' in error and str(last) in error
     iterations = int(re.search(r'iter_(\d+)', last)[1]) + 3
     end = ['--cfg-options', f'train_cfg.max_iters={iterations}']
     assert f'resumed epoch: 0, iter: {iterations - 3}' in train(config, tmp_path / 'work', '--resume', *end)
@@ -123,4 +124,5 @@ def test_a_killed_process_without_an_agent(killed, tmp_path):
     both[killed].process.kill()
     output = both[1 - killed].ends(seconds=60)
     assert 'Traceback' not in output
-    assert f'error: process {1 - killed} of 2 has lost another one' in output and 'There is no checkpoint yet' in output
+    error, = [line for line in output.splitlines() if line.startswith('error: ')]
+    assert f'process {1 - killed} of 2' in error and '--resume' not in error

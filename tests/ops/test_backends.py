@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -217,16 +216,28 @@ def test_table_of_backends_and_choice(monkeypatch):
     assert torch.equal(selective_scan(**inputs), selective_scan(**inputs, backend='chunked'))
     assert torch.equal(selective_scan(**inputs, backend='cpu'), expected)  # the argument wins
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, 'quick')
-    with pytest.raises(ValueError, match="no backend 'quick'"):
+    with pytest.raises(ValueError, match='quick'):
         selective_scan(**inputs)
 
 
 def test_forced_backend_says_why_it_cannot():
-    with pytest.raises(ValueError, match="cannot use its backend 'cpu' here: it computes in float32, "
-                                         'the input is float64'):
+    with pytest.raises(ValueError, match='float64'):
         selective_scan(**make_inputs(), backend='cpu')
-    with pytest.raises(ValueError, match="backend 'cpu' here: it runs on the CPU, the input is on meta"):
+    with pytest.raises(ValueError, match='meta'):
         selective_scan(**{k: v.to('meta') for k, v in make_inputs().items()}, backend='cpu')
+
+
+def spy_on(monkeypatch, kernels, name):
+    """The grids that a Triton kernel is launched with from now on."""
+    kernel, grids = getattr(kernels, name), []
+
+    class Spy:
+        def __getitem__(self, grid):
+            grids.append(grid)
+            return kernel[grid]
+
+    monkeypatch.setattr(kernels, name, Spy())
+    return grids
 
 
 @pytest.mark.parametrize('length, segments', [(1, 1), (33, 1), (33, 3), (40, 5)])
@@ -237,15 +248,16 @@ def test_segments_of_triton(monkeypatch, length, segments):
     monkeypatch.setattr(triton, 'multiprocessors', lambda device: 1)
     monkeypatch.setattr(triton, 'WARPS', segments)
     inputs = make_inputs(1, 5, length, 8)
-    launch = triton._Launch(*({**inputs, 'B': inputs['B'][:, None]}.values()), True)
-    assert (launch.programs, launch.segments) == (1, segments)
+    from mmmambavision.ops.selective_scan import triton_kernels
+    grids = {name: spy_on(monkeypatch, triton_kernels, name) for name in ('segment_ends', 'forward', 'backward')}
     assert_as_reference('triton', inputs)
+    assert set(grids['forward']) == set(grids['backward']) == {(1, segments)}
+    assert set(grids['segment_ends']) == ({(1, segments)} if segments > 1 else set())
 
 
 def test_triton_kernels_compile_without_a_gpu():
     """For GPUs of two generations; in a process of its own, because in this one kernels may be interpreted."""
-    if triton.unavailable() == 'triton is not installed; it comes with torch for Linux: pip install triton':
-        pytest.skip(triton.unavailable())
+    pytest.importorskip('triton')
     environment = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
     script = Path(__file__).with_name('compile_triton_kernels.py')
     result = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
@@ -293,32 +305,30 @@ def test_why_triton_is_absent(monkeypatch):
     monkeypatch.setenv('TRITON_INTERPRET', '1')
     assert triton.unavailable() is None
     monkeypatch.setattr(compiler, '__version__', '3.2.0')
-    assert triton.unavailable() == ('triton 3.2.0 is too old for its kernels: install torch 2.7 or newer, which brings '
-                                    '3.3 or newer')
+    assert '3.2.0' in triton.unavailable() and '3.3' in triton.unavailable()
     monkeypatch.setenv('TRITON_INTERPRET', '0')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    assert triton.unavailable() == 'it needs a GPU, and torch sees none'
-    assert triton.refuses(torch.zeros(1, 1, 1)) == 'it runs on a GPU, the input is on cpu'
+    assert 'GPU' in triton.unavailable()
+    assert 'cpu' in triton.refuses(torch.zeros(1, 1, 1))
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-    assert triton.unavailable() == 'triton is not installed; it comes with torch for Linux: pip install triton'
+    assert 'pip install triton' in triton.unavailable()
 
 
 def test_why_mamba_ssm_is_absent(monkeypatch):
     assert available_backends()['mamba_ssm'] is None or mamba_ssm.unavailable() == available_backends()['mamba_ssm']
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-    assert mamba_ssm.unavailable().startswith(
-        'its compiled module selective_scan_cuda is not installed; mamba-ssm builds it')
+    assert 'mamba-ssm' in mamba_ssm.unavailable()
     monkeypatch.setattr('importlib.util.find_spec', lambda name: object())
     monkeypatch.setitem(sys.modules, 'selective_scan_cuda', None)
-    assert mamba_ssm.unavailable().startswith('its compiled module selective_scan_cuda does not load: ')
-    assert mamba_ssm.refuses(torch.zeros(1, 1, 1)) == 'it runs on a GPU, the input is on cpu'
+    assert 'selective_scan_cuda' in mamba_ssm.unavailable()
+    assert 'cpu' in mamba_ssm.refuses(torch.zeros(1, 1, 1))
 
 
 def test_without_numba(monkeypatch):
     from mmmambavision.ops.selective_scan import cpu
     monkeypatch.setitem(sys.modules, 'numba', None)
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-    assert cpu.unavailable() == 'numba is not installed: pip install numba'
+    assert 'pip install numba' in cpu.unavailable()
 
 
 @pytest.mark.slow
@@ -405,32 +415,43 @@ def test_nothing_is_allocated_for_states_that_nobody_keeps():
     assert allocated < 1.05 * (inputs['u'].numel() + 160 * 8) * 4
 
 
-def test_gradient_of_u_does_not_copy_it(monkeypatch):
+def test_gradient_of_u_does_not_copy_it():
     """The backward pass allocates gradients and sums over blocks, no copies for the sake of a shape."""
-    inputs = {k: v.to(torch.bfloat16) if k in 'uBC' or k == 'delta' else v
-              for k, v in make_inputs(1, 160, 4200, 8, groups=1, dtype=torch.float32, without=('z',)).items()}
-    copied = []
-    original = torch.Tensor.float
-    monkeypatch.setattr(torch.Tensor, 'float', lambda t: copied.append(tuple(t.shape)) or original(t))
-    run(inputs, 'cpu')
-    assert copied.count((1, 160, 4200)) <= 8  # u, delta, z's place, forward and backward; dy
+    leaves = {k: v.to(torch.bfloat16 if k in ('u', 'delta', 'B', 'C') else v.dtype).requires_grad_() for k, v in
+              make_inputs(1, 160, 4200, 8, groups=1, dtype=torch.float32, without=('z',)).items() if v is not None}
+    y = selective_scan(**leaves, delta_softplus=True, backend='cpu')
+    cotangent = torch.randn_like(y)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        torch.autograd.grad(y, list(leaves.values()), cotangent)
+    allocated = sum(max(0, e.nbytes()) for e in profile.profiler.kineto_results.events() if e.name() == '[memory]')
+    assert allocated / leaves['u'].numel() < 39  # bytes; one more copy in bfloat16 is 2
 
 
-def test_without_numba_one_warning_names_the_price(monkeypatch):
-    from mmmambavision.ops.selective_scan import interface
-    monkeypatch.setitem(BACKENDS, 'cpu', BACKENDS['cpu']._replace(absent='numba is not installed: pip install numba'))
-    monkeypatch.setitem(BACKENDS, 'triton', BACKENDS['triton']._replace(absent='not in its interpreter'))
-    interface._warn_of_slow_scan.cache_clear()
-    inputs = make_inputs(length=5, dtype=torch.float32)
-    with pytest.warns(UserWarning, match='takes about four times as long: numba is not installed: '
-                                         'pip install numba') as seen:
-        selective_scan(**inputs)
-        selective_scan(**inputs)
-    assert len(seen) == 1
-    with warnings.catch_warnings():
-        warnings.simplefilter('error')
-        selective_scan(**inputs, backend='chunked')  # asked for
-        selective_scan(**{k: v.double() for k, v in inputs.items()})
+WITHOUT_NUMBA = """
+import sys, warnings
+sys.modules['numba'] = None
+import torch
+from mmmambavision.ops import selective_scan
+x, A, weights = torch.ones(1, 2, 3), -torch.ones(2, 4), torch.ones(1, 4, 3)
+with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    selective_scan(x, x, A, weights, weights, backend='chunked')  # asked for
+    selective_scan(*(tensor.double() for tensor in (x, x, A, weights, weights)))
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter('always')
+    for _ in range(2):
+        selective_scan(x, x, A, weights, weights)
+for warning in seen:
+    print(warning.category.__name__, warning.message)
+"""
+
+
+def test_without_numba_one_warning_says_what_to_install():
+    done = subprocess.run([sys.executable, '-c', WITHOUT_NUMBA], env={**os.environ, 'TRITON_INTERPRET': '0'}, text=True,
+                          capture_output=True)
+    assert done.returncode == 0, done.stderr
+    warning, = done.stdout.splitlines()
+    assert warning.startswith('UserWarning ') and 'pip install numba' in warning
 
 
 @pytest.mark.slow
@@ -455,7 +476,7 @@ def test_kernels_compile_where_nothing_can_be_written(tmp_path):
     x, r, w = torch.ones(1, 2, 3), torch.ones(2, 4), torch.ones(1, 4, 3)
     expected = selective_scan(x, x, -r, w, w, backend='reference').sum().item()
     assert float(done.stdout.splitlines()[-1]) == pytest.approx(expected, rel=1e-5)
-    assert done.stderr.count('cannot be kept on disk') == 1 and 'NUMBA_CACHE_DIR' in done.stderr
+    assert done.stderr.count('NUMBA_CACHE_DIR') == 1
 
 
 FIRST_SCAN = ('import torch; from mmmambavision.ops import selective_scan; x = torch.ones(1, 2, 3);'
@@ -475,31 +496,27 @@ def first_scan(limit='', **environment):
 def test_kernels_compile_where_the_disk_is_full_or_the_cache_damaged(tmp_path):
     expected, _ = first_scan(NUMBA_CACHE_DIR=str(tmp_path / 'cache'))
     value, said = first_scan('ulimit -f 1;', NUMBA_CACHE_DIR=str(tmp_path / 'full'))
-    assert value == expected and said.count('cannot be kept on disk') == 1
+    assert value == expected and said.count('NUMBA_CACHE_DIR') == 1
     files = [file for file in (tmp_path / 'cache').rglob('*') if file.is_file()]
     assert files
     for file in files:
         file.write_bytes(b'')
     value, said = first_scan(NUMBA_CACHE_DIR=str(tmp_path / 'cache'))
-    assert value == expected and said.count('cannot be kept on disk') <= 1
+    assert value == expected and said.count('NUMBA_CACHE_DIR') <= 1
 
 
 def test_first_scan_takes_no_random_numbers():
     """So that a seed gives the same with kernels compiled and to be compiled."""
-    from mmmambavision.ops.selective_scan import cpu
-    cpu._kernels.cache_clear()
-    torch.manual_seed(0)
-    state = torch.get_rng_state()
-    x, weights = torch.ones(1, 2, 3), torch.ones(1, 4, 3)
-    selective_scan(x, x, -torch.ones(2, 4), weights, weights, backend='cpu')
-    assert torch.equal(torch.get_rng_state(), state)
+    code = f'import torch; torch.manual_seed(0); {FIRST_SCAN}; print(torch.rand(1).item())'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert float(done.stdout.splitlines()[-1]) == torch.rand(1, generator=torch.manual_seed(0)).item()
 
 
 def test_numba_that_does_not_load(tmp_path):
     (tmp_path / 'numba').mkdir()
     (tmp_path / 'numba' / '__init__.py').write_text("raise ImportError('Numba needs NumPy 2.4 or less')")
-    value, said = first_scan(PYTHONPATH=str(tmp_path))
-    assert 'takes about four times as long: numba does not load: Numba needs NumPy 2.4 or less' in said
+    _, said = first_scan(PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get('PYTHONPATH', '')]))
+    assert 'Numba needs NumPy 2.4 or less' in said
 
 
 def test_reference_computes_in_float64_if_any_input_is():

@@ -86,21 +86,22 @@ def changed(**changes):
     return {**{name: value.detach() for name, value in random_inputs().items()}, **changes}
 
 
-@pytest.mark.parametrize('inputs, message', [
-    (changed(u=torch.zeros(2, 6)), r'u must be \(B, D, L\)'),
-    (changed(u=torch.zeros(2, 6, 0)), 'neither D nor L 0'),
-    (changed(A=torch.zeros(6, 4, dtype=torch.complex64)), 'complex A is not supported'),
-    (changed(A=torch.zeros(5, 4)), r'A must be \(D, N\) with D = 6'),
-    (changed(delta=torch.zeros(2, 6, 8)), 'delta must have the shape of u'),
-    (changed(z=torch.zeros(2, 5, 9)), 'z must have the shape of u'),
-    (changed(D=torch.zeros(5)), r'D must be \(6,\)'),
-    (changed(delta_bias=torch.zeros(6, 1)), r'delta_bias must be \(6,\)'),
-    (changed(B=torch.zeros(6, 4)), r'B of shape \(6, 4\) is constant over the sequence, which is not supported'),
-    (changed(C=torch.zeros(2, 4, 8)), r'C must be \(B, N, L\) = \(2, 4, 9\)'),
-    (changed(B=torch.zeros(2, 4, 4, 9)), 'G a divisor of 6'),
-    (changed(B=torch.zeros(2, 2, 4, 9)), 'B and C must have one shape'),
-    (changed(backend='cuda'), "no backend 'cuda': choose 'auto' or one of reference"),
+@pytest.mark.parametrize('inputs, facts', [
+    (changed(u=torch.zeros(2, 6)), ['u', '(2, 6)']),
+    (changed(u=torch.zeros(2, 6, 0)), ['u', '(2, 6, 0)']),
+    (changed(A=torch.zeros(6, 4, dtype=torch.complex64)), ['A', 'complex']),
+    (changed(A=torch.zeros(5, 4)), ['A', '(5, 4)']),
+    (changed(delta=torch.zeros(2, 6, 8)), ['delta', '(2, 6, 8)']),
+    (changed(z=torch.zeros(2, 5, 9)), ['z', '(2, 5, 9)']),
+    (changed(D=torch.zeros(5)), ['D', '(6,)']),
+    (changed(delta_bias=torch.zeros(6, 1)), ['delta_bias', '(6,)']),
+    (changed(B=torch.zeros(6, 4)), ['B', '(6, 4)']),
+    (changed(C=torch.zeros(2, 4, 8)), ['C', '(2, 4, 9)']),
+    (changed(B=torch.zeros(2, 4, 4, 9)), ['B', '(2, 4, 4, 9)', '6']),
+    (changed(B=torch.zeros(2, 2, 4, 9)), ['B', 'C', '(2, 2, 4, 9)']),
+    (changed(backend='cuda'), ['cuda', 'reference']),
 ])
-def test_errors(inputs, message):
-    with pytest.raises(ValueError, match=message):
+def test_errors(inputs, facts):
+    with pytest.raises(ValueError) as error:
         selective_scan(**inputs)
+    assert not [fact for fact in facts if fact not in str(error.value)]
