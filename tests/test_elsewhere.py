@@ -20,8 +20,8 @@ def run(title):
     return names
 
 
-def test_there_are_five():
-    assert list(SNIPPETS) == ['torch', *NEEDS]
+def test_every_block_of_code_is_run():
+    assert len(SNIPPETS) == PAGE.count('```python') > 0 and set(NEEDS) <= set(SNIPPETS)
 
 
 @pytest.mark.parametrize('title', SNIPPETS)

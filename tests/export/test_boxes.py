@@ -27,7 +27,7 @@ def test_decode():
 
 @pytest.mark.parametrize('options', [dict(clip_border=False), dict(add_ctr_clamp=True)])
 def test_coders_that_are_refused(options):
-    with pytest.raises(UserError, match='boxes of a DeltaXYWHBBoxCoder are not exported, only those of DeltaXYWHBBox'):
+    with pytest.raises(UserError, match='DeltaXYWHBBoxCoder'):
         check_coder(DeltaXYWHBBoxCoder(**options))
     check_coder(DeltaXYWHBBoxCoder())
 
@@ -59,8 +59,8 @@ def test_regions(layer, strides):
 
 
 def test_extractors_that_are_refused():
-    with pytest.raises(UserError, match='only detectors whose regions are pooled by a SingleRoIExtractor'):
+    with pytest.raises(UserError, match='SingleRoIExtractor'):
         RegionFeatures(GenericRoIExtractor(roi_layer=dict(type='RoIAlign', output_size=7), out_channels=4,
                                            featmap_strides=[4]))
-    with pytest.raises(UserError, match=r'with RoIAlign \(average\) are exported'):
+    with pytest.raises(UserError, match='RoIAlign'):
         RegionFeatures(SingleRoIExtractor(dict(type='RoIAlign', output_size=7, pool_mode='max'), 4, [4]))

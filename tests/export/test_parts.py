@@ -21,6 +21,7 @@ from mmmambavision.models.presets import PRESETS  # noqa: E402
 from mmmambavision.openmmlab import models  # noqa: E402
 from mmmambavision.openmmlab.configs import fit_to_machine  # noqa: E402
 
+from ..helpers.messages import facts  # noqa: E402
 from ..helpers.nets import NANO  # noqa: E402
 from ..helpers.process import ROOT  # noqa: E402
 
@@ -129,9 +130,9 @@ def test_segmentor_is_mmsegs(head, tmp_path):
 
 @pytest.mark.parametrize('options, message', [
     (dict(model__data_preprocessor__test_cfg=dict(size=(64, 64))),
-     'data_preprocessor.test_cfg pads to one size, which no graph of any size can'),
+     'data_preprocessor.test_cfg'),
     (dict(head=dict(type='PointHead', in_channels=[256], in_index=[3], channels=8, num_classes=5)),
-     'a EncoderDecoder with PointHead is not exported whole')])
+     'PointHead')])
 def test_segmentors_that_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         PARTS['model'](small_model('upernet_mambavision_demo', **options))
@@ -144,17 +145,16 @@ def test_parts_of_a_detector():
         maps = model.backbone(x)
         assert all(torch.equal(a, b) for a, b in zip(Backbone(model)(x), maps, strict=True))
         assert all(torch.equal(a, b) for a, b in zip(Neck(model)(x), model.neck(maps), strict=True))
-    with pytest.raises(UserError, match='--part neck: this model has none, so it is --part backbone'):
+    with pytest.raises(UserError, match=facts('--part neck', '--part backbone')):
         Neck(small_model('upernet_mambavision_demo'))
 
 
-@pytest.mark.parametrize('part, message', [
-    ('model', 'a Sequential is not exported whole: Faster, Mask and Cascade R-CNN and RetinaNet are, and segmentors'),
-    ('backbone', 'a Sequential has no backbone to export: detectors and segmentors have one'),
-    ('neck', 'a Sequential has no backbone to export: detectors and segmentors have one')])
-def test_models_that_are_neither(part, message):
+@pytest.mark.parametrize('part, words', [
+    ('model', ['Sequential', 'RetinaNet']), ('backbone', ['Sequential', 'backbone']),
+    ('neck', ['Sequential', 'backbone'])])
+def test_models_that_are_neither(part, words):
     """Such as timm's in mmpretrain's wrapper; mmdet's Mask2Former and test-time augmentation have no bbox_head."""
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=facts(*words)):
         PARTS[part](torch.nn.Sequential())
 
 
@@ -168,7 +168,7 @@ def test_a_file_that_cannot_be_written(tmp_path, monkeypatch):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(onnx, 'save', save)
-    with pytest.raises(UserError, match='x.onnx cannot be written: No space left on device'):
+    with pytest.raises(UserError, match=facts('x.onnx', 'No space left on device')):
         export(torch.nn.Identity(), torch.zeros(2, 3, 8, 8), tmp_path / 'x.onnx')
     assert not list(tmp_path.iterdir())
 
@@ -176,5 +176,5 @@ def test_a_file_that_cannot_be_written(tmp_path, monkeypatch):
 def test_a_package_that_is_missing(monkeypatch, tmp_path):
     import sys
     monkeypatch.setitem(sys.modules, 'onnx', None)
-    with pytest.raises(UserError, match='this needs onnx: pip install onnx onnxscript onnxruntime'):
+    with pytest.raises(UserError, match='pip install onnx onnxscript onnxruntime'):
         export(None, None, tmp_path / 'x.onnx')

@@ -7,11 +7,12 @@ import torch.nn.functional as F
 
 from mmmambavision.interpret.cam import grad_cam, load_grad_cam
 
+from ..helpers.messages import facts
+
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, 'pytorch_grad_cam', None)
-    with pytest.raises(ValueError, match='cam needs the package grad-cam .*: pip install scikit-learn ttach && pip '
-                                         'install --no-deps grad-cam'):
+    with pytest.raises(ValueError, match=facts('pip install scikit-learn ttach', 'pip install --no-deps grad-cam')):
         load_grad_cam()
 
 

@@ -5,6 +5,8 @@ from PIL import Image
 
 from mmmambavision.interpret.picture import Picture, read_pixels
 
+from ..helpers.messages import facts
+
 
 def picture(height=60, width=100, filled=(120, 200), padded=(128, 224)):
     """A picture doubled in size for the network and padded."""
@@ -19,8 +21,7 @@ def test_token_of_a_point(point, token):
 
 @pytest.mark.parametrize('point', [(100, 0), (0, 60), (-1, 5)])
 def test_point_outside(point):
-    with pytest.raises(ValueError, match=f'--point {point[0]},{point[1]} is not on a.jpg, which is 100 pixels wide '
-                                         'and 60 high'):
+    with pytest.raises(ValueError, match=facts(f'--point {point[0]},{point[1]}', 'a.jpg', '100', '60')):
         picture().token(point, 16)
 
 
@@ -61,14 +62,14 @@ def test_reading(tmp_path):
 
 
 def test_what_is_no_image(tmp_path):
-    with pytest.raises(ValueError, match='image not found: .*no.jpg'):
+    with pytest.raises(ValueError, match='no.jpg'):
         read_pixels(tmp_path / 'no.jpg')
     (tmp_path / 'text.jpg').write_text('text')
-    with pytest.raises(ValueError, match='text.jpg is no image that can be read, or it is damaged'):
+    with pytest.raises(ValueError, match='text.jpg'):
         read_pixels(tmp_path / 'text.jpg')
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (99, 99, 3), np.uint8)).save(tmp_path / 'half.jpg')
     (tmp_path / 'half.jpg').write_bytes((tmp_path / 'half.jpg').read_bytes()[:2000])
-    with pytest.raises(ValueError, match='half.jpg is no image that can be read, or it is damaged'):
+    with pytest.raises(ValueError, match='half.jpg'):
         read_pixels(tmp_path / 'half.jpg')
-    with pytest.raises(ValueError, match='is no image that can be read'):
+    with pytest.raises(ValueError, match=str(tmp_path)):
         read_pixels(tmp_path)

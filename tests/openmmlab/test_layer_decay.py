@@ -72,11 +72,11 @@ def test_without_other_options_and_frozen():
 
 @pytest.mark.parametrize('rate', [None, 0, 1.5, 'x'])
 def test_errors(rate):
-    with pytest.raises(ValueError, match='needs paramwise_cfg.layer_decay_rate'):
+    with pytest.raises(ValueError, match='layer_decay_rate'):
         build_optim_wrapper(Model(MambaVision(NANO)), dict(
             optimizer=dict(type='SGD', lr=1.), constructor='LayerDecayOptimWrapperConstructor',
             paramwise_cfg=dict(layer_decay_rate=rate)))
-    with pytest.raises(ValueError, match='Linear does not answer get_layer_depth'):
+    with pytest.raises(ValueError, match='get_layer_depth'):
         build_optim_wrapper(Model(nn.Linear(2, 2)), dict(
             optimizer=dict(type='SGD', lr=1.), constructor='LayerDecayOptimWrapperConstructor',
             paramwise_cfg=dict(layer_decay_rate=.9)))

@@ -550,7 +550,7 @@ def test_deform_conv_in_steps():
     inputs = [torch.randn(4, 2, 5, 5), torch.randn(4, 18, 5, 5), torch.randn(3, 2, 3, 3)]
     whole, steps = (ops.deform_conv2d(*inputs, 1, 1, 1, 1, 1, False, step) for step in (32, 2))
     check(steps, whole)
-    with pytest.raises(AssertionError, match='divisible by im2col_step'):
+    with pytest.raises(AssertionError, match='im2col_step'):
         ops.deform_conv2d(*inputs, 1, 1, 1, 1, 1, False, 3)
 
 
@@ -692,8 +692,7 @@ def test_missing_operators():
     assert ops.carafe and ops.SyncBatchNorm and ops.Voxelization
     with pytest.raises(NotImplementedError) as error:
         ops.carafe(torch.randn(1, 4, 2, 2), torch.randn(1, 9, 4, 4), 3, 1, 2)
-    assert 'carafe_forward needs mmcv with compiled operators' in str(error.value)
-    assert 'MMCV_WITH_OPS=1 pip install' in str(error.value) and str(error.value).count('. ') == 0
+    assert 'carafe_forward' in str(error.value) and 'MMCV_WITH_OPS=1 pip install' in str(error.value)
     for name in ('__path__', '__wrapped__', '_private'):
         assert not hasattr(_ext, name)
 
@@ -741,8 +740,8 @@ def test_install_and_remove(lite, monkeypatch, capsys):
 def test_compiled_mmcv_is_left_alone(lite, monkeypatch):
     library = lite / ('_ext' + machinery.EXTENSION_SUFFIXES[0])
     library.write_bytes(b'compiled')
-    assert 'nothing is written' in refusal('--install', lite, monkeypatch)
-    assert 'nothing is removed' in refusal('--remove', lite, monkeypatch)
+    for action in ('--install', '--remove'):
+        assert str(library) in refusal(action, lite, monkeypatch)
     assert library.read_bytes() == b'compiled' and not (lite / '_ext.py').exists()
     # An _ext.py of ours that an earlier mmcv-lite left there is not the compiled one's.
     (lite / '_ext.py').write_text(command.FILE)
@@ -752,14 +751,14 @@ def test_compiled_mmcv_is_left_alone(lite, monkeypatch):
 
 def test_anothers_file_is_left_alone(lite, monkeypatch):
     (lite / '_ext.py').write_text('nms = None\n')
-    assert 'not from mmmambavision' in refusal('--install', lite, monkeypatch)
-    assert 'not from mmmambavision' in refusal('--remove', lite, monkeypatch)
+    for action in ('--install', '--remove'):
+        assert str(lite / '_ext.py') in refusal(action, lite, monkeypatch)
     assert (lite / '_ext.py').read_text() == 'nms = None\n'
 
 
 def test_no_mmcv(monkeypatch):
     monkeypatch.setattr(command, 'find_spec', lambda name: None)
-    with pytest.raises(SystemExit, match='mmcv is not installed: pip install mmcv-lite'):
+    with pytest.raises(SystemExit, match='pip install mmcv-lite'):
         command.main(['--install'])
 
 
@@ -776,11 +775,11 @@ def test_written_file(lite, monkeypatch):
     from mmmambavision.openmmlab.mmcv_ops import operators
     assert load().nms is operators.OPERATORS['nms'] and load().carafe_forward
     monkeypatch.setenv('MMMAMBAVISION_MMCV_OPS', 'off')
-    with pytest.raises(ModuleNotFoundError, match="No module named 'mmcv._ext': MMMAMBAVISION_MMCV_OPS=off"):
+    with pytest.raises(ModuleNotFoundError, match='MMMAMBAVISION_MMCV_OPS'):
         load()
     monkeypatch.delenv('MMMAMBAVISION_MMCV_OPS')
     monkeypatch.setitem(sys.modules, 'mmmambavision.openmmlab.mmcv_ops', None)
-    with pytest.raises(ImportError, match='either pip install mmmambavision torchvision, or delete that file'):
+    with pytest.raises(ImportError, match='pip install mmmambavision'):
         load()
 
 
@@ -857,13 +856,13 @@ def test_boxes_without_area_in_gaussian_soft_nms():
 
 def test_a_folder_that_cannot_be_written_gets_a_sentence(tmp_path, monkeypatch):
     def refuse(folder):
-        raise PermissionError('no')
+        raise PermissionError('is for others alone')
 
     (tmp_path / 'mmcv').mkdir()
     (tmp_path / 'mmcv' / '__init__.py').write_text('')
     monkeypatch.setattr(command, 'put', refuse)
     monkeypatch.setattr(command, 'find_spec', lambda name: machinery.PathFinder.find_spec(name, [str(tmp_path)]))
-    with pytest.raises(SystemExit, match="mmcv's folder cannot be changed: no. Without the file, import mmmambavision"):
+    with pytest.raises(SystemExit, match='is for others alone'):
         command.main(['--install'])
 
 

@@ -31,9 +31,9 @@ def test_errors(tmp_path):
     tool = load_tool('convert_checkpoint')
     (tmp_path / 'mine.pth').write_text('keep')
     for out in ('mine.pth', 'x.bin'):
-        with pytest.raises(SystemExit, match='must be a new file that ends in'):
+        with pytest.raises(SystemExit, match=out):
             run(lambda: tool.main(['x.pth', str(tmp_path / out)]))
     assert (tmp_path / 'mine.pth').read_text() == 'keep'
     torch.save(dict(state_dict=dict(a=torch.zeros(1))), tmp_path / 'other.pth')
-    with pytest.raises(SystemExit, match='holds no MambaVision'):
+    with pytest.raises(SystemExit, match='MambaVision'):
         run(lambda: tool.main([str(tmp_path / 'other.pth'), str(tmp_path / 'x.pth')]))

@@ -1,10 +1,13 @@
 """tools/export.py as a user runs it, and tools/test.py on its files."""
 import json
+import re
 
 import pytest
+from mmengine.config import Config
 
 from mmmambavision.terminal import run
 
+from ..helpers.messages import facts
 from ..helpers.process import ROOT, load_tool, run_tool
 
 DETECTOR = ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_demo.py'
@@ -14,19 +17,27 @@ DETECTOR = ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_demo.py'
 @pytest.mark.parametrize('options', [['--part', 'neck', '--check'], ['--part', 'backbone', '--static', '--scan', 'scan',
                                                                        '--size', '96', '128', '--check']])
 def test_export_and_check(options, tmp_path):
+    onnx = pytest.importorskip('onnx')
     pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')
     printed = run_tool('export.py', DETECTOR, '--out', tmp_path / 'm.onnx', *options)
-    assert f"{tmp_path / 'm.onnx'}: " in printed and (tmp_path / 'm.onnx').stat().st_size > 1e6
+    assert str(tmp_path / 'm.onnx') in printed
+    maps = [[size.dim_value or size.dim_param for size in value.type.tensor_type.shape.dim]
+            for value in onnx.load(tmp_path / 'm.onnx').graph.output]
+    cfg = Config.fromfile(DETECTOR).model
+    if '--static' in options:
+        assert maps == [[1, cfg.backbone.arch.dim * 2 ** i, 96 // 4 // 2 ** i, 128 // 4 // 2 ** i] for i in range(4)]
+    else:
+        assert [channels for _, channels, *_ in maps] == [cfg.neck.out_channels] * cfg.neck.num_outs
     sizes = ['96x128'] if '--static' in options else ['112x160', '320x224', '123x173', '256x384']
-    assert all(size in printed for size in sizes) and 'maps, at most 0.0001' in printed
+    assert all(size in printed for size in sizes) and 'maps' in printed and '0.0001' in printed
 
 
 @pytest.mark.parametrize('options, message', [
-    (['--out', 'model.pt'], '--out model.pt must name a new file that ends in .onnx'),
-    (['--out', 'x.onnx', '--opset', '12'], '--opset 12: operators of 18 to 23 are known here; TensorRT reads up to 20'),
-    (['--out', 'x.onnx', '--size', '32', '64'], '--size 32 64: sides of 64 pixels at least'),
-    (['--out', 'x.onnx', '--cfg-options', 'model.test_cfg.rcnn.nms.type=soft_nms'], 'boxes are suppressed by')])
+    (['--out', 'model.pt'], facts('--out', 'model.pt', '.onnx')),
+    (['--out', 'x.onnx', '--opset', '12'], facts('--opset 12', '18', '23', '20')),
+    (['--out', 'x.onnx', '--size', '32', '64'], '--size 32 64'),
+    (['--out', 'x.onnx', '--cfg-options', 'model.test_cfg.rcnn.nms.type=soft_nms'], 'soft_nms')])
 def test_mistakes(options, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=message):
@@ -35,7 +46,7 @@ def test_mistakes(options, message, tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / 'file').touch()
-    with pytest.raises(SystemExit, match='m.onnx cannot be written: '):
+    with pytest.raises(SystemExit, match='m.onnx'):
         run(lambda: load_tool('export').main([str(DETECTOR), '--out', str(tmp_path / 'file' / 'm.onnx')]))
 
 
@@ -71,7 +82,7 @@ def test_limits_of_detectors(half, fails, tmp_path, monkeypatch, capsys):
     else:
         tool.main(arguments)
     printed = capsys.readouterr().out
-    assert f"boxes, at most {'1' if half else '0.001'} " in printed and 'detections' in printed
+    assert re.search(rf"\bboxes\b.*\b{'1' if half else '0.001'} ", printed) and 'detections' in printed
 
 
 @pytest.mark.parametrize('count, warned', [(-1, True), (3839, False), (3840, True)])
@@ -79,8 +90,8 @@ def test_limit_of_tensorrt(count, warned, tmp_path, monkeypatch, capsys):
     tool = pretend(monkeypatch, tmp_path / 'm.onnx')
     key = 'model.test_cfg.rpn.nms_pre'
     tool.main([str(DETECTOR), '--out', str(tmp_path / 'm.onnx'), '--cfg-options', f'{key}={count}'])
-    assert (f'warning: {key} is {count}, and TensorRT has no TopK of 3840 and more. For it, export with --cfg-options '
-            f'{key}=1000' in capsys.readouterr().out) == warned
+    said = bool(re.search(facts(key, count, 'TensorRT', '3840', f'--cfg-options {key}='), capsys.readouterr().out))
+    assert said == warned
 
 
 def test_a_pipeline_that_predict_onnx_does_not_have(tmp_path, monkeypatch, capsys):
@@ -89,16 +100,16 @@ def test_a_pipeline_that_predict_onnx_does_not_have(tmp_path, monkeypatch, capsy
     steps = [dict(type='LoadImageFromFile'), dict(type='RandomCrop', crop_size=(9, 9)), dict(type='PackDetInputs')]
     config.write_text(f'_base_ = {str(DETECTOR)!r}\ntest_dataloader = dict(dataset=dict(pipeline={steps}))')
     tool.main([str(config), '--out', str(tmp_path / 'm.onnx')])
-    assert 'warning: the test pipeline does more than resize, so' in capsys.readouterr().out
+    assert 'pipeline' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('meta, options, message', [
-    (dict(part='neck'), [], 'm.onnx holds neck, the config asks for detection: evaluate a whole model that tools'),
-    (dict(part='model', task='segmentation'), [], 'm.onnx holds segmentation, the config asks for detection'),
-    ({}, [], 'm.onnx holds something else, the config asks for detection'),
-    (None, [], r'm.onnx cannot be read by ONNX Runtime: \S+'),
-    ({}, ['--tta'], '--tta and --amp are for checkpoints: a file predicts on images as they are'),
-    ({}, ['--amp'], '--tta and --amp are for checkpoints')])
+    (dict(part='neck'), [], facts('m.onnx', 'neck', 'detection')),
+    (dict(part='model', task='segmentation'), [], facts('m.onnx', 'segmentation', 'detection')),
+    ({}, [], facts('m.onnx', 'detection')),
+    (None, [], facts('m.onnx', 'ONNX Runtime')),
+    ({}, ['--tta'], '--tta'),
+    ({}, ['--amp'], '--amp')])
 def test_files_that_are_not_evaluated(meta, options, message, shapes, tmp_path):
     onnx = pytest.importorskip('onnx')
     file = tmp_path / 'm.onnx'
@@ -119,5 +130,5 @@ def test_files_that_are_not_evaluated(meta, options, message, shapes, tmp_path):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(SystemExit, match='file not found: .*x.onnx'):
+    with pytest.raises(SystemExit, match='x.onnx'):
         run(lambda: load_tool('test').main([str(DETECTOR), str(tmp_path / 'x.onnx')]))

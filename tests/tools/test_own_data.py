@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from mmengine.config import Config
@@ -59,14 +60,15 @@ def test_a_detector_on_boxes(boxes, tmp_path):
     output = train(DETECTOR, boxes, work_dir)
     count = len(json.loads((boxes / 'train' / '_annotations.coco.json').read_text())['annotations'])
     assert re.search(rf'│ boxes +│ +{count} │', output) and re.search(r'│ images +│ +16 │ +6 │', output)
-    assert 'boxes without masks: mask_roi_extractor, mask_head taken out, the metric is bbox alone' in output
-    assert 'num_classes is 3, was 4, in model.roi_head.bbox_head.0, model.roi_head.bbox_head.1, model.ro' in output
-    assert 'left out, since the classes differ: roi_head.bbox_head.0.fc_cls.bias, roi_head.bbox_head.0.fc_cls' in output
-    assert 'learning rate: 0.001 for batches of 4, so 0.002 for those of 8 here' in output
+    for said in (('without masks', 'mask_roi_extractor', 'mask_head', 'bbox'), ('num_classes', '3', '4', *(
+            f'model.roi_head.bbox_head.{stage}' for stage in range(3))), ('left out', *(
+                f'roi_head.bbox_head.{stage}.fc_cls.{kind}' for stage in range(3) for kind in ('bias', 'weight'))),
+                 ('learning rate', '0.001', '4', '0.002', '8')):
+        assert any(all(fact in line for fact in said) for line in output.splitlines()), said
     assert 'LR is set based on batch size of 4 and the current batch size is 8' in output
     assert 'size mismatch' not in output
     assert len(re.findall(r' loss: [\d.]+', output)) == 2 and 'segm_mAP' not in output
-    assert (work_dir / 'samples.jpg').stat().st_size > 10000
+    assert cv2.imread(str(work_dir / 'samples.jpg')).std() > 10
     map_of = r'coco/bbox_mAP: ([-\d.]+)'
     tested = run_tool('test.py', work_dir / 'cascade_mask_rcnn_mambavision_demo.py', work_dir / 'epoch_1.pth',
                       cwd=tmp_path)
@@ -79,22 +81,22 @@ def test_a_segmentor(shapes, tmp_path):
     save_weights(tmp_path / 'weights.pth', SEGMENTOR, 150)
     work_dir = tmp_path / 'work_dir'
     output = train(SEGMENTOR, shapes / 'ade', work_dir)
-    assert 'num_classes is 6, was 5, in model.decode_head, model.auxiliary_head' in output
-    assert 'left out, since the classes differ: auxiliary_head.conv_seg.bias, auxiliary_head.conv_seg.w' in output
+    for said in (('num_classes', '6', '5', 'model.decode_head', 'model.auxiliary_head'), ('left out', *(
+            f'{head}.conv_seg.{kind}' for head in ('auxiliary_head', 'decode_head') for kind in ('bias', 'weight')))):
+        assert any(all(fact in line for fact in said) for line in output.splitlines()), said
     tested = run_tool('test.py', work_dir / 'upernet_mambavision_demo.py', work_dir / 'iter_1.pth')
     table = r'mIoU: ([\d.]+)  mAcc: ([\d.]+)'
     assert re.search(table, tested).groups() == re.search(table, output).groups()
     resumed = train(SEGMENTOR, shapes / 'ade', work_dir, '--resume')
-    assert 'resumed epoch: 0, iter: 1' in resumed and 'left out, since' not in resumed
+    assert 'resumed epoch: 0, iter: 1' in resumed and 'left out' not in resumed
 
 
 def test_errors_are_sentences(boxes, tmp_path):
     work_dir = ['--work-dir', tmp_path / 'work_dir']
-    assert error_of('train', ROOT / DETECTOR, '--data', tmp_path / 'no', *work_dir) == (
-        f"error: the folder {tmp_path / 'no'} does not exist")
-    assert 'or both of --train-json FILE and --val-json FILE' in error_of(
+    assert str(tmp_path / 'no') in error_of('train', ROOT / DETECTOR, '--data', tmp_path / 'no', *work_dir)
+    assert '--val-json' in error_of(
         'train', ROOT / DETECTOR, '--train-json', boxes / 'train' / '_annotations.coco.json', *work_dir)
-    assert 'checkpoint not found: no.pth' in error_of(
+    assert 'no.pth' in error_of(
         'train', ROOT / DETECTOR, '--data', boxes, '--weights', 'no.pth', *work_dir)
 
 

@@ -16,6 +16,7 @@ from mmmambavision.openmmlab.configs import fit_to_machine
 from mmmambavision.openmmlab.predictor import Predictor
 from mmmambavision.terminal import run
 
+from ..helpers.messages import facts
 from ..helpers.process import ROOT, load_tool
 
 DETECTOR = str(ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_demo.py')
@@ -73,7 +74,8 @@ def test_detector(pictures, checkpoints, tmp_path, capsys):
             assert annotation['area'] == mask.sum()
         drawn, plain = (cv2.imread(str(folder / image['file_name'])) for folder in (tmp_path / 'all', pictures))
         assert drawn.shape == plain.shape and (drawn != plain).any()
-    assert f"2 of 2 inputs predicted, in {tmp_path / 'all'}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert '2 of 2' in printed and str(tmp_path / 'all') in printed
     scores = sorted(annotation['score'] for annotation in coco.anns.values())
     threshold = scores[len(scores) // 2]
     predict(pictures, *options, '--threshold', threshold, '--json', '--out', tmp_path / 'some')
@@ -87,7 +89,7 @@ def test_a_checkpoint_of_other_classes(pictures, checkpoints, tmp_path):
         if 'fc_cls' in name:
             checkpoint['state_dict'][name] = value[:2]
     torch.save(checkpoint, tmp_path / 'x.pth')
-    with pytest.raises(SystemExit, match='is of another model: its roi_head.bbox_head.0.fc_cls.weight has the shape'):
+    with pytest.raises(SystemExit, match='roi_head.bbox_head.0.fc_cls.weight'):
         predict(pictures, '--config', DETECTOR, '--checkpoint', tmp_path / 'x.pth', '--out', tmp_path / 'out')
 
 
@@ -123,8 +125,8 @@ def test_unreadable_inputs_are_counted(pictures, checkpoints, tmp_path, capsys):
                 '--out', tmp_path / 'out')
     assert stopped.value.code == 1
     printed = capsys.readouterr()
-    assert '1 of 2 inputs predicted' in printed.out and 'bad.jpg is not an image that can be read' in ' '.join(
-        printed.err.split()) and (tmp_path / 'out' / 'a.png').exists()
+    assert '1 of 2' in printed.out and 'bad.jpg' in ''.join(printed.err.split())  # lines may be broken in it
+    assert (tmp_path / 'out' / 'a.png').exists()
 
 
 def test_links_to_nowhere_and_folders_named_as_images(pictures, checkpoints, tmp_path, capsys):
@@ -135,7 +137,7 @@ def test_links_to_nowhere_and_folders_named_as_images(pictures, checkpoints, tmp
     (folder / 'a.png').symlink_to(pictures / 'a.png')
     with pytest.raises(SystemExit):
         predict(folder, '--config', DETECTOR, '--checkpoint', checkpoints[DETECTOR], '--json', '--out', tmp_path / 'o')
-    assert '1 of 3 inputs predicted' in capsys.readouterr().out
+    assert '1 of 3' in capsys.readouterr().out
     assert len(json.loads((tmp_path / 'o' / 'predictions.json').read_text())['images']) == 1
 
 
@@ -145,7 +147,7 @@ def test_label_maps_are_not_overwritten(other, checkpoints, tmp_path):
     (folder / 'labels').mkdir(parents=True)
     for name in ('a.png', other):
         cv2.imwrite(str(folder / name), np.zeros((64, 64, 3), np.uint8))
-    with pytest.raises(SystemExit, match='would both be written to .*/out/labels/a.png'):
+    with pytest.raises(SystemExit, match=str(tmp_path / 'out' / 'labels' / 'a.png')):
         predict(folder, '--config', SEGMENTOR, '--checkpoint', checkpoints[SEGMENTOR], '--json', '--out',
                 tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
@@ -153,7 +155,7 @@ def test_label_maps_are_not_overwritten(other, checkpoints, tmp_path):
 
 def test_a_folder_that_cannot_be_made(pictures, checkpoints, tmp_path):
     (tmp_path / 'file').touch()
-    with pytest.raises(SystemExit, match='cannot be made: Not a directory'):
+    with pytest.raises(SystemExit, match=facts(tmp_path / 'file' / 'x', 'Not a directory')):
         predict(pictures, '--config', DETECTOR, '--checkpoint', checkpoints[DETECTOR], '--out', tmp_path / 'file' / 'x')
 
 
@@ -166,12 +168,11 @@ def test_config_of_a_released_checkpoint(name, config):
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (['x.jpg', '--checkpoint', 'my.pth'], '--config is missing: it follows from the checkpoint for the released ones'),
-    (['x.jpg', '--checkpoint', 'hf://me/mine'], 'which are hf://nvidia/cascade_mask_rcnn_mamba_vision_tiny_3x_coco'),
-    (['--checkpoint', 'x.pth'], 'name images, videos or folders to predict on, or give --web'),
-    (['x.jpg', '--web', '--checkpoint', 'x.pth'], 'name images, videos or folders to predict on, or give --web'),
-    (['x.jpg', '--threshold', '2', '--checkpoint', 'x.pth'], '--threshold 2.0 must be between 0 and 1'),
-    (['no.jpg', '--config', DETECTOR, '--checkpoint', 'x.pth'], 'no.jpg: there is no such file')])
+    (['x.jpg', '--checkpoint', 'my.pth'], '--config'),
+    (['x.jpg', '--checkpoint', 'hf://me/mine'], 'hf://nvidia/cascade_mask_rcnn_mamba_vision_tiny_3x_coco'),
+    (['--checkpoint', 'x.pth'], '--web'), (['x.jpg', '--web', '--checkpoint', 'x.pth'], '--web'),
+    (['x.jpg', '--threshold', '2', '--checkpoint', 'x.pth'], '--threshold 2'),
+    (['no.jpg', '--config', DETECTOR, '--checkpoint', 'x.pth'], 'no.jpg')])
 def test_mistakes(arguments, message):
     with pytest.raises(SystemExit, match=message):
         predict(*arguments)
@@ -195,5 +196,5 @@ def test_page(pictures, checkpoints, monkeypatch):
     assert predictor.threshold == 0 and np.array_equal(drawn[..., ::-1], predictor.draw(image, predictor(image)))
     assert made['predict'](None, .5) is None
     monkeypatch.setitem(sys.modules, 'gradio', None)
-    with pytest.raises(UserError, match='--web needs gradio: pip install gradio'):
+    with pytest.raises(UserError, match='pip install gradio'):
         web.serve(predictor)

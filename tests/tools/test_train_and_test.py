@@ -3,6 +3,8 @@ import os
 import pickle
 import re
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -10,6 +12,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 
 from ..helpers.data import DETECTOR, data_options
+from ..helpers.messages import facts
 from ..helpers.process import ROOT, error_of, load_tool, run_tool
 
 
@@ -32,7 +35,7 @@ def test_train(trained):
     assert 'LR is set based on batch size of 4 and the current batch size is 4' in output
     if not torch.cuda.is_available():
         assert "type='BFloat16OptimWrapper'" in output
-        assert 'no GPU: BN instead of SyncBN' in output
+        assert 'SyncBN' in output
 
 
 def test_evaluate(trained, shapes, tmp_path):
@@ -46,7 +49,7 @@ def test_evaluate(trained, shapes, tmp_path):
     assert len(list((tmp_path / 'pictures').glob('*.jpg'))) == 6
     assert len(pickle.loads((tmp_path / 'predictions.pkl').read_bytes())) == 6
     refused = run_tool('test.py', DETECTOR, work_dir / 'epoch_1.pth', '--out', tmp_path / 'predictions.pkl', status=1)
-    assert 'must name a new file that ends in .pkl' in refused
+    assert '.pkl' in refused.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -54,7 +57,7 @@ def test_resume(trained, shapes, tmp_path):
     work_dir, _ = trained
     options = [*data_options(shapes), 'train_dataloader.batch_size=4']
     refused = run_tool('train.py', DETECTOR, '--work-dir', work_dir, '--cfg-options', *options, status=1)
-    assert '--resume goes on with it' in refused and 'Traceback' not in refused
+    assert '--resume' in refused.splitlines()[-1] and 'Traceback' not in refused
     output = run_tool('train.py', DETECTOR, '--work-dir', work_dir, '--resume', '--cfg-options', *options,
                       'train_cfg.max_epochs=2')
     assert 'resumed epoch: 1, iter: 4' in output
@@ -64,14 +67,15 @@ def test_resume(trained, shapes, tmp_path):
 def test_curves(trained):
     work_dir, _ = trained
     assert run_tool('plot_curves.py', work_dir).strip().endswith(str(work_dir / 'curves.png'))
-    assert (work_dir / 'curves.png').read_bytes()[:4] == b'\x89PNG'
-    assert 'no training log' in run_tool('plot_curves.py', work_dir / 'nothing', status=1)
+    drawn = cv2.imread(str(work_dir / 'curves.png'))
+    assert drawn is not None and len(np.unique(drawn.reshape(-1, 3), axis=0)) > 2  # lines on white, with black text
+    assert str(work_dir / 'nothing') in run_tool('plot_curves.py', work_dir / 'nothing', status=1)
 
 
 def test_dataset_not_found(tmp_path):
     message = error_of('train', ROOT / DETECTOR, '--work-dir', tmp_path, '--cfg-options',
                        f'train_dataloader.dataset.data_root={tmp_path}/nowhere/')
-    assert f'{tmp_path}/nowhere/annotations/instances_train2017.json does not exist' in message
+    assert f'{tmp_path}/nowhere/annotations/instances_train2017.json' in message
     assert 'train_dataloader.dataset.data_root' in message and 'train_dataloader.dataset.ann_file' in message
     assert 'docs/reproduce.md' in message
 
@@ -79,9 +83,9 @@ def test_dataset_not_found(tmp_path):
 def test_fewer_than_three_channels(shapes, tmp_path):
     options = ['--work-dir', tmp_path, '--cfg-options', *data_options(shapes)]
     message = error_of('train', ROOT / DETECTOR, *options, 'train_dataloader.dataset.pipeline.0.color_type=grayscale')
-    assert 'train_dataloader.dataset.pipeline reads images with one channel' in message
+    assert 'train_dataloader.dataset.pipeline' in message
     message = error_of('train', ROOT / DETECTOR, *options, 'model.type=OneChannel')
-    assert 'takes images (B, 3, H, W), got (4, 1, 96, 96)' in message
+    assert '(B, 3, H, W)' in message and '(4, 1, 96, 96)' in message
 
 
 @MODELS.register_module()
@@ -97,19 +101,19 @@ class OneChannel(BaseModel):
 
 
 def test_config_not_found_or_broken(tmp_path):
-    assert error_of('train', tmp_path / 'no.py') == f"error: config not found: {tmp_path / 'no.py'}"
+    assert str(tmp_path / 'no.py') in error_of('train', tmp_path / 'no.py')
     (tmp_path / 'broken.py').write_text('model = dict(')
-    assert 'cannot be read as a config' in error_of('train', tmp_path / 'broken.py')
+    assert str(tmp_path / 'broken.py') in error_of('train', tmp_path / 'broken.py')
 
 
 def test_checkpoint_not_found_or_not_one(shapes, tmp_path):
     options = ['--work-dir', tmp_path / 'w', '--cfg-options', *data_options(shapes)]
-    assert 'checkpoint not found: no.pth' in error_of('test', ROOT / DETECTOR, 'no.pth', *options)
+    assert 'no.pth' in error_of('test', ROOT / DETECTOR, 'no.pth', *options)
     (tmp_path / 'text.pth').write_text('not a checkpoint')
-    assert 'is not a checkpoint' in error_of('test', ROOT / DETECTOR, tmp_path / 'text.pth', *options)
+    assert 'text.pth' in error_of('test', ROOT / DETECTOR, tmp_path / 'text.pth', *options)
     torch.save(dict(state_dict={}), tmp_path / 'half.pth')
     (tmp_path / 'half.pth').write_bytes((tmp_path / 'half.pth').read_bytes()[:300])
-    assert 'half written' in error_of('test', ROOT / DETECTOR, tmp_path / 'half.pth', *options)
+    assert 'half.pth' in error_of('test', ROOT / DETECTOR, tmp_path / 'half.pth', *options)
 
 
 class Bomb:
@@ -126,7 +130,7 @@ def test_resume_and_test_do_not_run_pickled_code(shapes, tmp_path):
     for message in (error_of('train', ROOT / DETECTOR, '--resume', tmp_path / 'bomb.pth', *options),
                     error_of('train', ROOT / DETECTOR, *options, f"load_from={tmp_path / 'bomb.pth'}"),
                     error_of('test', ROOT / DETECTOR, tmp_path / 'bomb.pth', *options)):
-        assert 'asks for posix.mkdir, which is not on the list of harmless classes' in message
+        assert 'posix.mkdir' in message and 'bomb.pth' in message
     assert not (tmp_path / 'boom').exists()
 
 
@@ -142,7 +146,7 @@ def test_what_resume_means_where_there_is_nothing_whole(options, config, resume,
     cfg.merge_from_dict(config)
     args = tool.parse_args(['x.py', *options])
     if not options and not resume:
-        with pytest.raises(ValueError, match='--resume goes on with it'):
+        with pytest.raises(ValueError, match='--resume'):
             tool.apply_options(cfg, args)
         return
     tool.apply_options(cfg, args)
@@ -152,7 +156,7 @@ def test_what_resume_means_where_there_is_nothing_whole(options, config, resume,
 def test_auto_scale_needs_a_base(shapes, tmp_path):
     message = error_of('train', ROOT / DETECTOR, '--work-dir', tmp_path, '--auto-scale-lr', '--cfg-options',
                        *data_options(shapes), 'auto_scale_lr=None')
-    assert '--auto-scale-lr, which --data implies, needs auto_scale_lr = dict(base_batch_size=...)' in message
+    assert all(fact in message for fact in ('--auto-scale-lr', '--data', 'base_batch_size'))
 
 
 @pytest.mark.parametrize('key, backbone', [
@@ -167,7 +171,7 @@ def test_weights_that_cannot_be_had_stop_the_run(key, backbone):
     cfg = Config(dict(work_dir='nowhere', model=dict(backbone=backbone)))
     with pytest.raises(ValueError) as stop:
         tool.check_weights(cfg)
-    assert f'--cfg-options model.backbone.{key}=FILE' in str(stop.value) and '--from-scratch' in str(stop.value)
+    assert f'--cfg-options model.backbone.{key}=' in str(stop.value) and '--from-scratch' in str(stop.value)
     tool.apply_options(cfg, tool.parse_args(['x.py', '--from-scratch']))
     tool.check_weights(cfg)
     assert cfg.model.backbone.get('init_cfg') is None and cfg.model.backbone.get('pretrained') is None
@@ -186,7 +190,7 @@ def test_weights_that_are_not_needed_stop_nothing(how, tmp_path):
         assert cfg.model.backbone.init_cfg is None and cfg.load_from == str(tmp_path / 'epoch_1.pth')
     else:
         cfg.load_from = str(tmp_path / 'epoch_1.pth')
-        with pytest.raises(ValueError, match='no.pth.*--from-scratch'):
+        with pytest.raises(ValueError, match=facts('no.pth', '--from-scratch')):
             tool.check_weights(cfg)
 
 
@@ -201,19 +205,19 @@ def test_one_image_before_a_batch_norm_of_1x1(config, launcher, size, stops, mon
     monkeypatch.setenv('WORLD_SIZE', str(size))
     if not stops:
         return tool.check_batch(cfg)
-    with pytest.raises(ValueError, match='UPerHead pools the map to 1x1.*train_dataloader.batch_size=2'):
+    with pytest.raises(ValueError, match=facts('UPerHead', 'train_dataloader.batch_size=2')):
         tool.check_batch(cfg)
     cfg.train_dataloader.batch_size = 2
     tool.check_batch(cfg)
 
 
-@pytest.mark.parametrize('option, message', [
-    ('model.backbone.window_size=(0,7)', 'window_size must be'),
-    ('model.backbone.arch=huge', "unknown arch 'huge': choose one of tiny"),
-    ('model.backbone.out_indices=(0,5)', 'out_indices must be a tuple of some of 0, 1, 2, 3'),
-])
-def test_wrong_backbone_options(shapes, tmp_path, option, message):
-    if 'arch' in option:
+@pytest.mark.parametrize('option, value', [
+    ('model.backbone.window_size=(0,7)', '(0, 7)'), ('model.backbone.arch=huge', 'huge'),
+    ('model.backbone.out_indices=(0,5)', '(0, 5)')])
+def test_wrong_backbone_options(shapes, tmp_path, option, value):
+    key = option.partition('=')[0].rpartition('.')[2]
+    if key == 'arch':
         option = 'model.backbone._delete_=True model.backbone.type=MambaVision ' + option
-    assert message in error_of('train', ROOT / DETECTOR, '--work-dir', tmp_path, '--cfg-options',
-                               *data_options(shapes), *option.split())
+    message = error_of('train', ROOT / DETECTOR, '--work-dir', tmp_path, '--cfg-options', *data_options(shapes),
+                       *option.split())
+    assert key in message and value in message

@@ -89,7 +89,7 @@ def test_attention(folder, tmp_path):
     mixer = trunk.levels[2].blocks[1].mixer
     mixer.register_forward_pre_hook(lambda _, call: inputs.append(call[0]))
     for name in 'ab':
-        assert f'{name}_attention.png and .npz' in printed
+        assert f'{name}_attention.png' in printed
         with torch.no_grad():
             trunk(prepared(folder, f'{name}.png').double())
             q, k, _ = mixer.qkv(inputs[-1])[0].unflatten(1, (3, 4, -1)).permute(1, 2, 0, 3)
@@ -162,7 +162,7 @@ def test_cam_of_a_segmentor(folder, tmp_path):
     most = predicted.flatten().bincount().argmax()
     assert found['score'] == pytest.approx(result.seg_logits.data[most][predicted == most].mean().item(), rel=1e-4)
     assert found['cam'].shape == (90, 110)
-    assert '--box is for detectors' in error_of(
+    assert '--box' in error_of(
         arguments(folder, 'cam', '--out', tmp_path / 'x', '--box', 0, kind='segmentor'))
 
 
@@ -175,7 +175,7 @@ def test_in_a_process_of_its_own(command, folder, tmp_path):
     printed = run_tool('visualize.py', *arguments(folder, command), '--out', tmp_path / 'process')
     visualize(*arguments(folder, command), '--out', tmp_path / 'here')
     file, = (tmp_path / 'here').glob('*.npz')
-    assert f'{file.stem}.png and .npz' in printed and (tmp_path / 'process' / f'{file.stem}.png').is_file()
+    assert f'{file.stem}.png' in printed and (tmp_path / 'process' / f'{file.stem}.png').is_file()
     here, there = np.load(file), np.load(tmp_path / 'process' / file.name)
     assert here.files == there.files
     for name in set(here.files) - {'block'}:
@@ -207,30 +207,30 @@ def error_of(options):
 def test_nothing_is_overwritten(folder, tmp_path):
     (tmp_path / 'b_scan.npz').write_text('mine')
     message = error_of(arguments(folder, 'scan', '--out', tmp_path, images=('a.png', 'b.png')))
-    assert f"not overwritten: {tmp_path / 'b_scan.npz'}; --out NEW_FOLDER" in message
+    assert str(tmp_path / 'b_scan.npz') in message and '--out' in message
     assert [file.name for file in tmp_path.iterdir()] == ['b_scan.npz']
     assert (tmp_path / 'b_scan.npz').read_text() == 'mine'
-    assert 'must name a folder' in error_of(arguments(folder, 'scan', '--out', tmp_path / 'b_scan.npz'))
-    assert 'cannot be made: Not a directory' in error_of(arguments(folder, 'scan', '--out', tmp_path / 'b_scan.npz/x'))
+    assert 'b_scan.npz' in error_of(arguments(folder, 'scan', '--out', tmp_path / 'b_scan.npz'))
+    assert 'Not a directory' in error_of(arguments(folder, 'scan', '--out', tmp_path / 'b_scan.npz/x'))
     message = error_of(arguments(folder, 'scan', '--out', tmp_path / 'new', images=('a.png', '../elsewhere/a.png')))
-    assert 'several images would be written to' in message and not (tmp_path / 'new').exists()
+    assert str(tmp_path / 'new' / 'a_scan.png') in message and not (tmp_path / 'new').exists()
 
 
 def test_errors(folder, tmp_path, capsys):
     out = '--out', tmp_path / 'new'
     (tmp_path / 'text.jpg').write_text('text')
-    assert 'text.jpg is no image that can be read' in error_of(
+    assert 'text.jpg' in error_of(
         [*arguments(folder, 'scan', *out), tmp_path / 'text.jpg'])
-    assert 'image not found: ' in error_of(arguments(folder, 'erf', *out, images=('no.png',)))
-    assert 'attention needs --checkpoint' in error_of(['attention', '--config', DETECTOR, *out, folder / 'a.png'])
-    assert "choose one of 2.1, 3.1 (level.block)" in error_of(arguments(folder, 'attention', '--block', '1.0', *out))
-    assert '--point 110,0 is not on' in error_of(arguments(folder, 'scan', '--point', '110,0', *out))
-    assert 'config not found: no.py' in error_of(['erf', '--config', 'no.py', *out, folder / 'a.png'])
-    assert 'checkpoint not found: no.pth' in error_of(
+    assert 'no.png' in error_of(arguments(folder, 'erf', *out, images=('no.png',)))
+    assert '--checkpoint' in error_of(['attention', '--config', DETECTOR, *out, folder / 'a.png'])
+    assert '2.1, 3.1' in error_of(arguments(folder, 'attention', '--block', '1.0', *out))
+    assert '--point 110,0' in error_of(arguments(folder, 'scan', '--point', '110,0', *out))
+    assert 'no.py' in error_of(['erf', '--config', 'no.py', *out, folder / 'a.png'])
+    assert 'no.pth' in error_of(
         ['scan', '--config', DETECTOR, '--checkpoint', 'no.pth', *out, folder / 'a.png'])
-    assert 'level 3 is not there: this network has levels 0 to 2' in error_of(
+    assert 'level 3' in error_of(
         ['erf', '--config', SEGMENTOR, *out, folder / 'a.png', '--cfg-options', 'model.backbone.out_indices=(0,1,2)'])
-    for options, message in ((['--point', '5'], "invalid point value: '5'"), (['--device', 'gpu'], '--device: gpu: ')):
+    for options, message in ((['--point', '5'], "'5'"), (['--device', 'gpu'], 'gpu')):
         with pytest.raises(SystemExit):
             visualize(*arguments(folder, 'scan', *out), *options)
         assert message in capsys.readouterr().err
@@ -246,7 +246,7 @@ def test_grey_images_of_16_bits(tmp_path):
 def test_errors_of_cam(folder, tmp_path):
     pytest.importorskip('pytorch_grad_cam')
     out = '--out', tmp_path
-    assert "no class 'cube': choose one of circle, triangle, rectangle, star" in error_of(
-        arguments(folder, 'cam', '--class', 'cube', *out))
+    message = error_of(arguments(folder, 'cam', '--class', 'cube', *out))
+    assert 'cube' in message and 'circle, triangle, rectangle, star' in message
     message = error_of(arguments(folder, 'cam', '--class', 'star', '--box', 99, *out))
-    assert 'boxes of class star on' in message and 'none with number 99' in message
+    assert 'star' in message and '99' in message

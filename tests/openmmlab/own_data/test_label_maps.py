@@ -6,6 +6,7 @@ from PIL import Image
 from mmmambavision.openmmlab.own_data.label_maps import class_names, survey
 
 from ...helpers.data import write_label_maps
+from ...helpers.messages import facts
 
 
 def surveyed(folder):
@@ -26,8 +27,8 @@ def test_counts(folder):
         'images': 2, 'image width, min / median / max': '64 / 64 / 64', 'image height': '48 / 48 / 48',
         'missing label maps': 0, 'label maps of no image': 1, 'label maps of another size': 0,
         'label maps of 255 alone': 1}
-    assert found.warnings == ['label maps that have no image, left out: 1',
-                              'label maps that are 255 all over, from which nothing is learned: 1']
+    no_image, all_255 = found.warnings
+    assert 'image' in no_image and no_image.endswith(': 1') and '255' in all_255 and all_255.endswith(': 1')
 
 
 def test_label_maps_that_are_missing_or_of_another_size(folder):
@@ -59,7 +60,8 @@ def test_palettes_are_read_as_numbers(folder):
 
 
 @pytest.mark.parametrize('array, message', [
-    (np.zeros((48, 64, 3), np.uint8), 'a.png is in colours'), (np.full((48, 64), 300, np.uint16), 'has the value 300')])
+    (np.zeros((48, 64, 3), np.uint8), facts('a.png', 'colours')),
+    (np.full((48, 64), 300, np.uint16), facts('a.png', '300'))])
 def test_label_maps_that_are_none(array, message, folder):
     write_label_maps(folder)
     Image.fromarray(array).save(label_map(folder))
@@ -71,35 +73,35 @@ def test_label_maps_that_are_none(array, message, folder):
 def test_damaged_files(kind, folder):
     write_label_maps(folder)
     (folder / kind / 'train' / 'a.png').write_bytes(b'\x89PNG')
-    with pytest.raises(ValueError, match=f'{kind}/train/a.png is not an image, or damaged'):
+    with pytest.raises(ValueError, match=f'{kind}/train/a.png'):
         surveyed(folder)
 
 
 def test_no_images_or_of_several_endings(folder):
     write_label_maps(folder)
     Image.new('RGB', (64, 48)).save(folder / 'images' / 'train' / 'c.jpg')
-    with pytest.raises(ValueError, match='end in .png and .jpg, and the data set of mmseg reads one'):
+    with pytest.raises(ValueError, match=facts('.png', '.jpg')):
         surveyed(folder)
-    with pytest.raises(ValueError, match='nowhere has no images'):
+    with pytest.raises(ValueError, match='nowhere'):
         survey('train', folder / 'nowhere', folder / 'labels' / 'train')
 
 
 def test_class_names(folder):
     folder.mkdir()
     assert class_names(folder, [0, 2, 255]) == ('class_0', 'class_1', 'class_2')
-    with pytest.raises(ValueError, match='1 class from 0, 255 in the label maps, of which 255 stands for no class'):
+    with pytest.raises(ValueError, match=facts('1 class', '0, 255')):
         class_names(folder, [0, 255])
     (folder / 'classes.txt').write_text('road\n car \n\n')
     assert class_names(folder, [0]) == ('road', 'car')
-    for text, message in (('\ufeffgrün\ncar\ncar', "names 'car' twice"), ('\ufeffgrün', '1 class from')):
+    for text, message in (('\ufeffgrün\ncar\ncar', "'car'"), ('\ufeffgrün', '1 class')):
         (folder / 'classes.txt').write_text(text, encoding='utf-8')
         with pytest.raises(ValueError, match=message):
             class_names(folder, [0])
     (folder / 'classes.txt').write_text('\ufeffgrün\nrot', encoding='utf-8')
     assert class_names(folder, [0]) == ('grün', 'rot')
     (folder / 'classes.txt').write_text('grün\nrot', encoding='latin1')
-    with pytest.raises(ValueError, match='classes.txt cannot be read as UTF-8'):
+    with pytest.raises(ValueError, match=facts('classes.txt', 'UTF-8')):
         class_names(folder, [0])
     (folder / 'classes.txt').write_text('road')
-    with pytest.raises(ValueError, match='1 class from .*classes.txt: a segmentor needs two'):
+    with pytest.raises(ValueError, match=facts('1 class', 'classes.txt')):
         class_names(folder, [0])

