@@ -341,9 +341,9 @@ def test_unreadable_images_are_counted(tmp_path, picture, capsys):
     (folder / 'x.png').symlink_to(picture)
     assert predict(brightest(tmp_path / 'x.onnx'), folder, '--json', '--out', tmp_path / 'out') == 1
     printed = capsys.readouterr()
-    assert printed.out == f"1 of 4 inputs predicted, in {tmp_path / 'out'}\n"
-    assert printed.err.splitlines() == [f'skipped: {folder / name}: not an image that can be read'
-                                        for name in ('bad.jpg', 'empty.png', 'nowhere.jpg')]
+    assert re.search(facts('1 of 4', tmp_path / 'out'), printed.out)
+    for name, line in zip(('bad.jpg', 'empty.png', 'nowhere.jpg'), printed.err.splitlines(), strict=True):
+        assert str(folder / name) in line
     assert len(json.loads((tmp_path / 'out' / 'predictions.json').read_text())['images']) == 1
 
 

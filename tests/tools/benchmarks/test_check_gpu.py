@@ -10,8 +10,8 @@ from ...helpers.process import load_tool, run_tool
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 def test_without_a_gpu_a_sentence_says_so():
-    assert run_tool('benchmarks/check_gpu.py', status=1).strip().splitlines()[-1] == (
-        'error: torch sees no NVIDIA GPU here, so there is nothing to check; docs/gpu.md says what one needs')
+    *_, error = run_tool('benchmarks/check_gpu.py', status=1).splitlines()
+    assert error.startswith('error: ') and 'GPU' in error and 'docs/gpu.md' in error
 
 
 @pytest.mark.parametrize('status', [0, 3])
@@ -34,10 +34,29 @@ def test_report(monkeypatch, capsys, status):
     assert ('## tests: FAILED' in out and 'why' in out) if status else ('## tests: passed' in out and 'why' not in out)
 
 
-def test_steps_name_files_that_are_there():
-    for command in load_tool('benchmarks/check_gpu').steps().values():
-        for part in command:
-            assert not hasattr(part, 'exists') or part.exists(), part
+def test_benchmarks_take_the_options_of_their_steps(monkeypatch, capsys):
+    steps = load_tool('benchmarks/check_gpu').steps()
+
+    def options(title):
+        command = [str(part) for part in steps[title]]
+        return command[1 + next(index for index, part in enumerate(command) if part.endswith('.py')):]
+
+    args = load_tool('benchmarks/speed').parse_args(options('benchmark of backbones'))
+    assert len(args.models) == 5 and (args.batch, args.rounds, args.amp, args.train) == (2, 20, True, True)
+    scan = load_tool('benchmarks/scan')
+    monkeypatch.setattr(scan, 'copy_bandwidth', lambda *_: 1e9)
+    monkeypatch.setattr(scan, 'measure', lambda *_: ['1'] * 5)
+    scan.main(options('benchmark of the scan'))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('|')]
+    assert len(lines) > 2 + len(scan.SHAPES) and len({line.count('|') for line in lines}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('title', ['tests of the scan', 'golden cases'])
+def test_tests_of_the_steps_are_found(title, tmp_path):
+    command = [str(part) for part in load_tool('benchmarks/check_gpu').steps()[title]]
+    done = subprocess.run([*command, '--collect-only', '-q'], cwd=tmp_path, text=True, capture_output=True)
+    assert done.returncode == 0 and '::test_' in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.slow

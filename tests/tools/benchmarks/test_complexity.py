@@ -77,5 +77,5 @@ def test_table_and_errors(capsys, tmp_path):
     header, rule, row = capsys.readouterr().out.strip().splitlines()
     assert header.count('|') == rule.count('|') == row.count('|')
     assert '| 89.20 |' in row
-    with pytest.raises(SystemExit, match='config not found'):
+    with pytest.raises(SystemExit, match='no.py'):
         run(lambda: tool.main([str(tmp_path / 'no.py')]))

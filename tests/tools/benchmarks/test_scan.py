@@ -6,19 +6,26 @@ import torch
 from ...helpers.process import load_tool
 
 
-def test_a_row_for_every_combination(tmp_path, capsys):
-    tool = load_tool('benchmarks/scan')
+def test_a_row_for_every_combination(tmp_path, capsys, monkeypatch):
+    """With times of the test: a copy takes a second, then every call a millisecond more than the one before."""
+    tool, seconds = load_tool('benchmarks/scan'), iter([1., *(n / 1000 for n in range(1, 9))])
+    monkeypatch.setattr(tool, 'median_seconds', lambda call, *_: call() is call or next(seconds))
     arguments = ['--shapes', 'ImageNet, level 3', '--batch', '1', '2', '--dtype', 'float32',
                  '--backends', 'chunked', 'cpu', '--layout', 'sequence-last', '--seconds', '0.01',
                  '--csv', str(tmp_path / 't.csv')]
     tool.main(arguments)
-    assert 'sequence-last; a copy moves' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert 'sequence-last' in said and '0.5 GB/s' in said  # 256 MiB, read and written
     with open(tmp_path / 't.csv') as file:
         header, *rows = csv.reader(file)
     assert [tuple(row[1:4]) for row in rows] == [('1', 'float32', 'chunked'), ('1', 'float32', 'cpu'),
                                                 ('2', 'float32', 'chunked'), ('2', 'float32', 'cpu')]
-    assert all(float(row[4]) > 0 and float(row[6]) > 0 for row in rows)
-    with pytest.raises(SystemExit, match='exists already'):
+    for number, (_, batch, *_, forward, of_copy, both, of_copy_both, _) in enumerate(rows):
+        size = 4 * (int(batch) * 49 * (3 * 320 + 2 * 8) + 320 * (8 + 2))
+        assert (forward, both) == (f'{2 * number + 1}.00', f'{2 * number + 2}.00')
+        assert of_copy == f'{size / (2 * number + 1) * 1e3 / 2 ** 29:.1%}'
+        assert of_copy_both == f'{3 * size / (2 * number + 2) * 1e3 / 2 ** 29:.1%}'
+    with pytest.raises(SystemExit, match='t.csv'):
         tool.main(arguments)
 
 

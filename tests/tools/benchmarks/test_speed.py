@@ -1,10 +1,13 @@
 import csv
 
+import cv2
 import pytest
 import torch
+from matplotlib import pyplot
 
 from mmmambavision.errors import UserError
 
+from ...helpers.messages import facts
 from ...helpers.process import ROOT, load_tool
 
 TINY = 'mambavision-t:window_size=7,7'
@@ -15,9 +18,17 @@ def rows_of(file):
         return list(csv.DictReader(lines))
 
 
+def times_of_the_test(calls, rounds, advance):
+    """In the place of `times_in_turn`: the first call takes .2 s, the second .4 s, and so on."""
+    for call in calls.values():
+        call()
+    return {key: [.2 * number] * rounds for number, key in enumerate(calls, 1)}
+
+
 @pytest.mark.slow
-def test_models_in_turn_at_several_sizes(tmp_path, capsys):
+def test_models_in_turn_at_several_sizes(tmp_path, capsys, monkeypatch):
     tool = load_tool('benchmarks/speed')
+    monkeypatch.setattr(tool, 'times_in_turn', times_of_the_test)
     arguments = ['resnet50', TINY, '--size', '64x64', '64x96', '--rounds', '1', '--train', '--amp', '--markdown',
                  '--csv', str(tmp_path / 't.csv'), '--plot', str(tmp_path / 'p.png')]
     tool.main(arguments)
@@ -28,13 +39,19 @@ def test_models_in_turn_at_several_sizes(tmp_path, capsys):
         ('resnet50', '64x64'), (TINY, '64x64'), ('resnet50', '64x96'), (TINY, '64x96')]
     assert [row['params'] for row in rows] == ['23.51', '31.15'] * 2
     assert [row['box_ap'] for row in rows] == ['46.3', ''] * 2  # published for padded windows of 112 and 56 alone
-    for row in rows:
-        assert float(row['forward']) > 0 and float(row['train_memory']) > float(row['forward_memory']) > 0
-        assert float(row['images']) == pytest.approx(1e3 / float(row['forward']), rel=.02)
-        assert float(row['forward_amp']) > 0 and float(row['train_amp']) > float(row['forward_amp'])
-    assert rows[0]['forward_ratio'] == rows[2]['train_ratio'] == rows[0]['train_amp_ratio'] == '1.00'
-    assert (tmp_path / 'p.png').stat().st_size > 10000
-    with pytest.raises(UserError, match='exists already'):
+    keys = ('forward', 'forward_amp', 'train', 'train_amp')
+    assert [[row[key] for key in (*keys, 'images')] for row in rows] == 2 * [
+        ['200.0', '400.0', '600.0', '800.0', '5.00'], ['1000.0', '1200.0', '1400.0', '1600.0', '1.00']]
+    assert [[row[f'{key}_ratio'] for key in keys] for row in rows] == 2 * [
+        ['1.00'] * 4, ['5.00', '3.00', '2.33', '2.00']]
+    assert all(float(row['train_memory']) > float(row['forward_memory']) > 0 for row in rows)
+    assert cv2.imread(str(tmp_path / 'p.png')).shape == (456, 1080, 3)
+    times, memory = pyplot.gcf().axes
+    for milliseconds, own, line, other in zip((200., 1000.), (rows[::2], rows[1::2]), times.lines, memory.lines):
+        assert line.get_label() == own[0]['model'] and line.get_xdata() == pytest.approx([.004096, .006144])
+        assert line.get_ydata() == pytest.approx([milliseconds / .004096, milliseconds / .006144])
+        assert other.get_ydata() == pytest.approx([float(row['forward_memory']) for row in own], abs=.5)
+    with pytest.raises(UserError, match='t.csv'):
         tool.main(arguments)
 
 
@@ -46,18 +63,28 @@ def test_bfloat16_is_what_runs():
     assert seen == [torch.bfloat16, torch.float32]
 
 
-def test_plot_of_speed_against_published_ap(tmp_path):
-    load_tool('benchmarks/speed').main(['resnet50', 'mambavision-t', '--size', '64x64', '--rounds', '1', '--fuse',
+def test_plot_of_speed_against_published_ap(tmp_path, monkeypatch):
+    tool = load_tool('benchmarks/speed')
+    monkeypatch.setattr(tool, 'times_in_turn', times_of_the_test)
+    tool.main(['resnet50', 'mambavision-t', '--size', '64x64', '--rounds', '1', '--fuse',
                                     '--plot', str(tmp_path / 'p.png')])
-    assert (tmp_path / 'p.png').stat().st_size > 10000
+    assert cv2.imread(str(tmp_path / 'p.png')).shape == (540, 840, 3)
+    axis, = pyplot.gcf().axes
+    assert [text.get_text() for text in axis.texts] == ['resnet50', 'mambavision-t'] and '64x64' in axis.get_xlabel()
+    published = load_tool('benchmarks/peers').published_box_ap
+    assert [(*line.get_xdata(), *line.get_ydata()) for line in axis.lines] == [
+        (pytest.approx(5.), published('resnet50')), (pytest.approx(2.5), published('mambavision-t'))]
 
 
 @pytest.mark.parametrize('config', ['cascade_mask_rcnn_mambavision_demo.py', 'upernet_mambavision_demo.py'])
-def test_whole_models(tmp_path, config):
-    load_tool('benchmarks/speed').main([str(ROOT / 'configs' / config), '--size', '64x96', '--batch', '2', '--rounds',
+def test_whole_models(tmp_path, config, monkeypatch):
+    tool = load_tool('benchmarks/speed')
+    monkeypatch.setattr(tool, 'times_in_turn', times_of_the_test)
+    tool.main([str(ROOT / 'configs' / config), '--size', '64x96', '--batch', '2', '--rounds',
                                         '1', '--train', '--csv', str(tmp_path / 't.csv')])
     row, = rows_of(tmp_path / 't.csv')
-    assert float(row['train']) > float(row['forward']) > 0
+    assert (row['forward'], row['train'], row['images']) == ('200.0', '400.0', '10.00')
+    assert float(row['train_memory']) > float(row['forward_memory']) > 0
 
 
 def test_times_are_taken_in_turn():
@@ -99,16 +126,12 @@ def test_paper_table(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize('arguments, message', [
-    ([], 'nothing to measure: name configs or backbones'),
-    (['swin-x'], "unknown backbone 'swin-x': give a config file or one of resnet50"),
-    (['configs/none.py'], 'config not found: configs/none.py'),
-    (['swin-t:with_cp=True'], "options, such as :with_cp=True, are MambaVision's alone"),
-    (['mambavision-t:with_cp'], 'with_cp is no option; write it as key=value'),
-    (['mambavision-t:speed=1'], "unexpected keyword argument 'speed'"),
-    (['swin-t', '--size', '800'], '--size 800: write sizes as HEIGHTxWIDTH'),
-    (['swin-t', '--fuse', '--train'], '--fuse is for inference'),
+    ([], '--paper-table'), (['swin-x'], facts('swin-x', 'resnet50')), (['configs/none.py'], 'configs/none.py'),
+    (['swin-t:with_cp=True'], facts('with_cp=True', 'MambaVision')),
+    (['mambavision-t:with_cp'], facts('with_cp', 'key=value')), (['mambavision-t:speed=1'], "'speed'"),
+    (['swin-t', '--size', '800'], '--size 800'), (['swin-t', '--fuse', '--train'], facts('--fuse', '--train')),
     ([str(ROOT / 'configs' / 'upernet_mambavision_demo.py'), '--train', '--size', '64x64', '--rounds', '1'],
-     'cannot train on one image: --batch 2'),
+     '--batch 2'),
 ])
 def test_errors(arguments, message):
     with pytest.raises(UserError, match=message):
