@@ -26,6 +26,7 @@ from mmmambavision.models.presets import PRESETS
 
 from ..helpers.messages import facts
 from ..helpers.nets import FORMS, NANO, Detector, behind, classifier, save
+from ..helpers.process import free_port
 
 
 @pytest.fixture
@@ -391,7 +392,6 @@ except Exception as error:
 
 
 def in_two_processes(url, tmp_path, *arguments):
-    from ..conftest import free_port
     environment = {**os.environ, 'TORCH_HOME': str(tmp_path / 'torch'), 'MASTER_ADDR': '127.0.0.1', 'WORLD_SIZE': '2',
                    'MASTER_PORT': str(free_port())}
     running = [subprocess.Popen([sys.executable, '-c', IN_GROUP, url, *arguments], text=True, stdout=subprocess.PIPE,

@@ -35,8 +35,8 @@ def files(work_dir):
 
 
 def said_of(name, output):
-    """The line that says that a signal has ended the training; of torchrun, which names signals too, none."""
-    line, = [line for line in output.splitlines() if re.search(rf'\bended\b.*\b{name}\b', line)]
+    """The line that says that a signal has ended the training; configs and torchrun name signals otherwise."""
+    line, = [line for line in output.splitlines() if re.search(rf"(?<![.'\w]){name}(?![':\w])", line)]
     return line
 
 

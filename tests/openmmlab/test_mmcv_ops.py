@@ -730,11 +730,11 @@ def test_install_and_remove(lite, monkeypatch, capsys):
     file = lite / '_ext.py'
     for _ in range(2):
         run('--install', lite, monkeypatch)
-        assert file.read_text().count('\n') == 2 and f'{file} is written' in capsys.readouterr().out
+        assert file.read_text().count('\n') == 2 and str(file) in capsys.readouterr().out
     run('--remove', lite, monkeypatch)
-    assert not file.exists() and 'is removed' in capsys.readouterr().out
+    assert not file.exists() and str(file) in capsys.readouterr().out
     run('--remove', lite, monkeypatch)
-    assert 'nothing to remove' in capsys.readouterr().out
+    assert str(lite) in capsys.readouterr().out
 
 
 def test_compiled_mmcv_is_left_alone(lite, monkeypatch):

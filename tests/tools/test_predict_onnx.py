@@ -379,25 +379,22 @@ def test_two_inputs_of_one_name(first, second, options, target, tmp_path, pictur
         path.parent.mkdir(exist_ok=True)
         cv2.imwrite(str(path), read(picture))
     out = tmp_path / 'out'
-    assert predict(brightest(tmp_path / 'x.onnx'), *paths, *options, '--out', out) == (
-        f'error: {paths[0]} and {paths[1]} would both be written to {out / target}: predict on them one at a time, '
-        'each with its own --out')
+    message = predict(brightest(tmp_path / 'x.onnx'), *paths, *options, '--out', out)
+    assert re.search(facts(*paths, out / target, '--out'), message)
     assert not out.exists()
 
 
 # Mistakes.
 
-@pytest.mark.parametrize('meta, message', [
-    ({}, 'was not made by tools/export.py, or by an older one: export the model again'),
-    (dict(part='model', classes=['a'], palette=[]), 'was not made by tools/export.py, or by an older one'),
-    (dict(part='model', task='detection', classes=['a']), 'was not made by tools/export.py, or by an older one'),
-    (dict(part='model', task='x', classes=['a'], resize=None), 'was not made by tools/export.py, or by an older one'),
-    (dict(part='backbone', classes=['a']), 'holds the backbone alone: export the whole model, with --part model'),
-    (dict(part='neck'), 'holds the neck alone: export the whole model, with --part model')])
-def test_files_of_other_kinds(meta, message, tmp_path, picture):
+@pytest.mark.parametrize('meta, word', [
+    ({}, 'tools/export.py'), (dict(part='model', classes=['a'], palette=[]), 'tools/export.py'),
+    (dict(part='model', task='detection', classes=['a']), 'tools/export.py'),
+    (dict(part='model', task='x', classes=['a'], resize=None), 'tools/export.py'),
+    (dict(part='backbone', classes=['a']), 'backbone'), (dict(part='neck'), 'neck')])
+def test_files_of_other_kinds(meta, word, tmp_path, picture):
     node = helper.make_node('Identity', ['images'], ['logits'])
     file = save(tmp_path / 'x.onnx', [node], dict(logits=TensorProto.FLOAT), meta)
-    assert predict(file, picture, '--out', tmp_path / 'out').startswith(f'error: {file} {message}')
+    assert re.search(facts('error: ', file, word), predict(file, picture, '--out', tmp_path / 'out'))
 
 
 def test_metadata_of_others_is_left_alone(tmp_path, picture):
@@ -413,21 +410,18 @@ def test_mistakes(tmp_path, picture, monkeypatch):
     (tmp_path / 'bad.onnx').write_text('no model')
     (tmp_path / 'empty').mkdir()
     endings = '.bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp'
-    for arguments, message in (
-            ((tmp_path / 'no.onnx', picture), r'no.onnx cannot be loaded by onnxruntime \d.*exist'),
-            ((tmp_path / 'bad.onnx', picture), r'bad.onnx cannot be loaded by onnxruntime \d'),
-            ((file, tmp_path / 'no.png'), 'no.png: there is no such file or folder, and as a pattern it matches none$'),
-            ((file, tmp_path / 'empty'), f'empty is or holds no image by its name: it would end in {endings}$'),
-            ((file, file), f'x.onnx is or holds no image by its name: it would end in {endings}$'),
-            ((file, picture, '--threshold', 2), r'--threshold 2.0 must be between 0 and 1$'),
-            ((file, picture, '--device', 'cuda'), '--device cuda: onnxruntime cannot use it: are onnxruntime-gpu, CUDA '
-                                                  'and cuDNN there.$')):
+    for arguments, words in (
+            ((tmp_path / 'no.onnx', picture), ['no.onnx', 'onnxruntime']),
+            ((tmp_path / 'bad.onnx', picture), ['bad.onnx', 'onnxruntime']),
+            ((file, tmp_path / 'no.png'), ['no.png', 'pattern']), ((file, tmp_path / 'empty'), ['empty', endings]),
+            ((file, file), ['x.onnx', endings]), ((file, picture, '--threshold', 2), ['--threshold 2']),
+            ((file, picture, '--device', 'cuda'), ['--device cuda', 'onnxruntime-gpu'])):
         code = predict(*arguments, '--out', out)
-        assert code.startswith('error: ') and re.search(message, code, re.S), code
+        assert code.startswith('error: ') and re.search(facts(*words), code), code
     (tmp_path / 'file').touch()
     for out in (tmp_path / 'file', tmp_path / 'file' / 'x'):
-        assert predict(file, picture, '--out', out) == (
-            f"error: {out / 'x.png'} cannot be written: {'File exists' if out.exists() else 'Not a directory'}")
+        reason = 'File exists' if out.exists() else 'Not a directory'
+        assert re.search(facts('error: ', out / 'x.png', reason), predict(file, picture, '--out', out))
 
 
 # A machine with nothing but numpy, onnxruntime and opencv.
@@ -464,11 +458,11 @@ def test_alone(tmp_path, picture):
         assert (tmp_path / name / 'x.png').exists() and (tmp_path / name / 'predictions.json').exists()
     assert (tmp_path / 's' / 'labels' / 'x.png').exists()
     done = run_alone(HIDDEN, script, files['d'], picture, '--out', tmp_path / 'd')
-    assert done.returncode == 1 and done.stderr.startswith('error: not overwritten: ')
+    assert done.returncode == 1 and re.search(facts('error: ', tmp_path / 'd' / 'x.png'), done.stderr)
 
 
 @pytest.mark.parametrize('missing', ['numpy', 'cv2', 'onnxruntime'])
 def test_what_is_missing_is_named(missing):
     done = run_alone((missing,), SCRIPT, 'x.onnx', 'x.png')
-    assert (done.returncode, done.stderr) == (
-        1, f"error: No module named '{missing}': pip install numpy onnxruntime opencv-python-headless\n")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert re.search(facts('error: ', missing, 'pip install numpy onnxruntime opencv-python-headless'), done.stderr)
