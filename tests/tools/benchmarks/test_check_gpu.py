@@ -56,7 +56,7 @@ def test_benchmarks_take_the_options_of_their_steps(monkeypatch, capsys):
 def test_tests_of_the_steps_are_found(title, tmp_path):
     command = [str(part) for part in load_tool('benchmarks/check_gpu').steps()[title]]
     done = subprocess.run([*command, '--collect-only', '-q'], cwd=tmp_path, text=True, capture_output=True)
-    assert done.returncode == 0 and '::test_' in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr  # it is 5 where there are none
 
 
 @pytest.mark.slow
