@@ -1,5 +1,6 @@
 import logging
 import os
+from functools import lru_cache
 
 import pytest
 import torch
@@ -10,6 +11,18 @@ if not torch.cuda.is_available():
 import mmmambavision  # noqa: E402, F401  (before anything imports mmcv.ops, whose operators it may have to provide)
 
 from .helpers.process import run_tool  # noqa: E402
+
+
+@pytest.fixture(autouse=True, scope='session')
+def paths_of_stock_configs_are_found_once():
+    """For each `_base_ = 'mmdet::...'` mmengine reads a hundred metafiles again, a third of a second."""
+    from mmengine.config import Config
+    find = Config._get_cfg_path
+    found = lru_cache(lambda path, filename: find(path, filename))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Config, '_get_cfg_path', staticmethod(
+            lambda path, filename: (found if '::' in path else find)(path, filename)))
+        yield
 
 
 @pytest.fixture

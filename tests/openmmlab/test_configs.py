@@ -1,5 +1,7 @@
 """Every recipe: weights named and shaped as the released ones, and the released schedule, data and regularisation."""
+import copy
 import json
+from functools import lru_cache
 
 import pytest
 import torch
@@ -24,8 +26,14 @@ RELEASED = {
 ALL = sorted(path.stem for path in CONFIGS.glob('*.py'))
 
 
+@lru_cache
 def load(name):
     return Config.fromfile(CONFIGS / f'{name}.py')
+
+
+@lru_cache
+def model_of(name):
+    return build(load(name))
 
 
 def build(cfg):
@@ -38,13 +46,12 @@ def build(cfg):
 @pytest.mark.parametrize('suffix', ['', '_wholemap'])
 def test_state_dict_is_the_released_one(name, suffix):
     manifest = json.loads((DATA / 'manifests' / f'{RELEASED[name]}.json').read_text())
-    assert {k: list(v.shape) for k, v in build(load(name + suffix)).state_dict().items()} == manifest
+    assert {k: list(v.shape) for k, v in model_of(name + suffix).state_dict().items()} == manifest
 
 
 @pytest.mark.parametrize('name', ALL)
 def test_builds_and_names_its_parts(name):
-    cfg = load(name)
-    model = build(cfg)
+    cfg, model = load(name), model_of(name)
     assert type(model.backbone).__name__ == 'MambaVision'
     assert cfg.custom_imports.imports[0] == 'mmmambavision'  # the operators, before anything asks mmcv for them
     assert 'mmseg::' not in (CONFIGS / f'{name}.py').read_text()
@@ -56,7 +63,7 @@ def drop_paths(model):
 
 @pytest.mark.parametrize('name', RELEASED)
 def test_drop_path_that_took_effect(name):
-    rates = drop_paths(build(load(name)))
+    rates = drop_paths(model_of(name))
     assert rates[0] == 0 and max(rates) == pytest.approx(.2) == rates[-1]
 
 
@@ -134,7 +141,7 @@ RELEASED_ARGUMENTS = dict(
 
 
 def test_released_configs_run_unchanged(logged):
-    cfg = load('cascade_mask_rcnn_mambavision_t')
+    cfg = copy.deepcopy(load('cascade_mask_rcnn_mambavision_t'))
     cfg.model.backbone = dict(type='MM_mamba_vision', **RELEASED_ARGUMENTS)
     model = build(cfg)
     path = DATA / 'manifests' / f"{RELEASED['cascade_mask_rcnn_mambavision_t']}.json"
