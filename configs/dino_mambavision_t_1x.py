@@ -1,7 +1,7 @@
 # mmdet's DINO with four scales, 12 epochs; 8 GPUs x 2 images.
 _base_ = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'
 
-custom_imports = dict(imports=['mmmambavision'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmmambavision.openmmlab'], allow_failed_imports=False)
 
 model = dict(
     backbone=dict(

@@ -4,7 +4,7 @@ _base_ = [
     '_base_/schedules/adamw_1x.py', '_base_/coco_runtime.py'
 ]
 
-custom_imports = dict(imports=['mmmambavision', 'mmmambavision.openmmlab.lvis_api'])
+custom_imports = dict(imports=['mmmambavision.openmmlab', 'mmmambavision.openmmlab.lvis_api'])
 
 model = dict(
     roi_head=dict(bbox_head=dict(num_classes=1203), mask_head=dict(num_classes=1203)),

@@ -3,7 +3,7 @@ _base_ = [
     '_base_/schedules/adamw_1x.py', '_base_/coco_runtime.py'
 ]
 
-custom_imports = dict(imports=['mmmambavision'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmmambavision.openmmlab'], allow_failed_imports=False)
 
 model = dict(
     backbone=dict(

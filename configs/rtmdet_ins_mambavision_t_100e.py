@@ -2,7 +2,7 @@
 # group norms, and layer decay: 0.85 ** 17 of the learning rate at the stem, 0.8 ** 13 with ConvNeXt's fewer steps.
 _base_ = 'mmdet::rtmdet/rtmdet-ins_l_8xb32-300e_coco.py'
 
-custom_imports = dict(imports=['mmmambavision'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmmambavision.openmmlab'], allow_failed_imports=False)
 
 norm_cfg = dict(type='GN', num_groups=16)  # theirs are 32, which do not divide the neck's 80 channels
 model = dict(

@@ -1,6 +1,7 @@
 import logging
 import os
 from functools import lru_cache
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')  # before anything imports triton: its kernels then run on the CPU
 
-import mmmambavision  # noqa: E402, F401  (before anything imports mmcv.ops, whose operators it may have to provide)
+if find_spec('mmengine'):
+    import mmmambavision.openmmlab  # noqa: F401  (before anything imports mmcv.ops, whose operators it may have to provide)
 
 from .helpers.process import run_tool  # noqa: E402
 

@@ -18,6 +18,13 @@ from .helpers.process import ROOT, load_tool
 INDEX = yaml.safe_load((ROOT / 'configs' / 'metafile.yml').read_text())['Models']
 
 
+def test_exports():
+    assert mmmambavision.__all__ == ['MambaVision', 'MambaVisionClassifier', '__version__']
+    assert set(mmmambavision.__all__) <= set(dir(mmmambavision))
+    with pytest.raises(AttributeError, match='Mamba'):
+        mmmambavision.Mamba
+
+
 ALONE = """
 import sys
 import tarfile
@@ -47,15 +54,67 @@ def test_with_torch_alone(more, tmp_path):
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', ALONE.format(more=more), str(tmp_path / 'x.pth')],
                           text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == ("['MambaVision', '__version__'] "
+    assert done.stdout == ("['MambaVision', 'MambaVisionClassifier', '__version__'] "
                            '[(2, 16, 16, 16), (2, 32, 8, 8), (2, 64, 4, 4), (2, 128, 2, 2)]\n')
 
 
+NOTHING_ELSE = """
+import sys
+import torch.utils.flop_counter  # torch's own, which tries whether there is a triton
+before = set(sys.modules)
+import mmmambavision
+assert 'mmmambavision.models' not in sys.modules
+mmmambavision.MambaVision, mmmambavision.MambaVisionClassifier
+loaded = {name.partition('.')[0] for name in set(sys.modules) - before}
+print(sorted(loaded & {'mmengine', 'mmcv', 'mmdet', 'numba', 'llvmlite', 'triton', 'timm', 'torchvision', 'rich'}))
+"""
+
+
+def test_importing_the_network_imports_torch_alone():
+    done = subprocess.run([sys.executable, '-c', NOTHING_ELSE], text=True, capture_output=True)
+    assert (done.stdout, done.stderr) == ('[]\n', '')
+
+
+@pytest.mark.parametrize('module', ['mmmambavision.cli', 'mmmambavision.errors', 'mmmambavision.terminal'])
+def test_what_commands_begin_with_needs_no_torch(module):
+    code = f"import sys; sys.modules['torch'] = sys.modules['numpy'] = None; import {module}"
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+STATE = """
+import logging
+import sys
+import mmengine.runner.checkpoint as checkpoint
+from mmengine import registry
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.logging import MMLogger
+MMLogger.get_instance('a program')
+def state():
+    registries = {name: dict(value.module_dict) for name, value in vars(registry).items()
+                  if isinstance(value, registry.Registry)}
+    handlers = {name: list(logging.getLogger(name).handlers)
+                for name in (None, 'mmmambavision', 'mmengine', 'a program')}
+    return (registries, dict(checkpoint.CheckpointLoader._schemes), checkpoint.load_state_dict, handlers,
+            logging.getLogger('mmmambavision').level, dict(MODULE2PACKAGE), list(sys.meta_path))
+before = state()
+from mmmambavision import MambaVision, MambaVisionClassifier
+assert state() == before
+import mmmambavision.openmmlab
+assert all(now != then for now, then in zip(state(), before)), 'nothing is compared'
+"""
+
+
+def test_importing_the_network_changes_nothing_in_mmengine():
+    """Only mmmambavision.openmmlab registers, patches and logs, and that changes all that is compared here."""
+    pytest.importorskip('mmengine')
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', STATE], check=True)
+
+
 def test_what_mmengine_lacks_is_not_hidden(tmp_path):
-    """A broken OpenMMLab is an error; an absent one is none."""
+    """A broken OpenMMLab is an error."""
     (tmp_path / 'mmengine').mkdir()
     (tmp_path / 'mmengine' / '__init__.py').write_text('import something_it_needs')
-    done = subprocess.run([sys.executable, '-c', 'import mmmambavision'], text=True, capture_output=True,
+    done = subprocess.run([sys.executable, '-c', 'import mmmambavision.openmmlab'], text=True, capture_output=True,
                           env={**os.environ, 'PYTHONPATH': str(tmp_path)})
     assert "ModuleNotFoundError: No module named 'something_it_needs'" in done.stderr
 

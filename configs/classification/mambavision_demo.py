@@ -1,7 +1,8 @@
 # A classifier small enough for two CPU cores, on shapes that tools/demo/ draws.
 _base_ = ['../_base_/datasets/shapes_imagefolder.py', 'mmpretrain::_base_/default_runtime.py']
 
-custom_imports = dict(imports=['mmmambavision.timm_models'], allow_failed_imports=False)
+custom_imports = dict(
+    imports=['mmmambavision.openmmlab', 'mmmambavision.timm_models'], allow_failed_imports=False)
 
 model = dict(
     type='TimmClassifier',

@@ -3,7 +3,8 @@ _base_ = [
     '../_base_/datasets/imagenet.py', '../_base_/schedules/lamb_310e.py', 'mmpretrain::_base_/default_runtime.py'
 ]
 
-custom_imports = dict(imports=['mmmambavision.timm_models'], allow_failed_imports=False)
+custom_imports = dict(
+    imports=['mmmambavision.openmmlab', 'mmmambavision.timm_models'], allow_failed_imports=False)
 
 model = dict(
     type='TimmClassifier',

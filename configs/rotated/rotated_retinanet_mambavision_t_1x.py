@@ -2,7 +2,7 @@
 # images. Needs the onedl packages and onedl-mmrotate. Of mmcv's operators it takes those alone that need no compiler.
 _base_ = 'mmrotate::rotated_retinanet/rotated-retinanet-rbox-le90_r50_fpn_1x_dota.py'
 
-custom_imports = dict(imports=['mmmambavision'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmmambavision.openmmlab'], allow_failed_imports=False)
 
 model = dict(
     backbone=dict(

@@ -1,4 +1,5 @@
-"""All that knows mmengine, mmcv, mmdet or mmseg; importing it registers the package there."""
+"""All that knows mmengine, mmcv, mmdet or mmseg. Importing it registers `MambaVision` with mmengine, gives mmcv its
+operators where it has none, has mmengine read checkpoints safely, and passes the package's log on to mmengine's."""
 import logging
 
 from mmengine.config.utils import MODULE2PACKAGE

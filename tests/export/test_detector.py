@@ -48,7 +48,7 @@ model = dict(
 RETINANET = f"""
 _base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', '{ROOT}/configs/_base_/datasets/shapes_coco.py',
           '{ROOT}/configs/_base_/schedules/adamw_1x.py', '{ROOT}/configs/_base_/coco_runtime.py']
-custom_imports = dict(imports=['mmmambavision'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmmambavision.openmmlab'], allow_failed_imports=False)
 model = dict(
     backbone={dict(BACKBONE, out_indices=(1, 2, 3))},
     neck=dict(in_channels=[32, 64, 128], start_level=0, out_channels=32),

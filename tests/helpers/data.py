@@ -189,7 +189,7 @@ def data_options(shapes):
 
 TINY_SEGMENTOR = """
 _base_ = '{root}/configs/_base_/segmentation_runtime.py'
-custom_imports = dict(imports=['mmmambavision'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmmambavision.openmmlab'], allow_failed_imports=False)
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(type='SegDataPreProcessor', size_divisor=32, pad_val=0, seg_pad_val=255),
@@ -243,7 +243,7 @@ val_dataloader = dict(num_workers=0, persistent_workers=False, batch_size=1, dat
 val_evaluator = dict(ann_file='{data}/annotations/instances_val2017.json')
 train_cfg = dict(max_epochs=3, val_interval=100, val_begin=100)
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=1, max_keep_ckpts=1))
-custom_imports = dict(imports=['mmmambavision', 'tests.helpers.hooks'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmmambavision.openmmlab', 'tests.helpers.hooks'], allow_failed_imports=False)
 randomness = dict(seed=3)
 """
 

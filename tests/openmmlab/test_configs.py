@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-import mmmambavision  # noqa: F401
+import mmmambavision.openmmlab  # noqa: F401
 
 from ..helpers.compare import DATA
 from ..helpers.process import ROOT
@@ -53,7 +53,7 @@ def test_state_dict_is_the_released_one(name, suffix):
 def test_builds_and_names_its_parts(name):
     cfg, model = load(name), model_of(name)
     assert type(model.backbone).__name__ == 'MambaVision'
-    assert cfg.custom_imports.imports[0] == 'mmmambavision'  # the operators, before anything asks mmcv for them
+    assert cfg.custom_imports.imports[0] == 'mmmambavision.openmmlab'  # operators, before any ask for them
     assert 'mmseg::' not in (CONFIGS / f'{name}.py').read_text()
 
 

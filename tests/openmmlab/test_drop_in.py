@@ -46,7 +46,7 @@ def build(toolbox, name, folder, out_indices, changes):
     base = Path(toolbox.__file__).parent / '.mim' / 'configs' / f'{name}.py'
     config = folder / 'mine.py'
     config.write_text(f"_base_ = '{base}'\n"
-                      "custom_imports = dict(imports=['mmmambavision'])\n"
+                      "custom_imports = dict(imports=['mmmambavision.openmmlab'])\n"
                       f'model = dict(backbone={BACKBONE.format(out_indices=out_indices)}, {changes})\n')
     cfg = Config.fromfile(config)
     init_default_scope(cfg.default_scope)

@@ -18,7 +18,7 @@ else:
     needs_kernel = pytest.mark.filterwarnings('default')
 refused = absent or cpu.refuses(torch.empty(0, dtype=torch.bfloat16))
 needs_bfloat16 = pytest.mark.skipif(bool(refused), reason=str(refused))
-LONG = cpu.SHORTEST
+LONG = cpu.shortest()
 
 
 def inputs(batch=2, heads=2, queries=70, keys=None, dim=40, dtype=torch.float32, layout='mixer'):
@@ -173,13 +173,13 @@ def test_choice(monkeypatch):
         assert chosen(*long) == 'torch'
     for instructions, expected in ((dict(avx512f=True), 'cpu'), (dict(avx2=True, fma=True), 'cpu'),
                                    (dict(avx2=True), 'torch'), (dict(neon=True), 'torch')):
-        monkeypatch.setattr(cpu, 'FEATURES', instructions)
+        monkeypatch.setattr(cpu, 'features', lambda: instructions)
         assert chosen(*long) == expected
     for instructions, expected in ((dict(avx512f=True), 'torch'), (dict(avx512f=True, avx512bf16=True), 'cpu'),
                                    ({'avx512f': True, 'avx512bf16': True, 'amx-bf16': True}, 'torch')):
-        monkeypatch.setattr(cpu, 'FEATURES', instructions)
+        monkeypatch.setattr(cpu, 'features', lambda: instructions)
         assert chosen(*(t.bfloat16() for t in long)) == expected
-    monkeypatch.setattr(interface, 'ABSENT', 'numba is not installed: pip install numba')
+    monkeypatch.setattr(interface, 'absent', lambda: 'numba is not installed: pip install numba')
     assert chosen(*long) == 'torch'
 
 
@@ -193,16 +193,16 @@ def test_environment_variable_and_argument(monkeypatch):
 
 def test_refusals(monkeypatch):
     q, k, v = inputs()
-    monkeypatch.setattr(interface, 'ABSENT', None)
-    monkeypatch.setattr(cpu, 'FEATURES', dict(avx512f=True))
+    monkeypatch.setattr(interface, 'absent', lambda: None)
+    monkeypatch.setattr(cpu, 'features', lambda: dict(avx512f=True))
     for tensor, reason in ((q.double(), 'float64'), (q.to('meta'), 'meta'), (q.bfloat16(), 'AVX512-BF16')):
         with pytest.raises(ValueError, match=reason):
             attention(tensor, k, v, 'cpu')
-    monkeypatch.setattr(cpu, 'FEATURES', dict(neon=True))
+    monkeypatch.setattr(cpu, 'features', lambda: dict(neon=True))
     with pytest.raises(ValueError, match='AVX2'):
         attention(q, k, v, 'cpu')
-    monkeypatch.setattr(interface, 'ABSENT', 'numba is not installed: pip install numba')
-    assert available_backends() == {'reference': None, 'torch': None, 'cpu': interface.ABSENT}
+    monkeypatch.setattr(interface, 'absent', lambda: 'numba is not installed: pip install numba')
+    assert available_backends() == {'reference': None, 'torch': None, 'cpu': interface.absent()}
     with pytest.raises(ValueError, match='numba'):
         attention(q, k, v, 'cpu')
 

@@ -298,7 +298,8 @@ class StandIn:
 def test_calls_of_mamba_ssm(monkeypatch, dtype, tolerance, without):
     """With its compiled module stood in for: what it is given fits it, and gate and last state are added rightly."""
     monkeypatch.setitem(sys.modules, 'selective_scan_cuda', StandIn())
-    monkeypatch.setitem(BACKENDS, 'mamba_ssm', BACKENDS['mamba_ssm']._replace(absent=None, refuses=lambda u: None))
+    monkeypatch.setitem(BACKENDS, 'mamba_ssm', BACKENDS['mamba_ssm']._replace(
+        unavailable=lambda: None, refuses=lambda u: None))
     assert_as_reference('mamba_ssm', make_inputs(channels=6, length=40, groups=2, without=without), dtype=dtype,
                         tolerance=tolerance)
 

@@ -1,5 +1,5 @@
 # mmseg's Mask2Former on MambaVision-T with whole-map windows; its pixel decoder, losses and assigner are mmdet's.
-custom_imports = dict(imports=['mmmambavision', 'mmdet.models'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmmambavision.openmmlab', 'mmdet.models'], allow_failed_imports=False)
 
 num_classes = 150
 positional_encoding = dict(num_feats=128, normalize=True)

@@ -1,7 +1,7 @@
 # Mask R-CNN on MambaVision-T with whole-map windows; the other sizes replace arch, the checkpoint and in_channels.
 _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
 
-custom_imports = dict(imports=['mmmambavision'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmmambavision.openmmlab'], allow_failed_imports=False)
 
 model = dict(
     backbone=dict(

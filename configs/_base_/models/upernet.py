@@ -1,5 +1,5 @@
 # UperNet of the released recipes on MambaVision-T; the other sizes replace arch, the checkpoint and in_channels.
-custom_imports = dict(imports=['mmmambavision'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmmambavision.openmmlab'], allow_failed_imports=False)
 
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(

@@ -51,8 +51,8 @@ def remove(folder):
 def main(arguments=None):
     parser = argparse.ArgumentParser(
         prog=f'python -m {PACKAGE}',
-        description='Importing mmmambavision gives mmcv-lite operators. For programs that import mmdet, mmseg or '
-                    "mmcv.ops before it or without it, they can be put into mmcv's folder.")
+        description='Importing mmmambavision.openmmlab gives mmcv-lite operators. For programs that import mmdet, '
+                    "mmseg or mmcv.ops before it or without it, they can be put into mmcv's folder.")
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument('--install', dest='action', action='store_const', const=put,
                         help="write a two-line _ext.py into mmcv's folder; a compiled mmcv is left alone")
@@ -64,8 +64,8 @@ def main(arguments=None):
     try:
         print(action(Path(mmcv.submodule_search_locations[0])))
     except OSError as error:
-        raise SystemExit(f"mmcv's folder cannot be changed: {error}. Without the file, import mmmambavision before "
-                         'mmdet, mmseg or mmcv.ops') from None
+        raise SystemExit(f"mmcv's folder cannot be changed: {error}. Without the file, import "
+                         'mmmambavision.openmmlab before mmdet, mmseg or mmcv.ops') from None
 
 
 if __name__ == '__main__':

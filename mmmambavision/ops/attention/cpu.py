@@ -13,7 +13,11 @@ import torch.nn.functional as F
 from ..compiled import in_parallel, load_kernels, unavailable
 
 
-def _features():
+@lru_cache(maxsize=None)
+def features():
+    """What the CPU can do, by LLVM's names, less what the environment variable NUMBA_CPU_FEATURES takes from it."""
+    if unavailable():
+        return {}
     from llvmlite import binding
     from numba.core import config
     if config.CPU_FEATURES is None:
@@ -21,25 +25,34 @@ def _features():
     return {name[1:]: name[0] == '+' for name in config.CPU_FEATURES.split(',') if name}
 
 
+@torch.compiler.assume_constant_result  # torch.compile cannot trace the imports by which this is found out
+def has(feature):
+    """Whether the CPU has a feature, by LLVM's name."""
+    return features().get(feature, False)
+
+
+@torch.compiler.assume_constant_result
+def shortest():
+    """Keys from which on the kernels overtake torch's, by tools/benchmarks/attention.py. torch's products are MKL's,
+    which takes a slower way on AMD's CPUs."""
+    return 512 if _is_amds() else 2048
+
+
+@lru_cache(maxsize=None)
 def _is_amds():
+    if unavailable():
+        return False
     from llvmlite import binding
     return binding.get_host_cpu_name().startswith('zn')
-
-
-# What the CPU can do, by LLVM's names, less what the environment variable NUMBA_CPU_FEATURES takes from it.
-FEATURES = {} if unavailable() else _features()
-# Keys from which on the kernels overtake torch's, by tools/benchmarks/attention.py. torch's products are MKL's, which
-# takes a slower way on AMD's CPUs.
-SHORTEST = 2048 if unavailable() or not _is_amds() else 512
 
 
 def refuses(q):
     """Why this implementation cannot take queries, or None."""
     if q.device.type != 'cpu':
         return f'it runs on the CPU, the input is on {q.device}'
-    if not (FEATURES.get('avx512f') or FEATURES.get('avx2') and FEATURES.get('fma')):
+    if not (has('avx512f') or has('avx2') and has('fma')):
         return 'it is for CPUs with AVX2 or AVX-512'
-    if q.dtype == torch.bfloat16 and not FEATURES.get('avx512bf16'):
+    if q.dtype == torch.bfloat16 and not has('avx512bf16'):
         return 'this CPU does not multiply bfloat16 (AVX512-BF16)'
     if q.dtype not in (torch.float32, torch.bfloat16):
         return f'it computes in float32 and bfloat16, the input is {q.dtype}'
@@ -48,7 +61,7 @@ def refuses(q):
 
 def is_faster(q, k):
     """Whether this implementation, if it takes the queries, is faster than torch's, which uses AMX for bfloat16."""
-    return k.shape[2] >= SHORTEST and not (q.dtype == torch.bfloat16 and FEATURES.get('amx-bf16'))
+    return k.shape[2] >= shortest() and not (q.dtype == torch.bfloat16 and has('amx-bf16'))
 
 
 @lru_cache(maxsize=None)
@@ -60,7 +73,7 @@ def _run_once(kernels):
     q = torch.ones(1, 1, 2, 2, dtype=torch.float32)  # not the default type, which a user may have set
     out, lse = _forward(kernels, q, q, q)
     _backward(kernels, out, q, q, q, out, lse)
-    if FEATURES.get('avx512bf16'):
+    if has('avx512bf16'):
         _forward(kernels, *[q.bfloat16()] * 3)
 
 

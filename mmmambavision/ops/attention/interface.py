@@ -1,4 +1,5 @@
 import os
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +13,20 @@ from .reference import attention_reference
 ENVIRONMENT_VARIABLE = 'MMMAMBAVISION_ATTENTION'
 BACKENDS = {'reference': attention_reference, 'torch': F.scaled_dot_product_attention,
             'cpu': lambda q, k, v: attention_cpu(q, k, v)[0]}
-ABSENT = cpu.unavailable()
 
 
 def available_backends():
     """Implementations of `attention` by name: None where one can run here, else the reason why it cannot."""
-    return dict.fromkeys(BACKENDS, None) | {'cpu': ABSENT}
+    return dict.fromkeys(BACKENDS, None) | {'cpu': absent()}
+
+
+@torch.compiler.assume_constant_result  # torch.compile cannot trace the imports by which this is found out
+def absent():
+    """Why 'cpu' cannot run here, or None; found out at first use, since that imports numba."""
+    return _answer()
+
+
+_answer = lru_cache(maxsize=None)(cpu.unavailable)
 
 
 def attention(q, k, v, backend='auto'):
@@ -54,7 +63,7 @@ def _is_faster(q, k, v):
     if (is_exporting() or torch.jit.is_tracing() or under_functional_transform()
             or not (torch.compiler.is_compiling() or torch.backends.cuda.flash_sdp_enabled())):
         return False
-    if q.device.type != 'cpu' or 0 in q.shape or ABSENT or cpu.refuses(q) or not cpu.is_faster(q, k):
+    if q.device.type != 'cpu' or 0 in q.shape or absent() or cpu.refuses(q) or not cpu.is_faster(q, k):
         return False
     # Where autocast changes types, torch's operator is the one that follows it.
     return (q.dtype == k.dtype == v.dtype
@@ -62,7 +71,7 @@ def _is_faster(q, k, v):
 
 
 def _check(q, k, v):
-    if reason := ABSENT or cpu.refuses(q):
+    if reason := absent() or cpu.refuses(q):
         raise UserError(f"attention cannot use its backend 'cpu' here: {reason}")
     fit = q.dim() == 4 and k.shape == v.shape == (*q.shape[:2], *k.shape[2:3], q.shape[3]) and k.shape[2] > 0
     if not fit or not q.dtype == k.dtype == v.dtype:

@@ -9,10 +9,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .cpu import FEATURES
+from .cpu import has
 
 VECTORS = 3
-LANES, ROWS = (16, 8) if FEATURES.get('avx512f') else (8, 4)  # 24 sums in 32 registers, 12 in 16
+LANES, ROWS = (16, 8) if has('avx512f') else (8, 4)  # 24 sums in 32 registers, 12 in 16
 TILE = VECTORS * LANES
 
 INDEX, INTEGER, FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()

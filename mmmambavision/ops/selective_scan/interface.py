@@ -15,9 +15,10 @@ ENVIRONMENT_VARIABLE = 'MMMAMBAVISION_SCAN'
 
 
 class Backend(NamedTuple):
-    """An implementation: the operator, why it is absent and why it refuses an input, each None where it does not."""
+    """An implementation: the operator, and two functions: why it cannot run here, and why it refuses an input, each
+    None where it does not."""
     run: Callable
-    absent: Optional[str] = None
+    unavailable: Callable[[], Optional[str]] = lambda: None
     refuses: Callable = lambda u: None
 
 
@@ -25,11 +26,11 @@ BACKENDS = {
     # No custom operator: its gradients are autograd's own, so that the others have an independent measure.
     'reference': Backend(selective_scan_reference),
     'chunked': Backend(register('chunked', chunked.forward, chunked.backward, chunked.kept_shape)),
-    'cpu': Backend(register('cpu', cpu.forward, cpu.backward, cpu.kept_shape), cpu.unavailable(), cpu.refuses),
-    'triton': Backend(register('triton', triton.forward, triton.backward, triton.kept_shape), triton.unavailable(),
+    'cpu': Backend(register('cpu', cpu.forward, cpu.backward, cpu.kept_shape), cpu.unavailable, cpu.refuses),
+    'triton': Backend(register('triton', triton.forward, triton.backward, triton.kept_shape), triton.unavailable,
                       triton.refuses),
     'mamba_ssm': Backend(register('mamba_ssm', mamba_ssm.forward, mamba_ssm.backward, mamba_ssm.kept_shape),
-                         mamba_ssm.unavailable(), mamba_ssm.refuses),
+                         mamba_ssm.unavailable, mamba_ssm.refuses),
 }
 # Of 'auto', among those that take the input. Between triton and mamba_ssm nothing has been measured yet.
 PREFERENCE = ('cpu', 'triton', 'mamba_ssm', 'chunked')
@@ -37,7 +38,18 @@ PREFERENCE = ('cpu', 'triton', 'mamba_ssm', 'chunked')
 
 def available_backends():
     """Implementations of `selective_scan` by name: None where one can run here, else the reason why it cannot."""
-    return {name: backend.absent for name, backend in BACKENDS.items()}
+    return {name: absent(name) for name in BACKENDS}
+
+
+@torch.compiler.assume_constant_result  # torch.compile cannot trace the imports by which this is found out
+def absent(name):
+    """Why an implementation cannot run here, or None; found out at first use, since it may import numba or triton."""
+    return _answer(BACKENDS[name].unavailable)
+
+
+@lru_cache(maxsize=None)
+def _answer(unavailable):
+    return unavailable()
 
 
 def check_backend_name(name):
@@ -59,19 +71,18 @@ def choose_backend(name, u):
     name = os.environ.get(ENVIRONMENT_VARIABLE, 'auto') if name == 'auto' else name
     check_backend_name(name)
     if name == 'auto':
-        name = next(n for n in PREFERENCE if not (BACKENDS[n].absent or BACKENDS[n].refuses(u)))
+        name = next(n for n in PREFERENCE if not (BACKENDS[n].refuses(u) or absent(n)))
         if name == 'chunked' and u.device.type == 'cpu' and u.dtype != torch.float64:
-            _warn_of_slow_scan(BACKENDS['cpu'].absent)
-    backend = BACKENDS[name]
+            _warn_of_slow_scan(absent('cpu'))
     if name == 'reference':
-        return backend.run
+        return BACKENDS[name].run
     if under_functional_transform():
         return _chunked_operations
     if u.shape[0] == 0:
-        backend = BACKENDS['chunked']  # the others have nothing to start their kernels on
-    if reason := backend.absent or backend.refuses(u):
+        name = 'chunked'  # the others have nothing to start their kernels on
+    if reason := absent(name) or BACKENDS[name].refuses(u):
         raise ValueError(f"selective_scan cannot use its backend '{name}' here: {reason}")
-    return backend.run
+    return BACKENDS[name].run
 
 
 @lru_cache(maxsize=None)

@@ -44,7 +44,7 @@ def test_border_is_the_last_crossing():
 
 
 def test_without_a_kernel(monkeypatch):
-    monkeypatch.setattr(cpu, 'FEATURES', {})
+    monkeypatch.setattr(cpu, 'features', lambda: {})
     tool = load_tool('benchmarks/attention')
     monkeypatch.setattr(tool, 'available_backends', lambda: {'cpu': None})
     with pytest.raises(UserError, match='AVX2'):

@@ -1,0 +1,1 @@
+"""The commands, one module each: it reads the arguments before anything heavy is imported."""
