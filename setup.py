@@ -13,7 +13,7 @@ class BuildWithRecipes(build_py):
         if self.editable_mode:
             return
         target = Path(self.build_lib, 'mmmambavision', '.mim')
-        ignored = shutil.ignore_patterns('__pycache__', 'check_gpu.py')  # that runs the tests, which are not here
+        ignored = shutil.ignore_patterns('__pycache__', 'check_gpu*.py')  # which run the tests, which are not here
         for folder in ('configs', 'tools'):
             shutil.copytree(folder, target / folder, dirs_exist_ok=True, ignore=ignored)
         shutil.copy('model-index.yml', target)

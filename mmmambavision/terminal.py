@@ -1,6 +1,5 @@
 """What a command says on the terminal: tables, and mistakes of the user as one sentence."""
 import sys
-from argparse import ArgumentTypeError
 
 from .errors import UserError
 
@@ -34,13 +33,3 @@ def run(main):
     except KeyboardInterrupt as error:
         print(str(error) or 'interrupted', file=sys.stderr)
         sys.exit(BY_HAND)
-
-
-def device(text):
-    """A device's name, of one that is there: a type for argparse."""
-    import torch
-    try:
-        torch.empty(0, device=text)
-    except (RuntimeError, AssertionError) as error:
-        raise ArgumentTypeError(f'{text}: {str(error).splitlines()[0]}') from None
-    return text

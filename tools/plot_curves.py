@@ -1,58 +1,6 @@
 """Plot the losses and metrics that a training run logged: `python tools/plot_curves.py WORK_DIR`."""
-import argparse
-import json
-import sys
-from pathlib import Path
-
-import matplotlib
-import matplotlib.pyplot as plt
-
-METRICS = {'coco/bbox_mAP': 'box AP', 'coco/segm_mAP': 'mask AP', 'mIoU': 'mIoU (%)', 'accuracy/top1': 'top-1 (%)'}
-
-
-def read_scalars(work_dir):
-    """The logged records of all runs in a work dir, in order, as (training, validation)."""
-    files = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
-    records = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-    return [r for r in records if 'loss' in r], [r for r in records if METRICS.keys() & r.keys()]
-
-
-def plot(training, validation):
-    """A figure with the losses beside the metrics."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout='constrained')
-    iterations = [r.get('iter', r['step']) for r in training]
-    for key in sorted({key for r in training for key in r if 'loss' in key}, key=lambda key: (key != 'loss', key)):
-        left.plot(iterations, [r.get(key) for r in training], label=key, lw=2 if key == 'loss' else 1)
-    left.set(xlabel='iteration', ylabel='loss', yscale='log', title='training loss')
-    left.legend(fontsize=6, ncols=4, loc='upper center', bbox_to_anchor=(.5, -.14))
-    for key, name in METRICS.items():
-        points = [(r['step'], r[key]) for r in validation if key in r]
-        if points:
-            right.plot(*zip(*points), marker='o', label=name)
-            right.annotate(f'{points[-1][1]:.3g}', points[-1], textcoords='offset points', xytext=(0, 6), ha='center')
-    right.set(xlabel='epoch (or iteration)', title='held-out metrics')
-    right.margins(y=0.12)
-    right.set_ylim(bottom=0)
-    if right.has_data():
-        right.legend()
-    for axes in (left, right):
-        axes.grid(alpha=.3)
-    return figure
-
-
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('work_dir', type=Path, help='work dir of tools/train.py')
-    parser.add_argument('--out', type=Path, help='picture to write; default WORK_DIR/curves.png')
-    args = parser.parse_args(argv)
-    training, validation = read_scalars(args.work_dir)
-    if not training:
-        sys.exit(f'error: no training log (*/vis_data/scalars.json) in {args.work_dir}')
-    out = args.out or args.work_dir / 'curves.png'
-    matplotlib.use('Agg')
-    plot(training, validation).savefig(out, dpi=120)
-    print(out)
-
+from mmmambavision.cli.plot_curves import main
+from mmmambavision.terminal import run
 
 if __name__ == '__main__':
-    main()
+    run(main)

@@ -1,54 +1,47 @@
-"""A config from the command line, checked and fitted to the machine: what the tools that run configs share."""
-import argparse
+"""A config that is read, checked and fitted to the machine: what the commands that run configs share."""
 import os
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
 from ..errors import UserError
 from .amp import leave_amp
 
 
-def make_parser(description):
-    """Parser with the arguments of mmdet's own train.py and test.py."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints; default work_dirs/CONFIG')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings that replace those of the config, e.g. train_dataloader.batch_size=4')
-    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none',
-                        help='how several processes were started; torchrun is pytorch')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
-    return parser
+def load_config(path, settings=None, work_dir=None, launcher='none', local_rank=0):
+    """A config file with other settings in it.
 
-
-def load_config(args):
-    """The config file with the command line's settings in it.
+    Args:
+        path: the file.
+        settings: values that replace those of the file, by their dotted keys.
+        work_dir: folder for logs and checkpoints; None for the config's own or, where it has none, work_dirs/NAME.
+        launcher: how several processes were started: 'none', 'pytorch', 'slurm' or 'mpi'.
+        local_rank: number of this process on its machine, unless the environment variable LOCAL_RANK has it.
 
     Raises:
-        UserError: the file cannot be found or read.
+        UserError: the file cannot be found or read, or the settings do not fit it.
     """
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not Path(args.config).is_file():
-        raise UserError(f'config not found: {args.config}')
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
+    if not Path(path).is_file():
+        raise UserError(f'config not found: {path}')
     try:
-        cfg = Config.fromfile(args.config)
+        cfg = Config.fromfile(path)
     except (SyntaxError, NameError, TypeError, KeyError, OSError, ImportError) as error:
         message = str(error).split(', the current sys.path')[0]  # which mmengine adds, a line for each folder
-        raise UserError(f'{args.config} cannot be read as a config: {message}') from None
-    if args.cfg_options:
+        raise UserError(f'{path} cannot be read as a config: {message}') from None
+    if settings:
         try:
-            cfg.merge_from_dict(args.cfg_options)
+            cfg.merge_from_dict(settings)
         except (TypeError, KeyError) as error:  # such as a key of arch where arch is the name of a preset
-            raise UserError(f'--cfg-options do not fit {args.config}: {error}') from None
-    cfg.launcher = args.launcher
-    if args.work_dir:
-        cfg.work_dir = args.work_dir
+            raise UserError(f'the settings do not fit {path}: {error}') from None
+    cfg.launcher = launcher
+    if work_dir:
+        cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+        cfg.work_dir = str(Path('work_dirs', Path(path).stem))
     return cfg
 
 

@@ -10,11 +10,12 @@ from mmengine.config import Config
 from safetensors.torch import save_file
 
 from mmmambavision.checkpoints.files import read_checkpoint
+from mmmambavision.cli.train import parse_args
+from mmmambavision.cli.work import train as work
 from mmmambavision.errors import UserError
 from mmmambavision.terminal import run
 
 from ..helpers.messages import facts
-from ..helpers.process import load_tool
 from . import hostile
 
 MEGABYTES = 100  # for files of some KB to 300 KB; torch's own reader takes some when it is first used
@@ -74,7 +75,7 @@ def test_every_bit_of_a_weight_counts(tmp_path):
 
 @pytest.mark.parametrize('damage', ['cut', 'flip'])
 def test_resume_passes_over_a_damaged_checkpoint(damage, tmp_path, capsys):
-    tool, weights = load_tool('train'), torch.arange(1000.)
+    weights = torch.arange(1000.)
     for number in (1, 2):
         torch.save(dict(state_dict=dict(weight=weights)), tmp_path / f'iter_{number}.pth')
     last = tmp_path / 'iter_2.pth'
@@ -82,10 +83,10 @@ def test_resume_passes_over_a_damaged_checkpoint(damage, tmp_path, capsys):
     data[data.index(struct.pack('<2f', 500, 501))] ^= 4
     last.write_bytes(data if damage == 'flip' else data[:len(data) // 2])
     cfg = Config(dict(work_dir=str(tmp_path)))
-    tool.apply_options(cfg, tool.parse_args(['x.py', '--resume']))
+    work.apply_options(cfg, parse_args(['x.py', '--resume']))
     assert (cfg.resume, cfg.load_from) == (True, str(tmp_path / 'iter_1.pth'))
     assert str(last) in capsys.readouterr().out
     cfg = Config(dict(work_dir=str(tmp_path), model={}))
-    tool.apply_options(cfg, tool.parse_args(['x.py', '--resume', str(last)]))
+    work.apply_options(cfg, parse_args(['x.py', '--resume', str(last)]))
     with pytest.raises(SystemExit, match=str(last)):
-        run(lambda: tool.check_weights(cfg))
+        run(lambda: work.check_weights(cfg))

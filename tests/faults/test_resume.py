@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from mmmambavision.checkpoints.files import read_checkpoint
+from mmmambavision.cli.train import main
+from mmmambavision.cli.work import train as work
 
 from ..helpers.compare import assert_same_training, assert_same_weights, losses
 from ..helpers.data import load, small_detector
-from ..helpers.process import load_tool
 
 ITERATIONS = dict(train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=12, val_interval=100),
                   default_hooks__checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=4))
@@ -24,7 +25,6 @@ def train(config, monkeypatch):
     """Runs tools/train.py in this process."""
     for module in ('mmengine.config.config', 'yapf.yapflib.yapf_api'):  # most of the time would go into line breaks
         monkeypatch.setattr(f'{module}.FormatCode', lambda text, **_: (text, True), raising=False)
-    tool = load_tool('train')
 
     def run(work_dir, *arguments, status=None, loop='epochs', **options):
         cfg = load(config, **(ITERATIONS if loop == 'iterations' else {}), **options)
@@ -37,11 +37,11 @@ def train(config, monkeypatch):
             cfg.param_scheduler = cfg.param_scheduler[:1]
         cfg.launcher, cfg.work_dir = 'none', str(work_dir)
         cfg.visualizer.name = f'{work_dir} {len(list(work_dir.glob("*")))}'  # one of its own, for its own folder
-        monkeypatch.setattr(tool, 'load_config', lambda args: cfg)
+        monkeypatch.setattr(work, 'load_config', lambda *_: cfg)
         if status is None:
-            return tool.main(['a config', *arguments])
+            return main(['a config', *arguments])
         with pytest.raises(SystemExit) as stop:
-            tool.main(['a config', *arguments])
+            main(['a config', *arguments])
         assert stop.value.code == status
 
     return run

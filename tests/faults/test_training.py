@@ -14,6 +14,7 @@ from mmengine.dataset import DefaultSampler
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from mmmambavision.errors import UserError
+from mmmambavision.interrupts import TRY_AGAIN
 from mmmambavision.openmmlab.training import make_safe, signals
 from mmmambavision.openmmlab.training.checkpoints import AtomicBackend, checkpoints, latest_checkpoint, put_into
 from mmmambavision.openmmlab.training.resume import SeededBatchSampler, use_earlier_seed
@@ -159,7 +160,7 @@ def test_the_end_waits_for_the_steps_of_all_optimizers(several):
             iterate(3)
     finally:
         hook.after_run(runner)
-    assert end.value.code == signals.TRY_AGAIN and runner.saved == [(signals.INTERRUPTED, 4)]
+    assert end.value.code == TRY_AGAIN and runner.saved == [(signals.INTERRUPTED, 4)]
 
 
 def test_handlers_are_given_back():

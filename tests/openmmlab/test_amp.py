@@ -4,11 +4,13 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import OPTIM_WRAPPERS
 
+from mmmambavision.cli.test import main
+from mmmambavision.cli.work import test as work
 from mmmambavision.openmmlab.amp import BFloat16OptimWrapper, use_amp
 from mmmambavision.openmmlab.configs import fit_to_machine
 from mmmambavision.terminal import run
 
-from ..helpers.process import ROOT, load_tool
+from ..helpers.process import ROOT
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='of machines without a GPU')
 RECIPE = ROOT / 'configs' / 'upernet_mambavision_t.py'
@@ -61,7 +63,7 @@ def test_arguments_of_mixed_precision_alone_go():
 @pytest.mark.parametrize('options', [[], ['--amp']])
 def test_evaluation_under_autocast(options, monkeypatch, tmp_path):
     """test.py --amp has mmengine's loop run under autocast."""
-    tool, seen = load_tool('test'), []
+    seen = []
 
     class Runner:
         @staticmethod
@@ -73,8 +75,8 @@ def test_evaluation_under_autocast(options, monkeypatch, tmp_path):
         def test():
             pass
 
-    monkeypatch.setattr(tool, 'Runner', Runner)
-    monkeypatch.setattr(tool, 'check_data', lambda *_: None)
-    monkeypatch.setattr(tool, 'load_checkpoint', lambda _: None)
-    run(lambda: tool.main([str(RECIPE), 'x.pth', '--work-dir', str(tmp_path), *options]))
+    monkeypatch.setattr(work, 'Runner', Runner)
+    monkeypatch.setattr(work, 'check_data', lambda *_: None)
+    monkeypatch.setattr(work, 'load_checkpoint', lambda _: None)
+    run(lambda: main([str(RECIPE), 'x.pth', '--work-dir', str(tmp_path), *options]))
     assert seen == [bool(options)]

@@ -13,11 +13,12 @@ from mmengine.optim import build_optim_wrapper  # noqa: E402
 from mmengine.registry import MODELS, init_default_scope  # noqa: E402
 from mmengine.runner import load_checkpoint  # noqa: E402
 
+from mmmambavision.cli.test import main  # noqa: E402
 from mmmambavision.errors import UserError  # noqa: E402
 from mmmambavision.models.classifier import MambaVisionClassifier  # noqa: E402
 
 from ..helpers.messages import facts  # noqa: E402
-from ..helpers.process import ROOT, load_tool  # noqa: E402
+from ..helpers.process import ROOT  # noqa: E402
 
 CONFIGS = ROOT / 'configs' / 'classification'
 # arch, drop path, weight decay, epochs of warm-up, shorter side at test
@@ -118,10 +119,9 @@ def test_augmented_evaluation_and_predictions_to_a_file(tmp_path):
     for name in cfg.classes:
         (tmp_path / 'val' / name).mkdir(parents=True)
         cv2.imwrite(str(tmp_path / 'val' / name / '0.png'), image)
-    tool = load_tool('test')
     with pytest.raises(UserError, match=facts('--show-dir', '--tta')):
-        tool.main([str(config), 'x.pth', '--tta', '--show-dir', 'pictures'])
-    tool.main([
+        main([str(config), 'x.pth', '--tta', '--show-dir', 'pictures'])
+    main([
         str(config), str(tmp_path / 'x.pth'), '--work-dir', str(tmp_path / 'w'), '--tta', '--out',
         str(tmp_path / 'p.pkl'), '--cfg-options', f'test_dataloader.dataset.data_root={tmp_path}',
         'test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False'])

@@ -5,13 +5,16 @@ import sys
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 import torch
 from mmdet.datasets.api_wrappers import COCO
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
+from mmmambavision.cli.train import main
+from mmmambavision.cli.work import train as work
+from mmmambavision.cli.work.test import augment
 from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.configs import check_data, load_config
 from mmmambavision.openmmlab.own_data import prepare
@@ -20,7 +23,7 @@ from ..helpers import data
 from ..helpers.data import coco_contents, parts, recipe, write_both, write_label_maps
 from ..helpers.messages import facts
 from ..helpers.nets import NANO
-from ..helpers.process import ROOT, load_tool
+from ..helpers.process import ROOT
 
 NARROW = {80: 16, 160: 32, 320: 64, 640: 128}
 FEWER = dict(num_layers=1, num_queries=20, channels=32, fc_out_channels=64, max_per_img=20, num=32, score_thr=0.)
@@ -78,11 +81,10 @@ def train(cfg, work_dir, monkeypatch, *options):
     """What tools/train.py logs of a config, one dict an iteration or evaluation."""
     cfg.launcher, cfg.work_dir = 'none', str(work_dir)
     cfg.visualizer.name = str(work_dir)  # one of its own, which writes into its folder
-    tool = load_tool('train')
-    monkeypatch.setattr(tool, 'load_config', lambda args: cfg)
+    monkeypatch.setattr(work, 'load_config', lambda *_: cfg)
     for module in ('mmengine.config.config', 'yapf.yapflib.yapf_api'):  # most of the time would go into line breaks
         monkeypatch.setattr(f'{module}.FormatCode', lambda text, **_: (text, True), raising=False)
-    tool.main(['the config at hand', '--from-scratch', *map(str, options)])
+    main(['the config at hand', '--from-scratch', *map(str, options)])
     log, = work_dir.glob('*/vis_data/scalars.json')
     return [json.loads(line) for line in log.read_text().splitlines()]
 
@@ -159,11 +161,11 @@ def test_rotated_boxes_of_ones_own_are_refused(tmp_path):
 
 
 def test_masks_are_not_augmented():
-    tool, cfg = load_tool('test'), recipe('rtmdet_ins_mambavision_t_100e')
+    cfg = recipe('rtmdet_ins_mambavision_t_100e')
     with pytest.raises(UserError, match=facts('--cfg-options test_evaluator.metric=bbox')):
-        tool.augment(cfg)
+        augment(cfg)
     cfg.test_evaluator.metric = 'bbox'
-    tool.augment(cfg)
+    augment(cfg)
     assert cfg.model.type == 'DetTTAModel'
 
 
@@ -182,11 +184,10 @@ def test_what_is_missing_is_told(tmp_path, monkeypatch):
                           ("custom_imports = dict(imports=['nowhere'], allow_failed_imports=False)", 'nowhere')):
         (tmp_path / 'mine.py').write_text(line)
         with pytest.raises(UserError, match=facts('mine.py', missing)):
-            load_config(SimpleNamespace(config=str(tmp_path / 'mine.py'), local_rank=0))
+            load_config(tmp_path / 'mine.py')
 
 
 def test_options_that_do_not_fit_the_config_are_told():
-    args = SimpleNamespace(config=str(ROOT / 'configs' / 'dino_mambavision_t_1x.py'), local_rank=0,
-                           cfg_options={'model.backbone.arch.mixer': 'conv'})
-    with pytest.raises(UserError, match=facts('--cfg-options', 'arch')):
-        load_config(args)
+    config = ROOT / 'configs' / 'dino_mambavision_t_1x.py'
+    with pytest.raises(UserError, match=facts(config, 'arch')):
+        load_config(config, {'model.backbone.arch.mixer': 'conv'})

@@ -3,10 +3,10 @@ import torch
 
 from mmmambavision import MambaVision
 from mmmambavision.checkpoints.files import read_checkpoint
+from mmmambavision.cli.convert_checkpoint import main
 from mmmambavision.terminal import run
 
 from ..helpers.nets import FORMS, NANO, Detector, save
-from ..helpers.process import load_tool
 
 
 @pytest.mark.parametrize('suffix', ['.safetensors', '.pth'])
@@ -14,7 +14,7 @@ from ..helpers.process import load_tool
 def test_every_form_becomes_its_weights(form, suffix, tmp_path, capsys):
     source = MambaVision(NANO)
     out = tmp_path / f'slim{suffix}'
-    load_tool('convert_checkpoint').main([str(save(form, source, tmp_path)), str(out)])
+    main([str(save(form, source, tmp_path)), str(out)])
     assert str(out) in capsys.readouterr().out
     slim = read_checkpoint(out)
     state = slim['state_dict'] if suffix == '.pth' else slim
@@ -28,12 +28,11 @@ def test_every_form_becomes_its_weights(form, suffix, tmp_path, capsys):
 
 
 def test_errors(tmp_path):
-    tool = load_tool('convert_checkpoint')
     (tmp_path / 'mine.pth').write_text('keep')
     for out in ('mine.pth', 'x.bin'):
         with pytest.raises(SystemExit, match=out):
-            run(lambda: tool.main(['x.pth', str(tmp_path / out)]))
+            run(lambda: main(['x.pth', str(tmp_path / out)]))
     assert (tmp_path / 'mine.pth').read_text() == 'keep'
     torch.save(dict(state_dict=dict(a=torch.zeros(1))), tmp_path / 'other.pth')
     with pytest.raises(SystemExit, match='MambaVision'):
-        run(lambda: tool.main([str(tmp_path / 'other.pth'), str(tmp_path / 'x.pth')]))
+        run(lambda: main([str(tmp_path / 'other.pth'), str(tmp_path / 'x.pth')]))

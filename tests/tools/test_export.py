@@ -5,10 +5,14 @@ import re
 import pytest
 from mmengine.config import Config
 
+from mmmambavision.cli.export import PARTS, main
+from mmmambavision.cli.test import main as evaluate
+from mmmambavision.cli.work import export as work
+from mmmambavision.export import parts
 from mmmambavision.terminal import run
 
 from ..helpers.messages import facts
-from ..helpers.process import ROOT, load_tool, run_tool
+from ..helpers.process import ROOT, run_tool
 
 DETECTOR = ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_demo.py'
 
@@ -41,65 +45,65 @@ def test_export_and_check(options, tmp_path):
 def test_mistakes(options, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=message):
-        run(lambda: load_tool('export').main([str(DETECTOR), *options]))
+        run(lambda: main([str(DETECTOR), *options]))
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(SystemExit, match='m.onnx'):
-        run(lambda: load_tool('export').main([str(DETECTOR), '--out', str(tmp_path / 'file' / 'm.onnx')]))
+        run(lambda: main([str(DETECTOR), '--out', str(tmp_path / 'file' / 'm.onnx')]))
 
 
 def test_a_folder_that_is_not_there(tmp_path, monkeypatch):
     file = tmp_path / 'new' / 'folder' / 'm.onnx'
-    pretend(monkeypatch, file).main([str(DETECTOR), '--out', str(file), '--part', 'neck'])
+    pretend(monkeypatch, file)
+    main([str(DETECTOR), '--out', str(file), '--part', 'neck'])
     assert file.exists()
 
 
 def pretend(monkeypatch, file, *errors):
     """tools/export.py without its export, its checks having the errors given."""
-    tool, found = load_tool('export'), iter(errors)
-    monkeypatch.setattr(tool, 'export', lambda *arguments: file.write_bytes(b''))
-    monkeypatch.setattr(tool, 'read', lambda file: None)
-    monkeypatch.setattr(tool, 'compare', lambda *arguments: (next(found), 1, 1, 5 if 'boxes' in errors[0] else None))
-    return tool
+    found = iter(errors)
+    monkeypatch.setattr(work, 'export', lambda *arguments: file.write_bytes(b''))
+    monkeypatch.setattr(work, 'read', lambda file: None)
+    monkeypatch.setattr(work, 'compare', lambda *arguments: (next(found), 1, 1, 5 if 'boxes' in errors[0] else None))
 
 
 def test_a_file_that_fails_the_check(tmp_path, monkeypatch, capsys):
-    tool = pretend(monkeypatch, tmp_path / 'm.onnx', *(dict(maps=error) for error in (1e-6, 1e-6, 1e-3, 1e-6)))
+    pretend(monkeypatch, tmp_path / 'm.onnx', *(dict(maps=error) for error in (1e-6, 1e-6, 1e-3, 1e-6)))
     with pytest.raises(SystemExit) as stopped:
-        tool.main([str(DETECTOR), '--out', str(tmp_path / 'm.onnx'), '--part', 'neck', '--check'])
+        main([str(DETECTOR), '--out', str(tmp_path / 'm.onnx'), '--part', 'neck', '--check'])
     assert stopped.value.code == 1 and '1.0e-03' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('half, fails', [([], True), (['--half'], False)])
 def test_limits_of_detectors(half, fails, tmp_path, monkeypatch, capsys):
-    tool = pretend(monkeypatch, tmp_path / 'm.onnx', *[dict(boxes=.3, scores=1e-5, masks=1e-5)] * 4)
+    pretend(monkeypatch, tmp_path / 'm.onnx', *[dict(boxes=.3, scores=1e-5, masks=1e-5)] * 4)
     arguments = [str(DETECTOR), '--out', str(tmp_path / 'm.onnx'), '--check', *half]
     if fails:
         with pytest.raises(SystemExit):
-            tool.main(arguments)
+            main(arguments)
     else:
-        tool.main(arguments)
+        main(arguments)
     printed = capsys.readouterr().out
     assert re.search(rf"\bboxes\b.*\b{'1' if half else '0.001'} ", printed) and 'detections' in printed
 
 
 @pytest.mark.parametrize('count, warned', [(-1, True), (3839, False), (3840, True)])
 def test_limit_of_tensorrt(count, warned, tmp_path, monkeypatch, capsys):
-    tool = pretend(monkeypatch, tmp_path / 'm.onnx')
+    pretend(monkeypatch, tmp_path / 'm.onnx')
     key = 'model.test_cfg.rpn.nms_pre'
-    tool.main([str(DETECTOR), '--out', str(tmp_path / 'm.onnx'), '--cfg-options', f'{key}={count}'])
+    main([str(DETECTOR), '--out', str(tmp_path / 'm.onnx'), '--cfg-options', f'{key}={count}'])
     said = bool(re.search(facts(key, count, 'TensorRT', '3840', f'--cfg-options {key}='), capsys.readouterr().out))
     assert said == warned
 
 
 def test_a_pipeline_that_predict_onnx_does_not_have(tmp_path, monkeypatch, capsys):
-    tool = pretend(monkeypatch, tmp_path / 'm.onnx')
+    pretend(monkeypatch, tmp_path / 'm.onnx')
     config = tmp_path / 'config.py'
     steps = [dict(type='LoadImageFromFile'), dict(type='RandomCrop', crop_size=(9, 9)), dict(type='PackDetInputs')]
     config.write_text(f'_base_ = {str(DETECTOR)!r}\ntest_dataloader = dict(dataset=dict(pipeline={steps}))')
-    tool.main([str(config), '--out', str(tmp_path / 'm.onnx')])
+    main([str(config), '--out', str(tmp_path / 'm.onnx')])
     assert 'pipeline' in capsys.readouterr().out
 
 
@@ -125,10 +129,14 @@ def test_files_that_are_not_evaluated(meta, options, message, shapes, tmp_path):
     data = [f'test_dataloader.dataset.data_root={shapes}/coco/',
             f'test_evaluator.ann_file={shapes}/coco/annotations/instances_val2017.json']
     with pytest.raises(SystemExit, match=message):
-        run(lambda: load_tool('test').main([
+        run(lambda: evaluate([
             str(DETECTOR), str(file), '--work-dir', str(tmp_path / 'run'), *options, '--cfg-options', *data]))
 
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(SystemExit, match='x.onnx'):
-        run(lambda: load_tool('test').main([str(DETECTOR), str(tmp_path / 'x.onnx')]))
+        run(lambda: evaluate([str(DETECTOR), str(tmp_path / 'x.onnx')]))
+
+
+def test_every_part_can_be_named():
+    assert PARTS == tuple(parts.PARTS)

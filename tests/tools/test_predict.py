@@ -11,13 +11,14 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from pycocotools.coco import COCO
 
+from mmmambavision.cli.predict import main, released_config
 from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.configs import fit_to_machine
 from mmmambavision.openmmlab.predictor import Predictor
 from mmmambavision.terminal import run
 
 from ..helpers.messages import facts
-from ..helpers.process import ROOT, load_tool
+from ..helpers.process import ROOT
 
 DETECTOR = str(ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_demo.py')
 SEGMENTOR = str(ROOT / 'configs' / 'upernet_mambavision_demo.py')
@@ -49,7 +50,7 @@ def checkpoints(tmp_path_factory):
 
 
 def predict(*arguments):
-    run(lambda: load_tool('predict').main([str(argument) for argument in arguments]))
+    run(lambda: main([str(argument) for argument in arguments]))
 
 
 def test_detector(pictures, checkpoints, tmp_path, capsys):
@@ -164,7 +165,7 @@ def test_a_folder_that_cannot_be_made(pictures, checkpoints, tmp_path):
     ('hf://nvidia/cascade_mask_rcnn_mamba_vision_base_3x_coco/', 'cascade_mask_rcnn_mambavision_b.py'),
     ('hf://nvidia/mamba_vision_160k_ade20k-640x640_l3_21k', 'upernet_mambavision_l3.py')])
 def test_config_of_a_released_checkpoint(name, config):
-    assert load_tool('predict').released_config(name) == str(ROOT / 'configs' / config)
+    assert released_config(name) == str(ROOT / 'configs' / config)
 
 
 @pytest.mark.parametrize('arguments, message', [

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
+from mmmambavision.cli.test import main
 from mmmambavision.terminal import run
 
 from ..helpers.data import DETECTOR, SEGMENTOR, data_options
-from ..helpers.process import ROOT, load_tool, run_tool
+from ..helpers.process import ROOT, run_tool
 
 pytestmark = pytest.mark.slow
 
@@ -88,9 +89,8 @@ def test_boxes_can_be_augmented_and_masks_cannot(shapes, tmp_path):
     run_tool('train.py', DETECTOR, '--work-dir', tmp_path / 'd', '--cfg-options', *data_options(shapes),
              'train_dataloader.batch_size=16', 'train_cfg.val_interval=2')
     options = ['--tta', '--work-dir', tmp_path / 'e', '--cfg-options', *data_options(shapes)]
-    tool = load_tool('test')
     with pytest.raises(SystemExit, match='model.roi_head.mask_head=None'):
-        run(lambda: tool.main([str(ROOT / DETECTOR), str(checkpoint), *map(str, options)]))
+        run(lambda: main([str(ROOT / DETECTOR), str(checkpoint), *map(str, options)]))
     output = run_tool('test.py', DETECTOR, checkpoint, *options, 'model.roi_head.mask_head=None',
                       'test_evaluator.metric=bbox')
     assert 'coco/bbox_mAP' in output and 'segm_mAP' not in output

@@ -11,9 +11,12 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 
+from mmmambavision.cli.train import parse_args
+from mmmambavision.cli.work import train as work
+
 from ..helpers.data import DETECTOR, data_options
 from ..helpers.messages import facts
-from ..helpers.process import ROOT, error_of, load_tool, run_tool
+from ..helpers.process import ROOT, error_of, run_tool
 
 
 @pytest.fixture(scope='module')
@@ -141,15 +144,14 @@ def test_resume_and_test_do_not_run_pickled_code(shapes, tmp_path):
 def test_what_resume_means_where_there_is_nothing_whole(options, config, resume, load_from, tmp_path):
     (tmp_path / 'epoch_3.pth').write_bytes(b'half')
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_3.pth'))
-    tool = load_tool('train')
     cfg = Config(dict(work_dir=str(tmp_path), load_from=None, resume=False))
     cfg.merge_from_dict(config)
-    args = tool.parse_args(['x.py', *options])
+    args = parse_args(['x.py', *options])
     if not options and not resume:
         with pytest.raises(ValueError, match='--resume'):
-            tool.apply_options(cfg, args)
+            work.apply_options(cfg, args)
         return
-    tool.apply_options(cfg, args)
+    work.apply_options(cfg, args)
     assert (cfg.resume, cfg.load_from) == (resume, load_from)
 
 
@@ -167,31 +169,29 @@ def test_auto_scale_needs_a_base(shapes, tmp_path):
         type='MM_mamba_vision', pretrained='/home/author/x.pth.tar', init_cfg=dict(type='Pretrained')))])
 def test_weights_that_cannot_be_had_stop_the_run(key, backbone):
     """36 epochs from random weights by mistake cost days; both ways on are named."""
-    tool = load_tool('train')
     cfg = Config(dict(work_dir='nowhere', model=dict(backbone=backbone)))
     with pytest.raises(ValueError) as stop:
-        tool.check_weights(cfg)
+        work.check_weights(cfg)
     assert f'--cfg-options model.backbone.{key}=' in str(stop.value) and '--from-scratch' in str(stop.value)
-    tool.apply_options(cfg, tool.parse_args(['x.py', '--from-scratch']))
-    tool.check_weights(cfg)
+    work.apply_options(cfg, parse_args(['x.py', '--from-scratch']))
+    work.check_weights(cfg)
     assert cfg.model.backbone.get('init_cfg') is None and cfg.model.backbone.get('pretrained') is None
 
 
 @pytest.mark.parametrize('how', ['resume', 'load_from'])
 def test_weights_that_are_not_needed_stop_nothing(how, tmp_path):
     """An interrupted run goes on where the weights it began with cannot be had any more; a new one asks for them."""
-    tool = load_tool('train')
     torch.save(dict(state_dict={}), tmp_path / 'epoch_1.pth')
     cfg = Config(dict(work_dir=str(tmp_path), model=dict(backbone=dict(
         type='MambaVision', init_cfg=dict(type='Pretrained', checkpoint='no.pth')))))
     if how == 'resume':
-        tool.apply_options(cfg, tool.parse_args(['x.py', '--resume']))
-        tool.check_weights(cfg)
+        work.apply_options(cfg, parse_args(['x.py', '--resume']))
+        work.check_weights(cfg)
         assert cfg.model.backbone.init_cfg is None and cfg.load_from == str(tmp_path / 'epoch_1.pth')
     else:
         cfg.load_from = str(tmp_path / 'epoch_1.pth')
         with pytest.raises(ValueError, match=facts('no.pth', '--from-scratch')):
-            tool.check_weights(cfg)
+            work.check_weights(cfg)
 
 
 @pytest.mark.parametrize('config, launcher, size, stops', [
@@ -199,16 +199,15 @@ def test_weights_that_are_not_needed_stop_nothing(how, tmp_path):
     ('upernet_mambavision_t', 'pytorch', 16, False), ('upernet_mambavision_s', 'none', 1, False),
     ('cascade_mask_rcnn_mambavision_t', 'none', 1, False), ('upernet_mambavision_l3_wholemap', 'none', 1, True)])
 def test_one_image_before_a_batch_norm_of_1x1(config, launcher, size, stops, monkeypatch):
-    tool = load_tool('train')
     cfg = Config.fromfile(ROOT / 'configs' / f'{config}.py')
     cfg.launcher = launcher
     monkeypatch.setenv('WORLD_SIZE', str(size))
     if not stops:
-        return tool.check_batch(cfg)
+        return work.check_batch(cfg)
     with pytest.raises(ValueError, match=facts('UPerHead', 'train_dataloader.batch_size=2')):
-        tool.check_batch(cfg)
+        work.check_batch(cfg)
     cfg.train_dataloader.batch_size = 2
-    tool.check_batch(cfg)
+    work.check_batch(cfg)
 
 
 @pytest.mark.parametrize('option, value', [

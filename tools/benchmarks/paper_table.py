@@ -4,7 +4,7 @@ from pathlib import Path
 
 import peers
 import torch
-from complexity import build, run_heads
+from complexity_run import build, run_heads
 from counting import count
 from rich.console import Console
 from rich.progress import track

@@ -1,7 +1,7 @@
 """Backbones by short names, with random weights: MambaVision and those that its published tables compare it with."""
 import timm
 from mmdet.models.backbones import ResNet, ResNeXt, SwinTransformer
-from mmengine.config import DictAction
+from peer_names import parse
 from torch import nn
 
 from mmmambavision import MambaVision
@@ -70,20 +70,6 @@ PUBLISHED = {
     'resnext101-64x4d': (140, 972, 48.3, 41.7), 'swin-b': (145, 982, 51.9, 45.0), 'convnext-b': (146, 964, 52.7, 45.6),
     'mambavision-b': (145, 964, 52.8, 45.7),
 }
-
-
-def parse(text):
-    """'mambavision-t:scan_backend=reference:window_size=64,32' to its name and options."""
-    name, *options = text.split(':')
-    if name.endswith('.py'):
-        raise UserError(f'config not found: {text}')
-    if name not in BACKBONES:
-        raise UserError(f"unknown backbone '{name}': give a config file or one of {', '.join(BACKBONES)}")
-    if options and not name.startswith('mambavision'):
-        raise UserError(f"'{text}': options, such as :with_cp=True, are MambaVision's alone")
-    if wrong := [option for option in options if '=' not in option]:
-        raise UserError(f"'{text}': {wrong[0]} is no option; write it as key=value")
-    return name, {key: DictAction._parse_iterable(value) for key, value in (option.split('=', 1) for option in options)}
 
 
 def published_box_ap(text):

@@ -12,12 +12,10 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import FUNCTIONS, HOOKS
 
-from ...terminal import BY_HAND
+from ...interrupts import SIGNALS, end_before_training, status_of, wanted
 from ..configs import add_hook
 from .checkpoints import BACKEND, INTERRUPTED
 
-TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
-SIGNALS = [getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1', 'SIGINT') if hasattr(signal, name)]
 TOGETHER = 5  # seconds in which signals are one: torchrun passes on what Slurm sends to all processes anyway
 EVERY = 10  # iterations of a validation, which several processes go through in step when they ask each other
 
@@ -44,7 +42,7 @@ class SignalHook(Hook):
             if number == signal.SIGTERM:
                 _end_by_default(number)
         elif not self.training:
-            _end_before_training(number, frame)
+            end_before_training(number, frame)
         elif not self.received:
             self.received, self.since = number, time.monotonic()
             if number == signal.SIGINT:  # somebody is looking; os.write because print may be what was interrupted
@@ -95,34 +93,11 @@ class SignalHook(Hook):
         raise SystemExit(status_of(number))
 
 
-def status_of(number):
-    """Exit status of a training that a signal has ended."""
-    return BY_HAND if number == signal.SIGINT else TRY_AGAIN
-
-
-def wanted():
-    """The signals to obey: not SIGINT where this process was started with it ignored, as shells do to what runs in the
-    background of a script."""
-    return [number for number in SIGNALS if number != signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
-
-
 def over_processes(number, op):
     """The 'min' or 'max' of a whole number over all processes."""
     value = torch.tensor(int(number))
     all_reduce(value, op)
     return value.item()
-
-
-def before_training():
-    """Have the signals end this process as before the first iteration, while it checks data or downloads weights."""
-    for number in wanted():
-        signal.signal(number, _end_before_training)
-
-
-def _end_before_training(number, frame):
-    print(f'ended by {signal.Signals(number).name} before the first iteration: the same command starts again',
-          flush=True)
-    os._exit(status_of(number))  # an exception would be raised anywhere, and be caught by some library
 
 
 def _end_by_default(number):

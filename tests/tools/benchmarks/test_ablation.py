@@ -18,10 +18,12 @@ from ...helpers.process import ROOT, load_tool
 
 CONFIG = ROOT / 'tools' / 'benchmarks' / 'ablation_config.py'
 
+main = load_tool('benchmarks/ablation').main
+
 
 @pytest.fixture
 def tool():
-    return load_tool('benchmarks/ablation')
+    return load_tool('benchmarks/ablation_study')
 
 
 @pytest.fixture
@@ -83,14 +85,14 @@ def test_a_study_that_was_interrupted_goes_on(tool, budget, tmp_path, capsys, mo
 
     monkeypatch.setattr(tool, 'train_and_evaluate', stopped)
     with pytest.raises(KeyboardInterrupt, match='2 of 3'):
-        tool.main(arguments)
+        main(arguments)
     folder = tmp_path / 'w' / 'mixer'
     records = {path: path.read_bytes() for path in folder.glob('*.json')}
     assert sorted(path.name for path in records) == ['conv_seed0.json', 'mambavision_seed0.json']
     capsys.readouterr()
     figures, plot = [], tool.plot
     monkeypatch.setattr(tool, 'plot', lambda *given: figures.append(plot(*given)) or figures[-1])
-    tool.main(arguments)
+    main(arguments)
     assert trained == ['mambavision', 'conv', 'attention', 'attention']
     assert all(path.read_bytes() == content for path, content in records.items())
     out = capsys.readouterr().out
@@ -108,13 +110,13 @@ def test_a_study_that_was_interrupted_goes_on(tool, budget, tmp_path, capsys, mo
     assert width / height == pytest.approx(11 / (1.4 + 3 * .3), rel=.01)
     budget.write_text(budget.read_text().replace('max_iters=2', 'max_iters=3'))
     with pytest.raises(SystemExit, match='--work-dir'):
-        run(lambda: tool.main(arguments))
+        run(lambda: main(arguments))
 
 
 def test_windows_are_switched_after_training(tool, budget, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(tool.STUDIES, 'windows', {'padded': tool.STUDIES['windows']['padded']})
-    tool.main(['--study', 'windows', '--seeds', '1', '--config', str(budget), '--work-dir', str(tmp_path),
-               '--markdown'])
+    main(['--study', 'windows', '--seeds', '1', '--config', str(budget), '--work-dir', str(tmp_path),
+          '--markdown'])
     record = json.loads((tmp_path / 'windows' / 'padded_seed0.json').read_text())
     assert [(found['window'], found['scale']) for found in record['evaluations']] == [
         (window, scale) for window in ('whole map', 'padded', 'balanced', 'pretraining') for scale in (1, 2)]
@@ -128,7 +130,7 @@ def test_windows_are_switched_after_training(tool, budget, tmp_path, capsys, mon
     (['--work-dir', __file__], facts(__file__, 'mixer', 'Not a directory'))])
 def test_mistakes(tool, arguments, message):
     with pytest.raises(SystemExit, match=message):
-        run(lambda: tool.main(['--study', 'mixer', *arguments]))
+        run(lambda: main(['--study', 'mixer', *arguments]))
 
 
 @pytest.mark.parametrize('content', ['', '{"budget": 3', '[]', '{}'])
@@ -168,3 +170,7 @@ def test_classes_that_are_nowhere_have_no_iou(tool):
     mean = load_tool('benchmarks/ablation_run').mean
     assert mean([math.nan, 2., 4.]) == 3 and math.isnan(mean([math.nan]))
     assert tool.as_text(dict(context=[math.nan, 2.]), 'context') == 'nan ± nan'
+
+
+def test_every_study_can_be_named(tool):
+    assert load_tool('benchmarks/ablation').STUDIES == tuple(tool.STUDIES)

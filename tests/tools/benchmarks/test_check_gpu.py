@@ -19,7 +19,7 @@ def test_report(monkeypatch, capsys, status):
     tool = load_tool('benchmarks/check_gpu')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda *_: 'GPU of a test')
-    monkeypatch.setattr(tool, 'steps', lambda: {
+    monkeypatch.setattr(load_tool('benchmarks/check_gpu_run'), 'steps', lambda: {
         'table': [sys.executable, '-c', 'print("noise"); print("| a | b |\\n|---|---|\\n| 1 | 2 |")'],
         'tests': [sys.executable, '-c', f'print("12 passed in 3 s"); print("why"); raise SystemExit({status})']})
     if status:
@@ -35,7 +35,7 @@ def test_report(monkeypatch, capsys, status):
 
 
 def test_benchmarks_take_the_options_of_their_steps(monkeypatch, capsys):
-    steps = load_tool('benchmarks/check_gpu').steps()
+    steps = load_tool('benchmarks/check_gpu_run').steps()
 
     def options(title):
         command = [str(part) for part in steps[title]]
@@ -43,9 +43,9 @@ def test_benchmarks_take_the_options_of_their_steps(monkeypatch, capsys):
 
     args = load_tool('benchmarks/speed').parse_args(options('benchmark of backbones'))
     assert len(args.models) == 5 and (args.batch, args.rounds, args.amp, args.train) == (2, 20, True, True)
-    scan = load_tool('benchmarks/scan')
-    monkeypatch.setattr(scan, 'copy_bandwidth', lambda *_: 1e9)
-    monkeypatch.setattr(scan, 'measure', lambda *_: ['1'] * 5)
+    scan, work = load_tool('benchmarks/scan'), load_tool('benchmarks/scan_run')
+    monkeypatch.setattr(work, 'copy_bandwidth', lambda *_: 1e9)
+    monkeypatch.setattr(work, 'measure', lambda *_: ['1'] * 5)
     scan.main(options('benchmark of the scan'))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('|')]
     assert len(lines) > 2 + len(scan.SHAPES) and len({line.count('|') for line in lines}) == 1
@@ -54,7 +54,7 @@ def test_benchmarks_take_the_options_of_their_steps(monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize('title', ['tests of the scan', 'golden cases'])
 def test_tests_of_the_steps_are_found(title, tmp_path):
-    command = [str(part) for part in load_tool('benchmarks/check_gpu').steps()[title]]
+    command = [str(part) for part in load_tool('benchmarks/check_gpu_run').steps()[title]]
     done = subprocess.run([*command, '--collect-only', '-q'], cwd=tmp_path, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr  # it is 5 where there are none
 
@@ -62,7 +62,7 @@ def test_tests_of_the_steps_are_found(title, tmp_path):
 @pytest.mark.slow
 def test_the_ten_iterations(tmp_path):
     """The demo's two steps, on a CPU: fit_to_machine takes away what needs a GPU."""
-    steps = load_tool('benchmarks/check_gpu').steps()
+    steps = load_tool('benchmarks/check_gpu_run').steps()
     for title in ('drawing 40 images', 'ten iterations of the demo, mixed precision'):
         done = subprocess.run([str(part) for part in steps[title]], cwd=tmp_path, text=True, capture_output=True)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -13,10 +13,12 @@ from mmmambavision.terminal import run
 from ...helpers.messages import facts
 from ...helpers.process import load_tool
 
+main = load_tool('benchmarks/peers_trained').main
+
 
 @pytest.fixture
 def tool():
-    return load_tool('benchmarks/peers_trained')
+    return load_tool('benchmarks/peers_trained_run')
 
 
 @pytest.mark.parametrize('task', ['detection', 'segmentation'])
@@ -86,11 +88,11 @@ def test_the_whole_study(tool, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tool, 'LEARNING_RATES', (1e-4, 1e-2))
     folder = tmp_path / 'w'
     arguments = ['--seeds', '2', '--rounds', '2', '--work-dir', str(folder)]
-    tool.main([*arguments, '--task', 'detection'])
+    main([*arguments, '--task', 'detection'])
     out = capsys.readouterr().out
     assert '4 runs, 0 done' in out and '2 runs, 0 done' in out
     before = {path: path.read_bytes() for path in folder.glob('*.json')}
-    tool.main([*arguments, '--markdown'])
+    main([*arguments, '--markdown'])
     out = capsys.readouterr().out
     assert '8 runs, 4 done' in out and '4 runs, 2 done' in out
     assert len(before) == 6 and all(path.read_bytes() == content for path, content in before.items())
@@ -107,11 +109,15 @@ def test_the_whole_study(tool, tmp_path, monkeypatch, capsys):
     assert f'| {best} | 2 | ' in lines[3] and f'{mean:.1f} ± ' in lines[3] and first['0.01']['miou'] <= 100
     (folder / f'segmentation_ResNet_seed0_lr{best}' / 'weights.pth').unlink()
     with pytest.raises(SystemExit, match='ResNet_seed0.*weights.pth'):
-        run(lambda: tool.main(arguments))
+        run(lambda: main(arguments))
 
 
 @pytest.mark.parametrize('arguments, message', [
     (['--seeds', '0'], '--seeds'), (['--rounds', '0'], '--rounds'), (['--work-dir', __file__], __file__)])
 def test_mistakes(tool, arguments, message):
     with pytest.raises(SystemExit, match=message):
-        run(lambda: tool.main(arguments))
+        run(lambda: main(arguments))
+
+
+def test_every_task_can_be_named(tool):
+    assert load_tool('benchmarks/peers_trained').TASKS == tuple(tool.TASKS)

@@ -3,13 +3,17 @@ import csv
 import pytest
 import torch
 
+from mmmambavision.errors import UserError
+from mmmambavision.ops import available_backends
+
 from ...helpers.process import load_tool
 
 
 def test_a_row_for_every_combination(tmp_path, capsys, monkeypatch):
     """With times of the test: a copy takes a second, then every call a millisecond more than the one before."""
-    tool, seconds = load_tool('benchmarks/scan'), iter([1., *(n / 1000 for n in range(1, 9))])
-    monkeypatch.setattr(tool, 'median_seconds', lambda call, *_: call() is call or next(seconds))
+    tool, work = load_tool('benchmarks/scan'), load_tool('benchmarks/scan_run')
+    seconds = iter([1., *(n / 1000 for n in range(1, 9))])
+    monkeypatch.setattr(work, 'median_seconds', lambda call, *_: call() is call or next(seconds))
     arguments = ['--shapes', 'ImageNet, level 3', '--batch', '1', '2', '--dtype', 'float32',
                  '--backends', 'chunked', 'cpu', '--layout', 'sequence-last', '--seconds', '0.01',
                  '--csv', str(tmp_path / 't.csv')]
@@ -25,11 +29,15 @@ def test_a_row_for_every_combination(tmp_path, capsys, monkeypatch):
         assert (forward, both) == (f'{2 * number + 1}.00', f'{2 * number + 2}.00')
         assert of_copy == f'{size / (2 * number + 1) * 1e3 / 2 ** 29:.1%}'
         assert of_copy_both == f'{3 * size / (2 * number + 2) * 1e3 / 2 ** 29:.1%}'
-    with pytest.raises(SystemExit, match='t.csv'):
+    with pytest.raises(UserError, match='t.csv'):
         tool.main(arguments)
 
 
 def test_step_loop_is_the_scan():
-    tool = load_tool('benchmarks/scan')
+    tool = load_tool('benchmarks/scan_run')
     inputs = tool.make_inputs(2, 6, 9, torch.float32, 'cpu')
     torch.testing.assert_close(tool.scan(inputs, tool.LOOP), tool.scan(inputs, 'reference'), rtol=1e-5, atol=1e-5)
+
+
+def test_every_implementation_can_be_named():
+    assert load_tool('benchmarks/scan').BACKENDS == (*available_backends(), load_tool('benchmarks/scan_run').LOOP)

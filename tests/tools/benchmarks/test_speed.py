@@ -28,7 +28,7 @@ def times_of_the_test(calls, rounds, advance):
 @pytest.mark.slow
 def test_models_in_turn_at_several_sizes(tmp_path, capsys, monkeypatch):
     tool = load_tool('benchmarks/speed')
-    monkeypatch.setattr(tool, 'times_in_turn', times_of_the_test)
+    monkeypatch.setattr(load_tool('benchmarks/speed_run'), 'times_in_turn', times_of_the_test)
     arguments = ['resnet50', TINY, '--size', '64x64', '64x96', '--rounds', '1', '--train', '--amp', '--markdown',
                  '--csv', str(tmp_path / 't.csv'), '--plot', str(tmp_path / 'p.png')]
     tool.main(arguments)
@@ -65,7 +65,7 @@ def test_bfloat16_is_what_runs():
 
 def test_plot_of_speed_against_published_ap(tmp_path, monkeypatch):
     tool = load_tool('benchmarks/speed')
-    monkeypatch.setattr(tool, 'times_in_turn', times_of_the_test)
+    monkeypatch.setattr(load_tool('benchmarks/speed_run'), 'times_in_turn', times_of_the_test)
     tool.main(['resnet50', 'mambavision-t', '--size', '64x64', '--rounds', '1', '--fuse',
                                     '--plot', str(tmp_path / 'p.png')])
     assert cv2.imread(str(tmp_path / 'p.png')).shape == (540, 840, 3)
@@ -79,7 +79,7 @@ def test_plot_of_speed_against_published_ap(tmp_path, monkeypatch):
 @pytest.mark.parametrize('config', ['cascade_mask_rcnn_mambavision_demo.py', 'upernet_mambavision_demo.py'])
 def test_whole_models(tmp_path, config, monkeypatch):
     tool = load_tool('benchmarks/speed')
-    monkeypatch.setattr(tool, 'times_in_turn', times_of_the_test)
+    monkeypatch.setattr(load_tool('benchmarks/speed_run'), 'times_in_turn', times_of_the_test)
     tool.main([str(ROOT / 'configs' / config), '--size', '64x96', '--batch', '2', '--rounds',
                                         '1', '--train', '--csv', str(tmp_path / 't.csv')])
     row, = rows_of(tmp_path / 't.csv')
@@ -88,7 +88,7 @@ def test_whole_models(tmp_path, config, monkeypatch):
 
 
 def test_times_are_taken_in_turn():
-    tool, order = load_tool('benchmarks/speed'), []
+    tool, order = load_tool('benchmarks/turns'), []
     times = tool.times_in_turn({name: lambda name=name: order.append(name) for name in 'AB'}, rounds=2,
                               advance=lambda: None)
     assert order == ['A', 'B'] * 3
@@ -136,3 +136,7 @@ def test_paper_table(monkeypatch, capsys):
 def test_errors(arguments, message):
     with pytest.raises(UserError, match=message):
         load_tool('benchmarks/speed').main(arguments)
+
+
+def test_every_backbone_can_be_named():
+    assert load_tool('benchmarks/peer_names').NAMES == tuple(load_tool('benchmarks/peers').BACKBONES)

@@ -10,10 +10,12 @@ from mmmambavision.terminal import run  # noqa: E402
 from ...helpers.messages import facts  # noqa: E402
 from ...helpers.process import load_tool  # noqa: E402
 
+main = load_tool('benchmarks/throughput').main
+
 
 @pytest.fixture(scope='module')
 def tool():
-    return load_tool('benchmarks/throughput')
+    return load_tool('benchmarks/throughput_run')
 
 
 # MambaVision, and one of each family whose figures are published to three digits.
@@ -43,8 +45,8 @@ def test_table_and_plot(tool, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(tool, 'times_in_turn', lambda calls, rounds, _: {
         name: [call() or seconds] * rounds for (name, call), seconds in zip(calls.items(), (.5, .25))})
     models = ['mambavision_tiny', 'mambaout_tiny']
-    tool.main(['--models', *models, '--batch', '1', '--rounds', '1', '--csv', str(tmp_path / 't.csv'), '--plot',
-               str(tmp_path / 'p.png'), '--markdown'])
+    main(['--models', *models, '--batch', '1', '--rounds', '1', '--csv', str(tmp_path / 't.csv'), '--plot',
+          str(tmp_path / 'p.png'), '--markdown'])
     with (tmp_path / 't.csv').open() as file:
         rows = list(csv.DictReader(file))
     assert [[row[key] for key in ('model', 'top1', 'images', 'ratio')] for row in rows] == [
@@ -60,12 +62,13 @@ def test_table_and_plot(tool, tmp_path, capsys, monkeypatch):
     (['--rounds', '0', '--plot', 'x.png'], facts('--plot', '--rounds')),
     (['--models', 'resnet18', '--plot', 'x.png'], facts('--plot', 'top-1')),
     (['--models', 'mambavision_tiny.in2k'], 'mambavision_tiny.in2k'), (['--csv', 'no_folder/x.csv'], 'no_folder')])
-def test_mistakes(tool, arguments, message):
+def test_mistakes(arguments, message):
     with pytest.raises(SystemExit, match=message):
-        run(lambda: tool.main(arguments))
+        run(lambda: main(arguments))
 
 
 def test_branches_are_merged_before_a_model_is_timed(tool):
-    model = tool.Model('fastvit_sa24', tool.parse_args(['--batch', '1', '--device', 'cpu'])).model
+    args = load_tool('benchmarks/throughput').parse_args(['--batch', '1', '--device', 'cpu'])
+    model = tool.Model('fastvit_sa24', args).model
     blocks = [module for module in model.modules() if hasattr(module, 'reparam_conv')]
     assert blocks and all(block.reparam_conv is not None for block in blocks)

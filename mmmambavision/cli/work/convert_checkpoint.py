@@ -1,0 +1,27 @@
+"""A checkpoint made smaller: its weights alone."""
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from ...checkpoints.files import fetch, read_checkpoint
+from ...checkpoints.weights import backbone_weights, is_bare
+
+
+def convert(checkpoint, out):
+    """Write the weights of a checkpoint, a path, URL or hf:// name, to a new file, .safetensors or .pth."""
+    path = fetch(checkpoint)
+    weights = weights_of(read_checkpoint(path))
+    if out.suffix == '.pth':
+        torch.save(dict(state_dict=weights, meta={}), out)
+    else:
+        save_file(weights, out)
+    sizes = [Path(file).stat().st_size / 2 ** 20 for file in (path, out)]
+    print(f'{len(weights)} tensors in {out}: {sizes[0]:.1f} MiB became {sizes[1]:.1f} MiB')
+
+
+def weights_of(checkpoint):
+    """The weights of a checkpoint's model by name, each with memory of its own."""
+    backbone, _ = backbone_weights(checkpoint)
+    state = backbone if is_bare(checkpoint) else checkpoint.get('state_dict', checkpoint)
+    return {name.removeprefix('module.'): tensor.detach().clone().contiguous() for name, tensor in state.items()}

@@ -1,0 +1,64 @@
+"""An ONNX file of a config's network, and a look at what it computes."""
+import sys
+import time
+from pathlib import Path
+
+import torch
+from rich.progress import track
+
+from ...errors import UserError
+from ...export.check import HALF_LIMITS, LIMITS, compare, picture, sizes_around
+from ...export.metadata import describe
+from ...export.onnx import export, need, read
+from ...export.parts import PARTS
+from ...openmmlab.configs import fit_to_machine, load_config
+from ...openmmlab.models import load_model, tested_on
+from ...terminal import show
+from ..arguments import settings_of
+
+TENSORRT_TOPK = 3840  # as its documentation of layers has it
+
+
+def write(args):
+    """Write the file that the arguments of cli/export.py ask for."""
+    need('onnx', 'onnxscript', *(['onnxruntime'] if args.check else []))
+    cfg = load_config(args.config, settings_of(args.cfg_options))
+    try:  # before the minute that an export may take
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'{args.out} cannot be written: {error.strerror}') from None
+    fit_to_machine(cfg)
+    model = load_model(cfg, args.checkpoint, 'cpu')
+    module = PARTS[args.part](model).eval()
+    begin = time.monotonic()
+    batch = 2 if module.any_batch and not args.static else 1
+    meta = describe(model, args.part, tested_on(cfg).pipeline)
+    export(module, torch.randn(batch, 3, *args.size), args.out, args.scan, args.opset, args.static, args.half, meta)
+    files = [path for path in (args.out, Path(f'{args.out}.data')) if path.exists()]  # the second of large networks
+    megabytes = sum(path.stat().st_size for path in files) / 1e6
+    print(f"{' and '.join(map(str, files))}: {megabytes:.1f} MB, in {time.monotonic() - begin:.0f} s")
+    if args.part == 'model' and 'resize' not in meta:
+        print('warning: the test pipeline does more than resize, so tools/predict_onnx.py does not take this file')
+    for key, count in getattr(module, 'counts', {}).items():
+        if not 0 < count < TENSORRT_TOPK:
+            print(f'warning: {key} is {count}, and TensorRT has no TopK of {TENSORRT_TOPK} and more. For it, export '
+                  f'with --cfg-options {key}=1000')
+    if args.check and not check(module, args):
+        sys.exit(1)
+
+
+def check(module, args):
+    """A table of the file beside the network; whether all errors are within their limits."""
+    session = read(args.out)
+    sizes = [tuple(args.size)] if args.static else sizes_around(*args.size)
+    limits, rows, fine = HALF_LIMITS if args.half else LIMITS, [], True
+    for height, width in track(sizes, 'checking'):
+        images = picture(height, width)
+        errors, eager, exported, count = compare(
+            module, session, images if args.part == 'model' else images / 60 - 2, args.half)
+        fine &= all(error <= limits[kind] for kind, error in errors.items())
+        rows.append([f'{height}x{width}', *([] if count is None else [str(count)]),
+                     *(f'{error:.1e}' for error in errors.values()), f'{1e3 * eager:.0f}', f'{1e3 * exported:.0f}'])
+    show(('H x W', *([] if count is None else ['detections']),
+          *(f'{kind}, at most {limits[kind]:g}' for kind in errors), 'eager ms', 'ONNX Runtime ms'), rows)
+    return fine
