@@ -22,7 +22,7 @@ def network(request):
     model = nano(arch=dict(NANO, mixer=request.param)).eval()
     for parameter in model.parameters():
         if parameter.ndim == 1:
-            nn.init.normal_(parameter, mean=.5, std=.3)
+            nn.init.normal_(parameter, mean=.3, std=.1)
     return model
 
 
@@ -162,8 +162,8 @@ def test_adapters_learn(network, images):
         setattr(network.get_submodule(parent), child, adapters[-1])
     outputs = network(images)
     assert not any(torch.equal(a, b) for a, b in zip(outputs, expected))
-    sum(output.square().mean() for output in outputs).backward()
-    assert all(adapter.scale.grad and adapter.shift.grad for adapter in adapters)
+    sum(output.sin().sum() for output in outputs).backward()
+    assert [adapter for adapter in adapters if not (adapter.scale.grad and adapter.shift.grad)] == []
 
 
 class Scaled(torch.Tensor):
