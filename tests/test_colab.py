@@ -15,7 +15,7 @@ LESS_TRAINING = ('--cfg-options train_cfg.max_epochs=1 train_cfg.val_interval=1 
                  'val_dataloader.persistent_workers=False')
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_cells(tmp_path, monkeypatch):
     nbformat, nbclient = pytest.importorskip('nbformat'), pytest.importorskip('nbclient')
     pytest.importorskip('ipykernel')

@@ -16,6 +16,7 @@ from mmmambavision.errors import UserError
 from mmmambavision.terminal import run
 
 from ..helpers.messages import facts
+from ..helpers.tiers import full
 from . import hostile
 
 MEGABYTES = 100  # for files of some KB to 300 KB; torch's own reader takes some when it is first used
@@ -23,7 +24,7 @@ MEGABYTES = 100  # for files of some KB to 300 KB; torch's own reader takes some
 
 @pytest.mark.filterwarnings('ignore:.*')
 @pytest.mark.parametrize('count, seed', [
-    (200, 0), *[pytest.param(500, seed, marks=pytest.mark.slow) for seed in range(1, 5)]])
+    (200, 0), *(full(500, seed) for seed in range(1, 5))])
 def test_hostile_files(count, seed, tmp_path):
     files = hostile.corpus(tmp_path, count, seed)
     ended = hostile.read_all(files, tmp_path / 'report')

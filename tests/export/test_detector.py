@@ -18,6 +18,7 @@ from mmmambavision.openmmlab.models import load_model
 from ..helpers.messages import facts
 from ..helpers.nets import NANO
 from ..helpers.process import ROOT, run_tool
+from ..helpers.tiers import full
 
 CASCADE = ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_demo.py'
 BACKBONE = dict(_delete_=True, type='MambaVision', arch=NANO, window_size=(14, 7), drop_path_rate=0.)
@@ -163,7 +164,7 @@ def held_out(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['agnostic', 'specific', 'mask', 'retina'])
+@pytest.mark.parametrize('name', ['agnostic', full('specific'), full('mask'), 'retina'])
 def test_trained_and_exported(name, held_out, tmp_path):
     """A detector of three epochs: its file beside mmdet on held-out images in two sizes, and beside tools/test.py."""
     onnxruntime = pytest.importorskip('onnxruntime')

@@ -30,7 +30,7 @@ def test_openvino(window, tmp_path):
         assert max(np.abs(a.numpy() - b).max() for a, b in zip(expected, found, strict=True)) < 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(not shutil.which('g++'), reason='AOTInductor compiles C++')
 def test_aotinductor_snippet(tmp_path, monkeypatch):
     """As docs/export.md has it, of a smaller network."""

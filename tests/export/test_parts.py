@@ -24,6 +24,7 @@ from mmmambavision.openmmlab.configs import fit_to_machine  # noqa: E402
 from ..helpers.messages import facts  # noqa: E402
 from ..helpers.nets import NANO  # noqa: E402
 from ..helpers.process import ROOT  # noqa: E402
+from ..helpers.tiers import but_first, full  # noqa: E402
 
 SIZES = ((1, 64, 64), (2, 192, 256), (1, 427, 333), (1, 800, 1344), (1, 224, 448), (1, 896, 896))
 
@@ -47,7 +48,7 @@ def worst(module, session, images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('window', [None, (14, 7), (112, 56)])
+@pytest.mark.parametrize('window', [None, full((14, 7)), (112, 56)])
 def test_backbone_at_any_size(window, tmp_path):
     torch.manual_seed(0)
     network = MambaVision(NANO, window_size=window).eval()
@@ -63,7 +64,7 @@ def test_backbone_at_any_size(window, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('arch', [name for name in PRESETS if name != 'large3'])  # that has 3 GB of weights
+@pytest.mark.parametrize('arch', but_first(name for name in PRESETS if name != 'large3'))  # that has 3 GB
 def test_presets(arch, tmp_path):
     torch.manual_seed(0)
     network = MambaVision(arch).eval()
@@ -96,7 +97,7 @@ HEADS = dict(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('head', HEADS)
+@pytest.mark.parametrize('head', ['uper', 'slide', *map(full, ('fcn', 'segformer', 'padded'))])
 def test_segmentor_is_mmsegs(head, tmp_path):
     """Logits of a file at sizes that it has not seen, beside those that mmseg's own inference gives; in slide mode
     through the model that tools/test.py puts in the place of the config's."""

@@ -87,6 +87,7 @@ exec "${command[@]}"
 """
 
 
+@pytest.mark.full
 def test_the_script_for_slurm(config, uninterrupted, tmp_path):
     """As docs/reliability.md has it, with an srun that starts one process of no launcher: two jobs."""
     work_dir = tmp_path / 'work_dir'
@@ -136,6 +137,7 @@ def test_the_keyboard(config, uninterrupted, tmp_path):
     assert said_of('SIGINT', early.ends(130))
 
 
+@pytest.mark.full
 def test_the_keyboard_of_who_has_it_ignored(config, uninterrupted, tmp_path):
     """Shells have what a script runs in the background ignore Ctrl-C."""
     work_dir = tmp_path / 'work_dir'
@@ -178,6 +180,7 @@ def test_a_quota(config, tmp_path):
     disk_full(work_dir, output, 'File too large')
 
 
+@pytest.mark.full
 def test_a_full_disk(config, uninterrupted, tmp_path):
     """A disk with room for a checkpoint and a half."""
     work_dir = tmp_path / 'work_dir'

@@ -10,6 +10,7 @@ from mmmambavision.cli.work import train as work
 
 from ..helpers.compare import assert_same_training, assert_same_weights, losses
 from ..helpers.data import load, small_detector
+from ..helpers.tiers import full
 
 ITERATIONS = dict(train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=12, val_interval=100),
                   default_hooks__checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=4))
@@ -63,8 +64,9 @@ def reference(train, uninterrupted, loop, **options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('loop, interrupted, before, after', [
-    ('epochs', 4, 1, 2), ('epochs', 7, 2, 'persistent'), ('epochs', 5, 'persistent', 0),
-    ('iterations', 6, 0, 2), ('iterations', 7, 'persistent', 'persistent'), ('iterations DefaultSampler', 6, 1, 0)])
+    full('epochs', 4, 1, 2), ('epochs', 7, 2, 'persistent'), full('epochs', 5, 'persistent', 0),
+    ('iterations', 6, 0, 2), full('iterations', 7, 'persistent', 'persistent'),
+    full('iterations DefaultSampler', 6, 1, 0)])
 def test_interrupted(loop, interrupted, before, after, train, uninterrupted, tmp_path):
     """By a signal, before and in an epoch's middle and at its end, with as many workers before and after."""
     options = dict(sampler='DefaultSampler') if 'Default' in loop else {}
@@ -83,7 +85,7 @@ def test_interrupted(loop, interrupted, before, after, train, uninterrupted, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('loop', ['epochs', 'iterations'])
+@pytest.mark.parametrize('loop', ['epochs', full('iterations')])
 def test_from_a_regular_checkpoint(loop, train, uninterrupted, tmp_path):
     whole = reference(train, uninterrupted, loop)
     shutil.copytree(whole, tmp_path / 'again', ignore=shutil.ignore_patterns('*_[238].pth', '*_12.pth', '2*'))

@@ -11,6 +11,7 @@ from mmmambavision.models.blocks import LayerNorm
 from ..helpers.compare import assert_same, gradients_and_buffers
 from ..helpers.messages import facts
 from ..helpers.nets import NANO, nano
+from ..helpers.tiers import full
 
 
 @pytest.mark.parametrize('compiled', [False, True])
@@ -102,8 +103,9 @@ def test_compiled_blocks_with_breaks_count_batches_once(change):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('window', [None, (14, 7), (112, 56)])
-@pytest.mark.parametrize('sample', [(224, 448), (200, 328)])  # windows of 14 and 7 divide the maps of the first
+@pytest.mark.parametrize('window, sample', [  # windows of 14 and 7 divide the maps of the first sample
+    (None, (200, 328)), ((14, 7), (224, 448)), full((14, 7), (200, 328)), full((112, 56), (200, 328)),
+    full((112, 56), (224, 448)), full(None, (224, 448))])
 def test_exported_with_sizes_that_it_was_not_made_with(window, sample):
     torch.manual_seed(0)
     model = nano(window_size=window).eval()

@@ -144,7 +144,7 @@ def train_in_two_processes(folder):
             print('trained', name, flush=True)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_two_processes_train_every_model(tmp_path):
     command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2',
                '--master_port', str(free_port()), '--module', 'tests.openmmlab.test_drop_in', str(tmp_path)]

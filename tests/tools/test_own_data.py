@@ -105,7 +105,7 @@ def blocks():
     return re.findall(r'```(shell|python)\n(.*?)```', (ROOT / 'docs' / 'your_data.md').read_text(), re.DOTALL)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_page_as_written(shapes, tmp_path):
     """Its commands, where the configs are the demo's with the schedules of those that the page names, the weights
     random ones and the runs shorter."""

@@ -167,7 +167,7 @@ def test_cam_of_a_segmentor(folder, tmp_path):
         arguments(folder, 'cam', '--out', tmp_path / 'x', '--box', 0, kind='segmentor'))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize('command', ['scan', 'erf', 'cam'])
 def test_in_a_process_of_its_own(command, folder, tmp_path):
     """As `test_attention`, the others: the numbers are those of the tests above."""

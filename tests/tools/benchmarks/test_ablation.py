@@ -113,6 +113,7 @@ def test_a_study_that_was_interrupted_goes_on(tool, budget, tmp_path, capsys, mo
         run(lambda: main(arguments))
 
 
+@pytest.mark.full
 def test_windows_are_switched_after_training(tool, budget, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(tool.STUDIES, 'windows', {'padded': tool.STUDIES['windows']['padded']})
     main(['--study', 'windows', '--seeds', '1', '--config', str(budget), '--work-dir', str(tmp_path),

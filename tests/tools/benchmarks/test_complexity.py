@@ -8,6 +8,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmmambavision.terminal import run
 
 from ...helpers.process import ROOT, load_tool
+from ...helpers.tiers import slow
 
 
 def left_out(dim):
@@ -25,8 +26,8 @@ def left_out(dim):
 
 @pytest.mark.parametrize('size, dim, params, released, whole_map', [
     ('t', 80, 89.20, (206.8, 428.0, 855), (91.0, 43.5, 740)),
-    ('s', 96, 107.48, (316.8, 392.8, 966), (152.7, 39.9, 802)),
-    ('b', 128, 154.89, (672.9, 845.9, 1323), (305.1, 86.0, 955))])
+    slow('s', 96, 107.48, (316.8, 392.8, 966), (152.7, 39.9, 802)),
+    slow('b', 128, 154.89, (672.9, 845.9, 1323), (305.1, 86.0, 955))])
 def test_detectors_as_counted_for_the_published_table(size, dim, params, released, whole_map):
     """The released code's counts, without what is known to reach no output."""
     linear, attention = left_out(dim)

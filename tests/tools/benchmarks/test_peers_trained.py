@@ -75,7 +75,7 @@ def test_weights_that_are_damaged_or_missing(tool, tmp_path):
             tool.measure(cfg, tmp_path, 'segmentation', rates, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_whole_study(tool, tmp_path, monkeypatch, capsys):
     """Both tasks for two iterations; the records of one are kept when the other is added."""
     monkeypatch.setattr(tool, 'SHAPES', dict(train=4, val=3, size=64))
