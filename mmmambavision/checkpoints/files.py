@@ -2,6 +2,7 @@
 import argparse
 import hashlib
 import io
+import logging
 import os
 import pathlib
 import re
@@ -20,12 +21,42 @@ from filelock import FileLock
 from ..errors import UnreachableError, UserError
 from .pickles import check_pickle
 
+logger = logging.getLogger(__name__)
+MAIN_KEYS = ('state_dict', 'model')  # under which weights are, the first in the place of others
 SUFFIXES = ('.safetensors', '.pth.tar', '.pth', '.pt')
 
 
 def load_checkpoint(name, map_location='cpu'):
-    """The contents of a checkpoint by its path, URL or hf:// name; see `fetch` and `read_checkpoint`."""
-    return read_checkpoint(fetch(name), map_location)
+    """The contents of a checkpoint by its path, URL or hf:// name; see `fetch` and `read_checkpoint`.
+
+    'NAME#KEY' takes the weights under KEY of a file that holds several, such as 'FILE#state_dict_ema'.
+
+    Raises:
+        UserError: the file holds no weights under that key; names the keys that it has.
+    """
+    name, _, key = (str(name), '', '') if os.path.exists(name) else str(name).partition('#')
+    checkpoint = read_checkpoint(fetch(name), map_location)
+    if not key:
+        keys = weight_keys(checkpoint)
+        if len(keys) > 1:
+            logger.info('%s holds weights under %s; the first are taken, %s#%s takes others', name,
+                        ', '.join(sorted(keys, key=lambda key: key not in MAIN_KEYS)), name, keys[-1])
+        return checkpoint
+    if not (isinstance(checkpoint, dict) and is_state_dict(checkpoint.get(key))):
+        raise UserError(f'{name} holds no weights under the key {key}; it has '
+                        f"{', '.join(weight_keys(checkpoint)) or 'none under any key'}")
+    return {**{k: v for k, v in checkpoint.items() if not is_state_dict(v)}, 'state_dict': checkpoint[key]}
+
+
+def is_state_dict(value):
+    """Whether a value is tensors by name."""
+    return isinstance(value, dict) and any(map(torch.is_tensor, value.values())) and all(
+        isinstance(name, str) for name in value)
+
+
+def weight_keys(checkpoint):
+    """Keys of a checkpoint's contents under which there are tensors by name."""
+    return [key for key, value in checkpoint.items() if is_state_dict(value)] if isinstance(checkpoint, dict) else []
 
 
 def fetch(name):

@@ -1,10 +1,13 @@
 """Any released checkpoint's dict to the names of `MambaVision`, into a model that it fits."""
 import logging
 import re
+from collections import Counter
+
+import torch
 
 from ..errors import UserError
 from ..models.presets import PRESETS
-from .files import load_checkpoint
+from .files import MAIN_KEYS, load_checkpoint, weight_keys
 
 STEM = 'patch_embed.conv_down.0.weight'
 logger = logging.getLogger(__name__)
@@ -27,8 +30,8 @@ def load_weights(model, source):
         raise UserError(f'{source}: {error}') from None
     result = model.load_state_dict(weights, strict=False)
     loaded = len(weights) - len(result.unexpected_keys)
-    logger.info('backbone: loaded %d tensors from %s; left out %s; new %s', loaded, source,
-                group_names([*rest, *result.unexpected_keys]), group_names(result.missing_keys))
+    logger.info('backbone: loaded %d of its %d tensors from %s; left out %s; new %s', loaded, len(model.state_dict()),
+                source, group_names([*rest, *result.unexpected_keys]), group_names(result.missing_keys))
 
 
 def backbone_weights(checkpoint):
@@ -89,10 +92,53 @@ def state_dict_of(checkpoint):
     """
     if not isinstance(checkpoint, dict):
         raise UserError(f'the checkpoint holds no weights by name: it is a {type(checkpoint).__name__}')
-    for key in ('state_dict', 'model'):
+    keys = weight_keys(checkpoint)
+    key = next((key for key in MAIN_KEYS if key in keys), keys[0] if keys else None)
+    if key is not None:
+        return without_wrappers(checkpoint[key])
+    for key in MAIN_KEYS:  # an empty one
         if isinstance(checkpoint.get(key), dict):
             return checkpoint[key]
-    return checkpoint
+    return without_wrappers(checkpoint)
+
+
+def without_wrappers(state):
+    """Tensors by the names that they have without torch.compile and torch's wrappers for sharding and checkpointing."""
+    wrapped = re.compile(r'(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
+    if not any(isinstance(name, str) and wrapped.search(name) for name in state):
+        return state
+    return {wrapped.sub(r'\1', name) if isinstance(name, str) else name: value for name, value in state.items()}
+
+
+def rename(state, own):
+    """A checkpoint's tensors by a model's names, whatever stands before the names of either.
+
+    Args:
+        state: tensors by name, of a checkpoint.
+        own: the model's state dict.
+
+    Returns:
+        The tensors, by their names with one prefix replaced by another: the two with which most tensors of the model
+        are found in their shapes. The checkpoint's own names where no prefix finds more.
+    """
+    state = without_wrappers(state)
+
+    def found(old, new):
+        return sum(name.startswith(old) and getattr(own.get(new + name[len(old):]), 'shape', None) == value.shape
+                   for name, value in state.items() if torch.is_tensor(value))
+
+    candidates = [(old, new) for old in _prefixes(state) for new in _prefixes(own)]
+    old, new = max(candidates, key=lambda pair: (found(*pair), pair == ('', ''), -len(pair[0] + pair[1])))
+    if old == new:
+        return state
+    return {new + name[len(old):] if name.startswith(old) else name: value for name, value in state.items()}
+
+
+def _prefixes(names, most=12):
+    """What stands before many of the names, the most common first."""
+    counts = Counter(match[0] for name in names if isinstance(name, str)
+                     for depth in range(1, 4) if (match := re.match(rf'(?:[^.]+\.){{{depth}}}', name)))
+    return ['', *(prefix for prefix, _ in counts.most_common(most))]
 
 
 def _is_mambavision(state, prefix):

@@ -6,15 +6,26 @@ classes is allowed on every path, and whatever else a file asks for stops the lo
 """
 import pickle
 import re
+from collections import OrderedDict
 
 import mmengine.runner.checkpoint as mmengine_checkpoint
 import torch
 from mmengine.config import ConfigDict
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 
 from ..checkpoints.files import load_checkpoint
-from ..checkpoints.weights import STEM, backbone_weights, classifier_weights, fit, is_bare
+from ..checkpoints.weights import (
+    STEM,
+    backbone_weights,
+    classifier_weights,
+    fit,
+    group_names,
+    is_bare,
+    rename,
+    state_dict_of,
+)
+from ..errors import UserError
 from ..models.classifier import MambaVisionClassifier
 from ..models.mambavision import MambaVision
 
@@ -29,25 +40,32 @@ def load_from_disk_or_url(filename, map_location='cpu', **_):
     """
     checkpoint = load_checkpoint(filename, map_location)
     if not is_bare(checkpoint) or 'mmengine_version' in (checkpoint.get('meta') or {}):
-        return checkpoint
+        meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
+        if isinstance(meta, dict) and 'state_dict' in checkpoint:
+            return checkpoint
+        return dict(state_dict=state_dict_of(checkpoint), meta={})
     weights = {**backbone_weights(checkpoint)[0], **classifier_weights(checkpoint)}
     return dict(state_dict={f'backbone.{name}': value for name, value in weights.items()}, meta={})
 
 
 def load_state_dict(module, state_dict, strict=False, logger=None):
-    """mmengine's, which goes on whatever the shapes, after a look whether a `MambaVision` in the model is the network
-    that its weights are of.
+    """mmengine's, which goes on whatever the names and shapes, after a look whether the weights are the model's.
 
-    A `MambaVision` by itself takes its weights from behind any prefix, a `MambaVisionClassifier`, such as the model of
-    mmpretrain's TimmClassifier, those of a backbone and what a released classifier has beyond it.
+    Names may have any prefix. A `MambaVisionClassifier`, such as the model of mmpretrain's TimmClassifier, takes the
+    weights of a backbone and what a released classifier has beyond it. The log says how many tensors were filled.
+
+    Args:
+        strict: whether every tensor of the model has to be filled, as for an evaluation.
 
     Raises:
-        UserError: it is another network; says which preset the weights look like.
+        UserError: nothing fits, a `MambaVision` in the model is another network, or, if strict, tensors are missing or
+            have other shapes.
     """
     model = module.module if is_model_wrapper(module) or isinstance(module, BaseTTAModel) else module
+    own, metadata = model.state_dict(), getattr(state_dict, '_metadata', None)
+    state_dict = rename(state_dict, own)
     if isinstance(model, MambaVision):
-        named_alike = state_dict.keys() & model.state_dict().keys()
-        state_dict = fit(state_dict if named_alike else backbone_weights(state_dict)[0], model)
+        state_dict = fit(state_dict, model)
     else:
         adapted = {}
         for name, part in model.named_modules():
@@ -62,11 +80,37 @@ def load_state_dict(module, state_dict, strict=False, logger=None):
                 continue
             weights = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
             adapted[prefix + STEM] = fit(weights, part).get(STEM)
-        metadata = getattr(state_dict, '_metadata', None)
-        state_dict = type(state_dict)({key: adapted.get(key, value) for key, value in state_dict.items()})
-        if metadata is not None:
-            state_dict._metadata = metadata
-    return _load_state_dict(module, state_dict, strict, logger)
+        state_dict = {key: adapted.get(key, value) for key, value in state_dict.items()}
+    _check_filled(state_dict, own, strict)
+    state_dict = OrderedDict(state_dict)
+    if metadata is not None:
+        state_dict._metadata = metadata
+    return _load_state_dict(module, state_dict, False, logger)
+
+
+def _check_filled(state_dict, own, strict):
+    """Log how many of a model's tensors a checkpoint fills.
+
+    Raises:
+        UserError: none, or, if strict, not all.
+    """
+    own = {name: value for name, value in own.items() if not name.endswith('num_batches_tracked')}
+    shapes = {name: tuple(value.shape) for name, value in state_dict.items() if torch.is_tensor(value)}
+    filled = [name for name, value in own.items() if shapes.get(name) == tuple(value.shape)]
+    share = f'{len(filled)} of the {len(own)} tensors of the model'
+    if own and not filled:
+        raise UserError(f'the checkpoint fills {share}: it has {group_names(shapes)}, the model has '
+                        f'{group_names(own)}. Take the config that it was trained with')
+    if strict and len(filled) < len(own):
+        other = next((name for name in own if name in shapes and shapes[name] != tuple(own[name].shape)), None)
+        if other:
+            raise UserError(f'the checkpoint is of another model, or of another number of classes: its {other} has '
+                            f"the shape {shapes[other]}, that of the config {tuple(own[other].shape)}. Take the config "
+                            'that it was trained with')
+        missing = [name for name in own if name not in shapes]
+        raise UserError(f'the checkpoint fills {share}; missing: {group_names(missing)}, the first {missing[0]}. Take '
+                        'the config that it was trained with')
+    print_log(f'checkpoint: filled {share}', logger='current')
 
 
 def _history_buffer_method(obj, name):

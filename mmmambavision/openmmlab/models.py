@@ -22,13 +22,10 @@ def load_model(cfg, checkpoint, device):
     """
     init_default_scope(cfg.default_scope)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    loaded = load_checkpoint(model, checkpoint, map_location='cpu') if checkpoint else {}
-    own = model.state_dict()
-    for name, value in loaded.get('state_dict', loaded).items():
-        name = name.removeprefix('module.')
-        if name in own and own[name].shape != value.shape:  # mmengine would leave random weights there and go on
-            raise UserError(f'{checkpoint} is of another model: its {name} has the shape {tuple(value.shape)}, that of '
-                            f'the config {tuple(own[name].shape)}; take the config that it was trained with')
+    try:
+        loaded = load_checkpoint(model, checkpoint, map_location='cpu', strict=True) if checkpoint else {}
+    except UserError as error:
+        raise UserError(f'{checkpoint}: {error}') from None
     model.cfg = cfg
     model.dataset_meta = (loaded.get('meta') or {}).get('dataset_meta') or _meta_of_config(cfg)
     return model.to(device).eval()

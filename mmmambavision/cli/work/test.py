@@ -5,7 +5,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ...checkpoints.files import load_checkpoint
+from ...checkpoints.files import fetch
 from ...errors import UserError
 from ...openmmlab import own_data
 from ...openmmlab.configs import check_data, fit_to_machine, load_config
@@ -18,9 +18,15 @@ def evaluate(args):
     fit_to_machine(cfg)
     apply_options(cfg, args)
     check_data(cfg, 'test_dataloader')
-    if cfg.load_from:
-        load_checkpoint(args.checkpoint)
+    checkpoint, cfg.load_from = cfg.load_from, None
+    if checkpoint:
+        fetch(checkpoint)  # an error before the data set is read
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if checkpoint:
+        try:
+            runner.load_checkpoint(checkpoint, strict=True)
+        except UserError as error:
+            raise UserError(f'{checkpoint}: {error}') from None
     runner.test()
 
 

@@ -6,6 +6,7 @@ from math import isfinite
 import numpy as np
 
 from ...errors import UserError
+from .headers import check_files
 from .survey import Survey, first, spread
 
 NEEDED = dict(images=('id', 'file_name', 'width', 'height'), annotations=('image_id', 'category_id', 'bbox'),
@@ -19,7 +20,7 @@ def read(path):
         UserError: it cannot be read, or what mmdet needs is not in it; names the entry.
     """
     try:
-        coco = json.loads(path.read_text(encoding='utf-8'))
+        coco = json.loads(path.read_text(encoding='utf-8-sig'))  # with or without a byte-order mark
     except OSError as error:
         raise UserError(f'{path} cannot be read: {error.strerror}') from None
     except ValueError as error:
@@ -47,6 +48,8 @@ def read(path):
         for index, entry in enumerate(coco[part]):
             if not right(entry[key]):
                 raise UserError(f'{path}: {key} of {part}[{index}] is {entry[key]!r}, not {what}')
+    for category in coco['categories']:
+        category['name'] = category['name'].strip()
     return coco
 
 
@@ -60,6 +63,19 @@ def is_text(value):
 
 def is_id(value):
     return isinstance(value, (int, str))
+
+
+def leave_out_parent(coco):
+    """Take out the category 0 that Roboflow adds as the others' parent, which has no box; returns its name in a list,
+    or an empty list."""
+    used = {annotation['category_id'] for annotation in coco['annotations']}
+    for category in coco['categories']:
+        others = [other for other in coco['categories'] if other is not category]
+        if category['id'] == 0 and 0 not in used and others and all(
+                other.get('supercategory') == category['name'] for other in others):
+            coco['categories'] = others
+            return [category['name']]
+    return []
 
 
 def classes_of(coco, path):
@@ -80,13 +96,14 @@ def classes_of(coco, path):
     return tuple(category['name'] for category in categories)
 
 
-def survey(coco, path, images):
+def survey(coco, path, images, **reading):
     """What is in one split, and what is wrong with it.
 
     Args:
         coco: the json's contents.
         path: its path, for messages.
         images: folder of its images.
+        reading: how images are read, see `check_files`.
     """
     names = {category['id']: category['name'] for category in coco['categories']}
     sizes = {image['id']: (image['width'], image['height']) for image in coco['images']}
@@ -103,6 +120,13 @@ def survey(coco, path, images):
     twice = repeated(image['id'] for image in coco['images'])
     ids = repeated(a['id'] for a in coco['annotations'] if 'id' in a)
     empty = len(sizes) - len({a['image_id'] for a in known})
+    there = {image['file_name']: (image['width'], image['height']) for image in coco['images']}
+    file_problems, file_oddities = check_files(
+        {name: size for name, size in there.items() if name not in set(missing)}, images, path.name, **reading)
+    fractions = len(boxes) and ((boxes.max(1) <= 1) & ~flat).mean() > .5 and np.median(limits) > 2
+    # Read as corners all boxes lie in their images, and as COCO's widths and heights many do not.
+    corners = len(boxes) and not fractions and outside.any(1).mean() > .1 and (
+        (boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= limits + 1)).all()
 
     rows = {
         'images': len(coco['images']), 'images without boxes': empty,
@@ -120,30 +144,54 @@ def survey(coco, path, images):
         (len(unknown), f'annotations of {path} have a category_id that no category has: {first(sorted(set(unknown)))}'),
         (len(twice), f'image ids of {path} are given twice, so whose annotations are meant is not known: '
                      f'{first(twice)}'),
-        ('no' if (flat | beyond | crowds).all() else 0, f'boxes in {path} to learn from or to compare with')]
+        ('no' if (flat | beyond | crowds).all() else 0, f'boxes in {path} to learn from or to compare with'),
+        (len(boxes) if fractions else 0, f'boxes of {path} are fractions of their images, from 0 to 1: COCO\'s format '
+                                         'has pixels'),
+        (len(boxes) if corners else 0, f'boxes of {path} are corners x1, y1, x2, y2: COCO\'s format has x, y, width, '
+                                       'height'), *file_problems]
     oddities = [
         (empty, "images without boxes, which are trained on or not as the config's filter_cfg says"),
         (rows['boxes out of bounds'], 'boxes that reach out of their images by more than a pixel'),
         (rows['boxes of no area'], 'boxes of no area, left out'),
         (len(lost), 'annotations that name an image that is not there, left out'),
-        (len(ids), 'annotation ids that are given twice, numbered anew')]
+        (len(ids), 'annotation ids that are given twice, numbered anew'), *file_oddities]
     return Survey(rows, Counter(names[a['category_id']] for a in known), 'boxes', problems, oddities)
 
 
 def has_mask(annotation):
     mask = annotation.get('segmentation')
-    return bool(mask) and (isinstance(mask, dict) or any(map(is_polygon, mask)))
+    return bool(mask) and (isinstance(mask, dict) or bool(polygons(mask)))
 
 
-def is_polygon(points):
-    """Whether these are three points at least; pycocotools stops at fewer when the first epoch is evaluated."""
-    return isinstance(points, list) and len(points) >= 6 and len(points) % 2 == 0
+def has_run_lengths(coco):
+    """Whether masks are run lengths, which mmdet keeps as pixels alone (crowds apart, which it leaves out)."""
+    return any(isinstance(a.get('segmentation'), dict) and not a.get('iscrowd') for a in coco['annotations'])
+
+
+def polygons(mask):
+    """The polygons of a segmentation, each a flat list of coordinates of three points at least.
+
+    Some tools write one polygon without the list around it, or points as pairs. pycocotools stops at polygons of fewer
+    points when the first epoch is evaluated.
+    """
+    if not isinstance(mask, list):
+        return []
+    if mask and all(map(is_number, mask)) or mask and all(map(is_point, mask)):
+        mask = [mask]
+    flat = [[value for point in points for value in point] if isinstance(points, list) and points and all(
+        map(is_point, points)) else points for points in mask]
+    return [points for points in flat if isinstance(points, list) and len(points) >= 6 and len(points) % 2 == 0
+            and all(map(is_number, points))]
+
+
+def is_point(value):
+    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
 
 
 def whole_polygons(annotation):
-    """The annotation's segmentation without the polygons that are none."""
+    """The annotation's segmentation in COCO's form, without the polygons that are none."""
     mask = annotation.get('segmentation')
-    return {'segmentation': list(filter(is_polygon, mask))} if isinstance(mask, list) else {}
+    return {'segmentation': polygons(mask)} if isinstance(mask, list) else {}
 
 
 def repeated(values):

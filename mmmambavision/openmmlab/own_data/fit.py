@@ -45,15 +45,21 @@ def set_classes(node, count, path, heads, notes, before=None):
             set_classes(part, count, f'{path}.{key}', heads, notes, before)
 
 
-def set_steps(node, kind, **settings):
-    """Set arguments of all steps of a type in all pipelines of a config."""
+def steps_of(node, kind):
+    """All steps of a type in all pipelines of a config."""
     if isinstance(node, dict):
         if node.get('type') == kind:
-            node.update(settings)
+            yield node
         node = list(node.values())
     if isinstance(node, (list, tuple)):
         for part in node:
-            set_steps(part, kind, **settings)
+            yield from steps_of(part, kind)
+
+
+def set_steps(node, kind, **settings):
+    """Set arguments of all steps of a type in all pipelines of a config."""
+    for step in list(steps_of(node, kind)):
+        step.update(settings)
 
 
 def fit_detector(cfg, root, classes, files, masks):
@@ -131,6 +137,14 @@ def without_masks(cfg):
     for key in heads:
         cfg.model.roi_head[key] = None
     return [f'boxes without masks: {", ".join(heads)} taken out, the metric is bbox alone'] if heads else []
+
+
+def masks_as_pixels(cfg):
+    """Have pipelines that keep masks as polygons, as RTMDet-Ins has, keep them as pixels; returns what was changed."""
+    steps = [step for step in steps_of(list(cfg.values()), 'LoadAnnotations') if step.get('poly2mask') is False]
+    for step in steps:
+        step['poly2mask'] = True
+    return ['masks are run lengths, so the pipelines keep them as pixels (poly2mask=True)'] if steps else []
 
 
 def predicts_masks(model):

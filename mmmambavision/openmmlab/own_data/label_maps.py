@@ -7,10 +7,11 @@ from rich.progress import track
 
 from ...errors import UserError
 from .find import image_files
+from .headers import read_header
 from .survey import Survey, first, spread
 
 IGNORED = 255  # value of pixels that neither train nor count
-TURNED = range(5, 9)  # EXIF orientations that swap width and height
+WITH_IGNORED = f'label maps with {IGNORED}'
 
 
 def class_names(folder, values):
@@ -61,9 +62,9 @@ def survey(split, images, labels, quiet=False):
     missing = [str(label.relative_to(labels)) for label in expected if not label.is_file()]
     unused = len(set(labels.rglob('*.png')) - set(expected))
 
-    widths, heights, other_size, classes, ignored = [], [], [], Counter(), 0
+    widths, heights, other_size, classes, ignored, partly = [], [], [], Counter(), 0, 0
     for label, image in track(expected.items(), f'reading the label maps of {split}', disable=quiet):
-        width, height = size_of(image)
+        width, height = read_header(image)[:2]
         widths.append(width)
         heights.append(height)
         if label.is_file():
@@ -72,10 +73,12 @@ def survey(split, images, labels, quiet=False):
                 other_size.append(label.name)
             found = np.unique(values).tolist()
             ignored += found == [IGNORED]
+            partly += IGNORED in found
             classes.update(value for value in found if value != IGNORED)
     rows = {'images': len(files), 'image width, min / median / max': spread(widths), 'image height': spread(heights),
             'missing label maps': len(missing), 'label maps of no image': unused,
-            'label maps of another size': len(other_size), f'label maps of {IGNORED} alone': ignored}
+            'label maps of another size': len(other_size), f'label maps of {IGNORED} alone': ignored,
+            WITH_IGNORED: partly}
     problems = [
         (len(missing), f'of the {len(files)} images in {images} have no label map in {labels}: {first(missing)}'),
         (len(other_size), f'label maps in {labels} are of another size than their images: {first(other_size)}')]
@@ -83,16 +86,6 @@ def survey(split, images, labels, quiet=False):
         (unused, 'label maps that have no image, left out'),
         (ignored, f'label maps that are {IGNORED} all over, from which nothing is learned')]
     return Survey(rows, classes, 'images', problems, oddities), endings.popitem()[0]
-
-
-def size_of(path):
-    """Width and height of an image as it is read, turned as its camera was."""
-    try:
-        with Image.open(path) as image:
-            size = image.size
-            return size[::-1] if image.getexif().get(0x0112) in TURNED else size
-    except (OSError, UnidentifiedImageError):
-        raise UserError(f'{path} is not an image, or damaged') from None
 
 
 def read(path):

@@ -7,7 +7,7 @@ from pathlib import Path
 from ...errors import UserError
 from . import coco, label_maps
 from .find import WORDS, find_images, find_json, find_label_maps
-from .fit import fit_detector, fit_segmentor, predicts_masks
+from .fit import fit_detector, fit_segmentor, masks_as_pixels, predicts_masks
 from .report import show_table
 from .survey import first
 from .weights import dataset_of
@@ -56,10 +56,16 @@ def prepare_detector(cfg, folder, images, given, quiet):
         if not names:
             raise UserError(f'{path} has no images')
         files[split] = path, find_images(names, path, roots, split)
+    without_parent = [name for split in WORDS for name in coco.leave_out_parent(contents[split])]
     classes = coco.classes_of(contents['train'], paths['train'])
     also = coco.classes_of(contents['val'], paths['val'])
-    surveys = {split: coco.survey(contents[split], *files[split]) for split in WORDS}
+    surveys = {split: coco.survey(contents[split], *files[split], turns=turns_images(cfg), quiet=quiet,
+                                  skip_broken=bool(cfg.get('skip_broken_images'))) for split in WORDS}
+    if not set(classes) & set(also):
+        raise UserError(f'the classes of {paths["train"]} and {paths["val"]} have no name in common: '
+                        f'{first(classes, 10)} in the first, {first(also, 10)} in the second')
     warnings = check(surveys, quiet) + some(
+        ("no class, but the parent of the others in Roboflow's export", set(without_parent)),
         ('only trained on, never validated: they are in no category of the validation data', set(classes) - set(also)),
         ('left out with their boxes: they are in no category of the training data', set(also) - set(classes)),
         ('without a box to learn from', set(classes) - set(surveys['train'].classes)))
@@ -72,7 +78,16 @@ def prepare_detector(cfg, folder, images, given, quiet):
             changes.append(f'{path} is read from a copy, {copy}, with classes in one order, areas, iscrowd and new ids')
             files[split] = copy, folder_of_images
     changes += fit_detector(cfg, folder or paths['train'].parent, classes, files, with_masks(cfg, contents))
+    if any(map(coco.has_run_lengths, contents.values())):
+        changes += masks_as_pixels(cfg)
     return warnings + small_images(cfg, contents['train']['images'], paths['train']), changes
+
+
+def turns_images(cfg):
+    """Whether the config's data set turns images by their EXIF orientation, as mmcv does by default."""
+    steps = dataset_of(cfg).get('pipeline') or []
+    kinds = [str(step.get('color_type', 'color')) for step in steps if 'LoadImage' in str(step.get('type'))]
+    return not any('ignore_orientation' in kind or kind == 'unchanged' for kind in kinds)
 
 
 def small_images(cfg, images, path):
@@ -117,6 +132,12 @@ def prepare_segmentor(cfg, folder, quiet):
                                              f'{len(classes)}: {first(sorted(beyond))}'))
         survey.classes = Counter({
             classes[value] if value < len(classes) else str(value): n for value, n in survey.classes.items()})
+    absent = set(classes).difference(*(survey.classes for survey in surveys.values()))
+    for survey in surveys.values():
+        survey.problems.append((survey.rows[label_maps.WITH_IGNORED] if absent else 0,
+                                f'label maps have the value {label_maps.IGNORED}, which is ignored, and no label map '
+                                f'has {first(sorted(absent), 10)}: write the number of the class, 1 for the second, in '
+                                f'the place of {label_maps.IGNORED}, or take the class out of classes.txt'))
     warnings = check(surveys, quiet) + some(
         *((f'in no label map of {split}', set(classes) - set(survey.classes)) for split, survey in surveys.items()))
     files = {split: (*pair, endings[split]) for split, pair in pairs.items()}

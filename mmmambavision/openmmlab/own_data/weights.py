@@ -1,13 +1,12 @@
 """Weights of a whole detector or segmentor, but for the layers whose classes are others."""
 import copy
-import re
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from ...checkpoints.weights import group_names
+from ...checkpoints.weights import group_names, rename
 from ...errors import UserError
 from .fit import fit_model
 
@@ -15,14 +14,14 @@ ANOTHER_COUNT = 7919  # a number of classes that no model has: tensors whose sha
 
 
 class LeaveOut(Hook):
-    """Takes tensors out of a checkpoint before it is loaded."""
+    """Takes tensors, by their names in a model, out of a checkpoint before it is loaded."""
 
-    def __init__(self, names):
-        self.names = names
+    def __init__(self, names, own):
+        self.names, self.own = names, own
 
     def after_load_checkpoint(self, runner, checkpoint):
-        state = checkpoint['state_dict']
-        checkpoint['state_dict'] = {key: value for key, value in state.items() if bare(key) not in self.names}
+        state = rename(checkpoint['state_dict'], self.own)
+        checkpoint['state_dict'] = {key: value for key, value in state.items() if key not in self.names}
 
 
 def start_from(cfg, source):
@@ -39,14 +38,18 @@ def start_from(cfg, source):
         UserError: the checkpoint cannot be had, or is of another model; names the first layer that differs.
     """
     checkpoint = CheckpointLoader.load_checkpoint(source, map_location='cpu')
-    given = {bare(key): value.shape for key, value in checkpoint['state_dict'].items()}
-    own, others = shapes(cfg), shapes(cfg, ANOTHER_COUNT)
+    model = tensors(cfg)
+    own, others, given = ({name: value.shape for name, value in state.items() if torch.is_tensor(value)} for state in (
+        model, tensors(cfg, ANOTHER_COUNT), rename(checkpoint['state_dict'], model)))
     of_classes = {name for name in own if own[name] != others.get(name)}
     other = [name for name in own if name in given and own[name] != given[name]]
     wrong = next((name for name in other if name not in of_classes and not name.startswith('backbone.')), None)
     if wrong:
         raise UserError(f'{source} is of another model: its {wrong} has the shape {tuple(given[wrong])}, that of the '
                         f'config {tuple(own[wrong])}; take the config that it was trained with')
+    if not any(own[name] == given.get(name) for name in own):
+        raise UserError(f'{source} is of another model: none of the {len(own)} tensors of the config is in it; it has '
+                        f'{group_names(given)}')
     theirs, ours = classes_in(checkpoint), (dataset_of(cfg).get('metainfo') or {}).get('classes')
     named = theirs and ours and tuple(theirs) != tuple(ours)
     left_out = {name for name in of_classes & given.keys() if named or name in other}
@@ -61,21 +64,17 @@ def start_from(cfg, source):
         notes.append(f'left out, since the classes differ: {", ".join(sorted(left_out))}')
     elif of_classes & given.keys() and not theirs:
         notes.append(f'{source} does not say its classes; as many as here, they were taken for the same')
-    return LeaveOut(left_out), notes
+    return LeaveOut(left_out, model), notes
 
 
-def bare(name):
-    return re.sub(r'^module\.', '', name)
-
-
-def shapes(cfg, count=None):
-    """Shapes of the model's tensors by name, if every head had `count` classes."""
+def tensors(cfg, count=None):
+    """The model's tensors by name, without values, if every head had `count` classes."""
     model = copy.deepcopy(cfg.model)
     if count:
         fit_model(model, count)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     with torch.device('meta'):
-        return {name: value.shape for name, value in MODELS.build(model).state_dict().items()}
+        return MODELS.build(model).state_dict()
 
 
 def dataset_of(cfg):

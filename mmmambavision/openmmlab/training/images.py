@@ -87,6 +87,8 @@ def fault(path):
         return error.strerror
     if not data:
         return 'it is empty'
+    if data.startswith(b'version https://git-lfs'):
+        return "it is a pointer of Git LFS in the image's place: git lfs pull brings the image"
     if cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) is None:
         return too_short(path) or 'it is not an image'
     return too_short(path)

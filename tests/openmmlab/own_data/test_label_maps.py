@@ -28,7 +28,7 @@ def test_counts(folder):
     assert found.rows == {
         'images': 2, 'image width, min / median / max': '64 / 64 / 64', 'image height': '48 / 48 / 48',
         'missing label maps': 0, 'label maps of no image': 1, 'label maps of another size': 0,
-        'label maps of 255 alone': 1}
+        'label maps of 255 alone': 1, 'label maps with 255': 2}
     no_image, all_255 = found.warnings
     assert 'image' in no_image and no_image.endswith(': 1') and '255' in all_255 and all_255.endswith(': 1')
 

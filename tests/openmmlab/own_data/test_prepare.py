@@ -66,7 +66,7 @@ def test_detectors(name, masks, folder, tmp_path):
 
 @pytest.mark.parametrize('name', ['upernet_mambavision_demo', 'upernet_mambavision_s'])
 def test_segmentors(name, folder, tmp_path):
-    write_label_maps(folder, (0, 1, 2, 255))
+    write_label_maps(folder, (0, 1, 2))
     (folder / 'classes.txt').write_text('sky\nsea\nsand\nship\n')
     cfg = load(name, tmp_path)
     warnings, changes = prepare(cfg, folder)

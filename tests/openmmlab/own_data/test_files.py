@@ -1,0 +1,179 @@
+"""What image files are beside what annotations say of them, and annotations in other tools' forms."""
+import copy
+import json
+import re
+
+import numpy as np
+import pytest
+from mmdet.structures.mask import BitmapMasks
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from mmmambavision.errors import UserError
+from mmmambavision.openmmlab.own_data import prepare
+
+from ...helpers.data import DETECTOR, SEGMENTOR, coco_contents, recipe, write_both, write_label_maps
+from ...helpers.messages import facts
+from ...helpers.process import ROOT
+
+
+def prepared(folder, tmp_path, config=DETECTOR, **settings):
+    cfg = Config.fromfile(ROOT / config) if isinstance(config, str) else config
+    cfg.work_dir = str(tmp_path / 'work_dir')
+    cfg.merge_from_dict(settings)
+    return cfg, *prepare(cfg, folder, quiet=True)
+
+
+def turned(path, orientation=6):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.open(path).save(path, exif=exif)
+
+
+def refused(folder, tmp_path, *words, **settings):
+    with pytest.raises(UserError, match=facts(*words)):
+        prepared(folder, tmp_path, **settings)
+
+
+def test_a_photo_that_is_turned_when_it_is_read(folder, tmp_path):
+    write_both(folder)
+    turned(folder / 'train' / '2.png')
+    refused(folder, tmp_path, '1 images', 'EXIF', '2.png', '64x48', '48x64')
+    contents = coco_contents()
+    contents['images'][1].update(width=48, height=64)  # as it is read
+    (folder / 'annotations' / 'instances_train.json').write_text(json.dumps(contents))
+    prepared(folder, tmp_path)
+
+
+def test_a_pipeline_that_turns_nothing(folder, tmp_path):
+    write_both(folder)
+    turned(folder / 'train' / '2.png')
+    prepared(folder, tmp_path, **{'train_dataloader.dataset.pipeline.0.color_type': 'color_ignore_orientation'})
+
+
+def test_an_orientation_that_keeps_the_sides(folder, tmp_path):
+    write_both(folder)
+    turned(folder / 'train' / '2.png', 3)
+    prepared(folder, tmp_path)
+
+
+def test_other_sizes_than_the_annotations_say(folder, tmp_path):
+    write_both(folder)
+    Image.fromarray(np.zeros((64, 48, 3), np.uint8)).save(folder / 'val' / '1.png')
+    refused(folder, tmp_path, '1 images', '1.png', '64x48', '48x64')
+
+
+@pytest.mark.parametrize('colours', [False, True])
+def test_sixteen_bits(colours, folder, tmp_path):
+    import cv2
+    write_both(folder)
+    cv2.imwrite(str(folder / 'train' / '3.png'), np.full((48, 64, 3) if colours else (48, 64), 3520, np.uint16))
+    _, warnings, _ = prepared(folder, tmp_path)
+    warning, = [warning for warning in warnings if '8 bits' in warning]
+    assert '3.png' in warning and warning.endswith(': 1')
+
+
+@pytest.mark.parametrize('contents, word', [
+    (b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n', 'git lfs pull'), (b'', 'empty'),
+    (b'text', 'image')])
+def test_files_that_are_no_images(contents, word, folder, tmp_path):
+    write_both(folder)
+    (folder / 'train' / '4.png').write_bytes(contents)
+    refused(folder, tmp_path, '1 images', '4.png', word)
+    prepared(folder, tmp_path, skip_broken_images=True)
+
+
+@pytest.mark.parametrize('kind, word', [('fractions', 'fractions'), ('corners', 'corners')])
+def test_boxes_of_other_formats(kind, word, folder, tmp_path):
+    contents = coco_contents()
+    for annotation in contents['annotations']:
+        x, y, width, height = annotation['bbox']
+        annotation['bbox'] = [x / 64, y / 48, width / 64, height / 48] if kind == 'fractions' else [
+            x + 20, y + 10, x + width + 20, y + height + 10]
+    refused(write_both(folder, contents), tmp_path, '8 boxes', word)
+
+
+@pytest.mark.parametrize('form', ['flat', 'points', 'list of points', 'mixed'])
+def test_polygons_of_other_forms(form, folder, tmp_path):
+    contents = coco_contents()
+    expected = copy.deepcopy(contents['annotations'])
+    for index, annotation in enumerate(contents['annotations']):
+        flat, = annotation['segmentation']
+        points = [flat[i:i + 2] for i in range(0, len(flat), 2)]
+        annotation['segmentation'] = {'flat': flat, 'points': points, 'list of points': [points],
+                                      'mixed': [flat] if index % 2 else points}[form]
+    cfg, _, changes = prepared(write_both(folder, contents), tmp_path)
+    assert cfg.model.roi_head.mask_head and any('copy' in change for change in changes)
+    written = json.loads((tmp_path / 'work_dir' / 'annotations' / 'train.json').read_text())['annotations']
+    assert [a['segmentation'] for a in written] == [a['segmentation'] for a in expected]
+
+
+@pytest.mark.parametrize('name', ['rtmdet_ins_mambavision_t_100e', 'cascade_mask_rcnn_mambavision_demo'])
+def test_run_lengths_are_trained_on(name, folder, tmp_path):
+    contents = coco_contents()
+    masks = []
+    for annotation in contents['annotations']:
+        x, y, width, height = annotation['bbox']
+        masks.append(np.zeros((48, 64), np.uint8, order='F'))
+        masks[-1][y:y + height, x:x + width - 3] = 1
+        encoded = coco_mask.encode(masks[-1])
+        annotation['segmentation'] = dict(size=[48, 64], counts=encoded['counts'].decode())
+    cfg, _, _ = prepared(write_both(folder, contents), tmp_path, recipe(name))
+    init_default_scope('mmdet')
+    steps = [step for step in cfg.train_dataloader.dataset.pipeline if 'Load' in step.type]
+    sample = DATASETS.build(dict(cfg.train_dataloader.dataset, pipeline=steps))[0]
+    assert isinstance(sample['gt_masks'], BitmapMasks) and not sample['gt_ignore_flags'].any()
+    assert np.array_equal(sample['gt_masks'].masks, masks[:2])
+
+
+def test_names_that_differ_by_blanks_are_the_same(folder, tmp_path):
+    write_both(folder, val=coco_contents(2, ('cat ', ' dog')))
+    cfg, warnings, _ = prepared(folder, tmp_path)
+    assert cfg.train_dataloader.dataset.metainfo.classes == ('cat', 'dog') and not warnings
+
+
+def test_no_class_in_common(folder, tmp_path):
+    write_both(folder, val=coco_contents(2, ('horse', 'cow')))
+    refused(folder, tmp_path, 'cat', 'horse')
+
+
+def test_a_byte_order_mark(folder, tmp_path):
+    write_both(folder)
+    path = folder / 'annotations' / 'instances_train.json'
+    path.write_bytes(b'\xef\xbb\xbf' + path.read_bytes())
+    prepared(folder, tmp_path)
+
+
+def test_the_parent_of_roboflows_categories_is_no_class(folder, tmp_path):
+    contents = coco_contents()
+    contents['categories'] = [dict(id=0, name='animals', supercategory='none'), *(
+        dict(category, supercategory='animals') for category in contents['categories'])]
+    cfg, warnings, _ = prepared(write_both(folder, contents, copy.deepcopy(contents)), tmp_path)
+    assert cfg.train_dataloader.dataset.metainfo.classes == ('cat', 'dog')
+    assert any('animals' in warning for warning in warnings)
+
+
+def test_label_maps_of_0_and_255(folder, tmp_path):
+    write_label_maps(folder, (0, 255))
+    (folder / 'classes.txt').write_text('background\nthing\n')
+    refused(folder, tmp_path, '255', 'thing', '1', config=SEGMENTOR)
+    write_label_maps(folder, (0, 1, 255))
+    prepared(folder, tmp_path, SEGMENTOR)
+
+
+def test_reading_headers_takes_no_pixels(folder, tmp_path, monkeypatch):
+    """A thousand images take seconds, not minutes."""
+    write_both(folder)
+    monkeypatch.setattr(Image.Image, 'load', lambda self: pytest.fail('an image was decoded'))
+    prepared(folder, tmp_path)
+
+
+def test_messages_name_the_first_of_many(folder, tmp_path):
+    write_both(folder, coco_contents(5))
+    for number in (2, 4):
+        turned(folder / 'train' / f'{number}.png')
+    with pytest.raises(UserError) as stop:
+        prepared(folder, tmp_path)
+    assert re.search(facts('2 images', '2.png'), str(stop.value)) and '4.png' not in str(stop.value)
