@@ -24,7 +24,7 @@ PY    := $(VENV)/bin/python
 PIP   := $(PY) -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.done
 # Many small tests: several workers with one thread each are faster than one with all threads.
-TEST  := OMP_NUM_THREADS=1 $(PY) -m pytest tests --numprocesses auto --maxprocesses 8 --dist worksteal
+TEST  := OMP_NUM_THREADS=1 $(PY) -m pytest tests --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 .PHONY: help setup lint test test-slow test-full demo demo-seg demo-cls check-gpu
 .DELETE_ON_ERROR:

@@ -164,7 +164,7 @@ def held_out(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['agnostic', full('specific'), full('mask'), 'retina'])
+@pytest.mark.parametrize('name', [*map(full, ('agnostic', 'specific', 'mask')), 'retina'])
 def test_trained_and_exported(name, held_out, tmp_path):
     """A detector of three epochs: its file beside mmdet on held-out images in two sizes, and beside tools/test.py."""
     onnxruntime = pytest.importorskip('onnxruntime')

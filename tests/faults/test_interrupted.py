@@ -35,8 +35,9 @@ def files(work_dir):
 
 
 def said_of(name, output):
-    """The line that says that a signal has ended the training; configs and torchrun name signals otherwise."""
-    line, = [line for line in output.splitlines() if re.search(rf"(?<![.'\w]){name}(?![':\w])", line)]
+    """The line of mmengine's log that says that a signal has ended the training; configs name signals otherwise."""
+    line, = [line for line in output.splitlines()
+             if ' - mmengine - ' in line and re.search(rf"(?<![.'\w]){name}(?![':\w])", line)]
     return line
 
 

@@ -102,7 +102,7 @@ def test_cost_per_pixel_is_constant():
     assert per_pixel(None, 1024) > 1.2 * per_pixel(None, 256)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_compiled():
     model = network(('balanced', 3)).eval()
     compiled = torch.compile(model, dynamic=False, fullgraph=True)

@@ -59,7 +59,7 @@ def test_tests_of_the_steps_are_found(title, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr  # it is 5 where there are none
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_ten_iterations(tmp_path):
     """The demo's two steps, on a CPU: fit_to_machine takes away what needs a GPU."""
     steps = load_tool('benchmarks/check_gpu_run').steps()
