@@ -35,9 +35,10 @@ def files(work_dir):
 
 
 def said_of(name, output):
-    """The line of mmengine's log that says that a signal has ended the training; configs name signals otherwise."""
+    """The line that says that a signal has ended the training; configs name signals otherwise, and torchrun's lines
+    begin with a letter and the date."""
     line, = [line for line in output.splitlines()
-             if ' - mmengine - ' in line and re.search(rf"(?<![.'\w]){name}(?![':\w])", line)]
+             if not re.match(r'[IWE]\d{4} ', line) and re.search(rf"(?<![.'\w]){name}(?![':\w])", line)]
     return line
 
 
