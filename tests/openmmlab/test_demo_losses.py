@@ -34,8 +34,8 @@ def images(step, count=2):
             image[:, y:y + height, x:x + width] += 45 * (label + 1)
             masks[label, y:y + height, x:x + width] = 1
             boxes.append([x, y, x + width, y + height])
-        truth = InstanceData(bboxes=torch.tensor(np.array(boxes), dtype=torch.get_default_dtype()), labels=torch.arange(4),
-                             masks=BitmapMasks(masks, SIZE, SIZE))
+        boxes = torch.tensor(np.array(boxes), dtype=torch.get_default_dtype())
+        truth = InstanceData(bboxes=boxes, labels=torch.arange(4), masks=BitmapMasks(masks, SIZE, SIZE))
         inputs.append(torch.from_numpy(image).to(torch.uint8))
         samples.append(DetDataSample(gt_instances=truth, metainfo=dict(
             img_shape=(SIZE, SIZE), ori_shape=(SIZE, SIZE), scale_factor=(1., 1.))))
