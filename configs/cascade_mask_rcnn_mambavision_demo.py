@@ -61,11 +61,11 @@ model = dict(
 
 max_epochs = 10
 auto_scale_lr = dict(base_batch_size=4)
-train_cfg = dict(max_epochs=max_epochs, val_interval=2)
+train_cfg = dict(max_epochs=max_epochs, val_interval=5)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
     dict(type='CosineAnnealingLR', by_epoch=True, begin=0, T_max=max_epochs, convert_to_iter_based=True),
 ]
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=35.))
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=2))
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=5))
 randomness = dict(seed=0)

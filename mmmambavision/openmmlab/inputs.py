@@ -7,10 +7,12 @@ from pathlib import Path
 import cv2
 import mmcv
 import numpy as np
+from PIL import Image
 
 from ..errors import UserError
 
-IMAGES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff'}
+IMAGES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif'}
+WITH_PAGES = {'.tif', '.tiff', '.gif'}
 VIDEOS = {'.mp4', '.avi', '.mov', '.mkv', '.webm'}
 
 
@@ -20,9 +22,11 @@ class UnreadableError(Exception):
 
 @dataclass
 class Source:
-    """A file to predict on, and its name below the folder that it was found in."""
+    """A file to predict on, its name below the folder that it was found in, and which of its pages, if it has several,
+    such as the frames of an animated GIF."""
     path: Path
     name: Path
+    page: int = 0
 
     @property
     def is_video(self):
@@ -60,8 +64,35 @@ def find_inputs(names):
             elif path.suffix.lower() not in IMAGES | VIDEOS:
                 raise UserError(f"{path} is no image or video by its name: it would end in "
                                 f"{', '.join(sorted(IMAGES | VIDEOS))}")
-            sources.update((os.path.realpath(source.path), source) for source in found)
-    return list(sources.values())
+            for source in found:
+                sources[os.path.realpath(source.path)] = pages_of(source)
+    return [page for pages in sources.values() for page in pages]
+
+
+def pages_of(source):
+    """The source itself or, of an image with several pages, one source for each, named by its number from 1 on."""
+    if source.path.suffix.lower() not in WITH_PAGES:
+        return [source]
+    try:
+        with Image.open(source.path) as image:
+            count = getattr(image, 'n_frames', 1)
+    except (OSError, ValueError, SyntaxError):  # which `frames_of` will say
+        count = 1
+    ending = '.png' if source.path.suffix.lower() == '.gif' else source.name.suffix  # which OpenCV can write
+    return [Source(source.path, source.name.with_name(
+        f"{source.name.stem}{f'_page{page + 1}' if count > 1 else ''}{ending}"), page) for page in range(count)]
+
+
+def read_page(source):
+    """The image of a source (H, W, 3) in BGR, or None."""
+    if source.path.suffix.lower() == '.gif':
+        with Image.open(source.path) as image:
+            image.seek(source.page)
+            return np.ascontiguousarray(np.asarray(image.convert('RGB'))[..., ::-1])
+    if source.page:
+        _, images = cv2.imreadmulti(str(source.path), source.page, 1, flags=cv2.IMREAD_COLOR)
+        return images[0] if images else None
+    return mmcv.imread(str(source.path))
 
 
 def number_of_frames(source):
@@ -77,7 +108,7 @@ def frames_of(source):
     """
     if not source.is_video:
         try:
-            image = mmcv.imread(str(source.path)) if source.path.stat().st_size else None
+            image = read_page(source) if source.path.stat().st_size else None
         except (OSError, cv2.error):  # a link to nowhere, a file of others, more pixels than opencv takes
             image = None
         if image is None:

@@ -3,6 +3,7 @@ import io
 import logging
 import os
 import random
+import re
 import signal
 from types import SimpleNamespace
 
@@ -17,8 +18,9 @@ from mmmambavision.errors import UserError
 from mmmambavision.interrupts import TRY_AGAIN
 from mmmambavision.openmmlab.training import make_safe, signals
 from mmmambavision.openmmlab.training.checkpoints import AtomicBackend, checkpoints, latest_checkpoint, put_into
-from mmmambavision.openmmlab.training.resume import SeededBatchSampler, use_earlier_seed
+from mmmambavision.openmmlab.training.resume import ResumeHook, SeededBatchSampler, use_earlier_seed
 
+from ..helpers.messages import facts
 from ..helpers.process import ROOT
 
 
@@ -60,6 +62,24 @@ def test_the_seed_of_the_earlier_run(tmp_path):
     cfg = Config(dict(randomness=dict(deterministic=True)))  # as the page advises
     use_earlier_seed(cfg)
     assert cfg.randomness == dict(deterministic=True, seed=None)
+
+
+def test_settings_that_a_checkpoint_overrides_are_named():
+    def config(lr=.1, milestones=(8, 11), epochs=12):
+        return Config(dict(
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=lr)), train_cfg=dict(max_epochs=epochs),
+            param_scheduler=[dict(type='LinearLR', end=5), dict(type='MultiStepLR', milestones=[*milestones])]))
+
+    def warned(now, resumes=True):
+        said = []
+        runner = SimpleNamespace(cfg=now, logger=SimpleNamespace(warning=said.append), _resume=resumes)
+        ResumeHook().after_load_checkpoint(runner, dict(meta=dict(cfg=config().pretty_text)))
+        return said
+
+    assert not warned(config()) and not warned(config(epochs=24)) and not warned(config(lr=.2), resumes=False)
+    message, = warned(config(.2, (16, 22)))
+    assert re.search(facts('optim_wrapper.optimizer.lr', '0.2', '0.1', 'param_scheduler.1.milestones', '(16, 22)',
+                           '--weights'), message)
 
 
 @pytest.mark.parametrize('hooks', [{}, dict(default_hooks={}), dict(default_hooks=dict(timer=dict(type='x')))])

@@ -121,6 +121,15 @@ def test_exported_with_sizes_that_it_was_not_made_with(window, sample):
                 assert torch.equal(a.isnan(), b.isnan())
 
 
+def test_traced_graphs_have_operators_of_torch_alone():
+    model, x = nano().eval(), torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        traced = torch.jit.trace(model, x)
+        assert 'mmmambavision::' not in str(traced.inlined_graph)
+        for a, b in zip(traced(x), model(x), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_quantised_linear_layers():
     torch.manual_seed(0)
     model = MambaVision('tiny').eval()

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools.coco import COCO
 
 from mmmambavision.errors import UserError
@@ -49,6 +50,19 @@ def test_nothing_to_predict_on(folder, name, message):
     (folder.parent / 'empty').mkdir()
     with pytest.raises(UserError, match=message):
         find_inputs([str(folder.parent / name)])
+
+
+def test_every_page_of_an_image_is_predicted_on(tmp_path):
+    pages = [Image.fromarray(np.full((24, 32, 3), value, np.uint8)) for value in (10, 120, 240)]
+    for name in ('a.tif', 'b.gif'):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    pages[1].save(tmp_path / 'c.gif')
+    found = find_inputs([str(tmp_path)])
+    assert [str(source.name) for source in found] == [
+        'a_page1.tif', 'a_page2.tif', 'a_page3.tif', 'b_page1.png', 'b_page2.png', 'b_page3.png', 'c.png']
+    values = [frame.image for source in found for frame in frames_of(source)]
+    assert all(image.shape == (24, 32, 3) for image in values)
+    assert [round(image.mean()) for image in values] == [10, 120, 240] * 2 + [120]
 
 
 def test_frames(folder):

@@ -10,6 +10,7 @@ from itertools import count, repeat
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, HOOKS, LOOPS
@@ -135,7 +136,10 @@ class ResumeHook(Hook):
             meta[POSITION] = [done, len(loop.dataloader)]
 
     def after_load_checkpoint(self, runner, checkpoint):
-        done, batches = (checkpoint.get('meta') or {}).get(POSITION, (0, 0))
+        meta = checkpoint.get('meta') or {}
+        if runner._resume:
+            warn_of_kept_settings(runner, meta.get('cfg'))
+        done, batches = meta.get(POSITION, (0, 0))
         if not runner._resume or not done:
             return
         if batches == len(runner.train_loop.dataloader):
@@ -144,6 +148,44 @@ class ResumeHook(Hook):
             runner.logger.warning(
                 f'the checkpoint is of batch {done} of {batches} in an epoch, which has '
                 f'{len(runner.train_loop.dataloader)} now: the epoch is begun again')
+
+
+def warn_of_kept_settings(runner, text):
+    """Warn of settings of the optimizer and of its schedules that differ from the checkpoint's, which are used.
+
+    Args:
+        runner: mmengine's, with the config that was asked for.
+        text: the config in the checkpoint, as mmengine writes it; None where there is none.
+    """
+    if not text:
+        return
+    try:
+        before, now = (dict(flat(cfg)) for cfg in (Config.fromstring(text, '.py'), runner.cfg))
+    except (SyntaxError, NameError, OSError):  # written by something else than mmengine
+        return
+    changed = [f'{key} is {now.get(key)!r} in the config and {before.get(key)!r} in the checkpoint'
+               for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if changed:
+        runner.logger.warning(
+            f"a resumed training keeps the checkpoint's optimizer and schedules: {'; '.join(changed)}. To train with "
+            "the config's, start from the weights alone, in a new work dir: --weights CHECKPOINT --work-dir NEW_FOLDER")
+
+
+def flat(cfg):
+    """(dotted key, value) of what a checkpoint's state of optimizer and schedules overrides."""
+    def parts(node, key):
+        if isinstance(node, dict):
+            node = node.items()
+        elif isinstance(node, (list, tuple)) and any(isinstance(part, dict) for part in node):
+            node = enumerate(node)
+        else:
+            yield key, tuple(node) if isinstance(node, list) else node
+            return
+        for name, part in node:
+            yield from parts(part, f'{key}.{name}')
+
+    yield from parts((cfg.get('optim_wrapper') or {}).get('optimizer') or {}, 'optim_wrapper.optimizer')
+    yield from parts(cfg.get('param_scheduler') or [], 'param_scheduler')
 
 
 def put_into(cfg):

@@ -76,7 +76,7 @@ def choose_backend(name, u):
             _warn_of_slow_scan(absent('cpu'))
     if name == 'reference':
         return BACKENDS[name].run
-    if under_functional_transform():
+    if under_functional_transform() or torch.jit.is_tracing():  # a traced graph is loaded where our operators are not
         return _chunked_operations
     if u.shape[0] == 0:
         name = 'chunked'  # the others have nothing to start their kernels on
