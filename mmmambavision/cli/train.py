@@ -25,6 +25,8 @@ def parse_args(argv=None):
     data.add_argument('--train-json', metavar='FILE', help='annotations to train on, if not found by their name')
     data.add_argument('--val-json', metavar='FILE', help='annotations to validate with, if not found by their name')
     data.add_argument('--images', metavar='FOLDER', help='where their images are, if not found')
+    data.add_argument('--holdout', type=float, metavar='SHARE',
+                      help='share of the images of a single json to validate with, such as 0.2')
     return parser.parse_args(argv)
 
 

@@ -72,11 +72,14 @@ def test_evaluation_under_autocast(options, monkeypatch, tmp_path):
             return Runner
 
         @staticmethod
+        def load_checkpoint(path, strict):
+            seen.append((path, strict))
+
+        @staticmethod
         def test():
             pass
 
     monkeypatch.setattr(work, 'Runner', Runner)
     monkeypatch.setattr(work, 'check_data', lambda *_: None)
-    monkeypatch.setattr(work, 'load_checkpoint', lambda _: None)
     run(lambda: main([str(RECIPE), 'x.pth', '--work-dir', str(tmp_path), *options]))
-    assert seen == [bool(options)]
+    assert seen == [bool(options), ('x.pth', True)]

@@ -119,7 +119,8 @@ def use_own_data(cfg, args):
     """
     first = process_rank(cfg) == 0
     warnings, changes = own_data.prepare(
-        cfg, args.data, dict(train=args.train_json, val=args.val_json), args.images, quiet=not first)
+        cfg, args.data, dict(train=args.train_json, val=args.val_json), args.images, quiet=not first,
+        holdout=args.holdout)
     if first:
         picture = Path(cfg.work_dir, 'samples.jpg')
         safe = copy.deepcopy(cfg)  # of which nothing stays

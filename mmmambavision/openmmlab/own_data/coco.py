@@ -1,5 +1,7 @@
 """A data set in COCO's format: read, counted, and made as mmdet and pycocotools need it."""
 import json
+import random
+import re
 from collections import Counter
 from math import isfinite
 
@@ -76,6 +78,49 @@ def leave_out_parent(coco):
             coco['categories'] = others
             return [category['name']]
     return []
+
+
+def hold_out(coco, share, seed=0):
+    """One data set as two, split by image at random, with every class that is in two images or more in both.
+
+    Args:
+        coco: the contents of a json.
+        share: how much of the images is held out, between 0 and 1.
+        seed: of the draw.
+
+    Returns:
+        {'train': contents, 'val': contents}
+
+    Raises:
+        UserError: the share is not between 0 and 1, or there are fewer than two images.
+    """
+    if not 0 < share < 1 or len(coco['images']) < 2:
+        raise UserError('the share of images to hold out must be between 0 and 1, of two images at least; it is '
+                        f'{share} of {len(coco["images"])}')
+    order = sorted((image['id'] for image in coco['images']), key=str)
+    random.Random(seed).shuffle(order)
+    images_of = {}
+    for annotation in coco['annotations']:
+        images_of.setdefault(annotation['category_id'], set()).add(annotation['image_id'])
+    held, count = set(), max(1, round(share * len(order)))
+
+    def leaves_every_class(image):
+        return all(len(images - held) > 1 for images in images_of.values() if image in images)
+
+    for images in sorted(images_of.values(), key=len):  # of the rarest class first
+        if not images & held:
+            held.update([image for image in order if image in images and leaves_every_class(image)][:1])
+    for image in order:
+        if len(held) < count and image not in held and leaves_every_class(image):
+            held.add(image)
+    return {split: dict(coco, images=[i for i in coco['images'] if (i['id'] in held) == (split == 'val')],
+                        annotations=[a for a in coco['annotations'] if (a['image_id'] in held) == (split == 'val')])
+            for split in ('train', 'val')}
+
+
+def base_name(file_name):
+    """The last part of a path of any system, or of a URL."""
+    return re.split(r'[\\/]', file_name.partition('?')[0] if '://' in file_name else file_name)[-1]
 
 
 def classes_of(coco, path):

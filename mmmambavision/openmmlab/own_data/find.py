@@ -31,9 +31,22 @@ def find_json(folder, split):
     if found:
         raise UserError(f"{folder} has several annotations for {split}: {', '.join(map(str, found))}; {option} says "
                         'which')
-    held_out = '; nothing is held out by itself' if split == 'val' else ''
     raise UserError(f"{folder} has no annotations for {split}: looked for *.json in it and in its folders with "
-                    f"{' or '.join(WORDS[split])} in the file's or the folder's name. {option} names one{held_out}")
+                    f"{' or '.join(WORDS[split])} in the file's or the folder's name. {option} names one; of a "
+                    'single json, --holdout 0.2 takes a fifth of the images to validate with')
+
+
+def find_single_json(folder):
+    """The one COCO json of a folder, or of a folder in it, of which images are to be held out.
+
+    Raises:
+        UserError: there is none, or several.
+    """
+    files = sorted(folder.glob('*.json')) + sorted(folder.glob('*/*.json'))
+    if len(files) != 1:
+        found = f"several: {', '.join(map(str, files))}" if files else 'none'
+        raise UserError(f'images are held out of one json, and {folder} has {found}. --train-json FILE says which')
+    return files[0]
 
 
 def find_images(names, json, roots, split):

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from ...errors import UserError
 from . import coco, label_maps
-from .find import WORDS, find_images, find_json, find_label_maps
+from .find import WORDS, find_images, find_json, find_label_maps, find_single_json
 from .fit import fit_detector, fit_segmentor, masks_as_pixels, predicts_masks
 from .report import show_table
 from .survey import first
 from .weights import dataset_of
 
 
-def prepare(cfg, folder=None, jsons=None, images=None, quiet=False):
+def prepare(cfg, folder=None, jsons=None, images=None, quiet=False, holdout=None):
     """Fit a config to the data in a folder: COCO's format for detectors, images and label maps for segmentors.
 
     Args:
@@ -22,6 +22,7 @@ def prepare(cfg, folder=None, jsons=None, images=None, quiet=False):
         jsons: {'train': FILE, 'val': FILE}, either of them None where it is to be found in `folder`.
         images: folder that the images are in, where it is not to be found by itself.
         quiet: without the table, for processes beside the first.
+        holdout: which share of the images of a single json to validate with, between 0 and 1.
 
     Returns:
         What is odd about the data, and what was changed in the config, as sentences.
@@ -37,25 +38,39 @@ def prepare(cfg, folder=None, jsons=None, images=None, quiet=False):
         raise UserError("--data is for upright boxes: rotated ones are read from DOTA's format alone, where "
                         'train_dataloader.dataset and val_dataloader.dataset of the config say')
     if cfg.get('default_scope') == 'mmseg':
-        if any(jsons.values()) or images:
-            raise UserError('--train-json, --val-json and --images are for detectors; a segmentor has --data FOLDER '
-                            'with images and label maps')
+        if any(jsons.values()) or images or holdout:
+            raise UserError('--train-json, --val-json, --images and --holdout are for detectors; a segmentor has '
+                            '--data FOLDER with images and label maps')
         return prepare_segmentor(cfg, Path(folder).resolve(), quiet)
-    if not folder and not all(jsons.get(split) for split in WORDS):
+    if not folder and not all(jsons.get(split) for split in WORDS) and not (holdout and jsons.get('train')):
         raise UserError('--data FOLDER says where the data is, or both of --train-json FILE and --val-json FILE')
-    return prepare_detector(cfg, *(path and Path(path).resolve() for path in (folder, images)), jsons, quiet)
+    return prepare_detector(cfg, *(path and Path(path).resolve() for path in (folder, images)), jsons, quiet, holdout)
 
 
-def prepare_detector(cfg, folder, images, given, quiet):
-    paths = {split: Path(given.get(split) or find_json(folder, split)).resolve() for split in WORDS}
-    contents = {split: coco.read(path) for split, path in paths.items()}
+def prepare_detector(cfg, folder, images, given, quiet, holdout=None):
+    changes, rewritten = [], set()
+    if holdout is None:
+        paths = {split: Path(given.get(split) or find_json(folder, split)).resolve() for split in WORDS}
+        contents = {split: coco.read(path) for split, path in paths.items()}
+    else:
+        if given.get('val'):
+            raise UserError('--holdout takes images to validate with out of those to train on: leave out --val-json')
+        path = Path(given.get('train') or find_single_json(folder)).resolve()
+        contents = coco.hold_out(coco.read(path), holdout)
+        paths, rewritten = dict.fromkeys(WORDS, path), set(WORDS)
+        counts = [len(content['images']) for content in contents.values()]
+        changes.append(f'{counts[1]} of the {sum(counts)} images of {path} are held out for validation, drawn by a '
+                       'fixed seed')
     roots = [root for root in (images, folder) if root]
     files = {}
     for split, path in paths.items():
-        names = [image['file_name'] for image in contents[split]['images']]
-        if not names:
+        if not contents[split]['images']:
             raise UserError(f'{path} has no images')
-        files[split] = path, find_images(names, path, roots, split)
+        found, renamed = locate(contents[split], path, roots, 'train' if holdout else split)
+        files[split] = path, found
+        if renamed:
+            rewritten.add(split)
+            changes.append(renamed)
     without_parent = [name for split in WORDS for name in coco.leave_out_parent(contents[split])]
     classes = coco.classes_of(contents['train'], paths['train'])
     also = coco.classes_of(contents['val'], paths['val'])
@@ -69,9 +84,8 @@ def prepare_detector(cfg, folder, images, given, quiet):
         ('only trained on, never validated: they are in no category of the validation data', set(classes) - set(also)),
         ('left out with their boxes: they are in no category of the training data', set(also) - set(classes)),
         ('without a box to learn from', set(classes) - set(surveys['train'].classes)))
-    changes = []
     for split, (path, folder_of_images) in files.items():
-        better = coco.tidy(contents[split], classes)
+        better = coco.tidy(contents[split], classes) or (contents[split] if split in rewritten else None)
         if better:
             copy = Path(cfg.work_dir, 'annotations', f'{split}.json').resolve()
             write(copy, better)
@@ -81,6 +95,31 @@ def prepare_detector(cfg, folder, images, given, quiet):
     if any(map(coco.has_run_lengths, contents.values())):
         changes += masks_as_pixels(cfg)
     return warnings + small_images(cfg, contents['train']['images'], paths['train']), changes
+
+
+def locate(contents, path, roots, split):
+    """The folder of a split's images, and what was done to find them, as a sentence or None.
+
+    Names that are not in any folder, such as another machine's paths, are replaced by their last parts in `contents`
+    where those differ and are in one.
+
+    Raises:
+        UserError: none of the images is found.
+    """
+    names = [image['file_name'] for image in contents['images']]
+    bases = [coco.base_name(name) for name in names]
+    usable = bases != names and len(set(bases)) == len(bases)
+    try:
+        folder = find_images(names, path, roots, split)
+        if not usable or all((folder / name).is_file() for name in names):
+            return folder, None
+    except UserError:
+        if not usable:
+            raise
+    folder = find_images(bases, path, roots, split)
+    for image, base in zip(contents['images'], bases):
+        image['file_name'] = base
+    return folder, f'the images of {path} are found by the last part of their names: {bases[0]} for {names[0]}'
 
 
 def turns_images(cfg):

@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.own_data import prepare
 
-from ...helpers.data import DETECTOR, SEGMENTOR, coco_contents, recipe, write_both, write_label_maps
+from ...helpers.data import DETECTOR, SEGMENTOR, coco_contents, recipe, write_both, write_label_maps, write_split
 from ...helpers.messages import facts
 from ...helpers.process import ROOT
 
@@ -161,6 +161,66 @@ def test_label_maps_of_0_and_255(folder, tmp_path):
     refused(folder, tmp_path, '255', 'thing', '1', config=SEGMENTOR)
     write_label_maps(folder, (0, 1, 255))
     prepared(folder, tmp_path, SEGMENTOR)
+
+
+@pytest.mark.parametrize('prefix', ['data\\images\\', '/home/user/data/', 'https://host/a/', 'upload/1/'])
+def test_names_of_other_machines(prefix, folder, tmp_path):
+    contents = coco_contents()
+    write_both(folder, contents)
+    for image in contents['images']:
+        image['file_name'] = prefix + image['file_name']
+    (folder / 'annotations' / 'instances_train.json').write_text(json.dumps(contents))
+    cfg, _, changes = prepared(folder, tmp_path)
+    assert any(prefix + '1.png' in change for change in changes)
+    written = json.loads((tmp_path / 'work_dir' / 'annotations' / 'train.json').read_text())
+    assert [image['file_name'] for image in written['images']] == [f'{i}.png' for i in range(1, 5)]
+    init_default_scope('mmdet')
+    assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 4
+
+
+def test_names_that_are_in_two_folders_stay(folder, tmp_path):
+    contents = coco_contents()
+    contents['images'][0]['file_name'] = 'a/1.png'
+    contents['images'][1]['file_name'] = 'b/1.png'
+    write_both(folder, contents)
+    _, _, changes = prepared(folder, tmp_path)
+    assert not changes or not any('1.png' in change for change in changes)
+
+
+@pytest.mark.parametrize('place', ['result.json', 'annotations/instances_default.json', 'train/_annotations.coco.json'])
+def test_a_single_json_is_split(place, folder, tmp_path):
+    contents = coco_contents(12, ('cat', 'dog', 'emu'))
+    rare = contents['annotations'][:2]
+    for annotation, image in zip(rare, (3, 8)):
+        annotation.update(category_id=3, image_id=image)
+    write_split(folder, contents, place, 'train' if 'train' in place else 'images')
+    refused(folder, tmp_path, '--holdout')
+    written = []
+    for run in ('first', 'again'):
+        cfg = Config.fromfile(ROOT / DETECTOR)
+        cfg.work_dir = str(tmp_path / run)
+        _, changes = prepare(cfg, folder, quiet=True, holdout=.25)
+        assert any('3 of the 12' in change for change in changes)
+        written.append([json.loads((tmp_path / run / 'annotations' / f'{split}.json').read_text())
+                        for split in ('train', 'val')])
+    assert written[0] == written[1]
+    train, val = written[0]
+    ids = [{image['id'] for image in part['images']} for part in (train, val)]
+    assert ids[0] | ids[1] == set(range(1, 13)) and not ids[0] & ids[1] and len(ids[1]) == 3
+    for part, own in zip((train, val), ids):
+        assert {a['image_id'] for a in part['annotations']} <= own
+        assert {a['category_id'] for a in part['annotations']} == {1, 2, 3}
+    init_default_scope('mmdet')
+    assert len(DATASETS.build(cfg.val_dataloader.dataset)) == 3
+
+
+@pytest.mark.parametrize('share', [0., 1., -1., 1.5])
+def test_shares_that_hold_out_nothing_or_all(share, folder, tmp_path):
+    write_split(folder, coco_contents(), 'result.json', 'images')
+    cfg = Config.fromfile(ROOT / DETECTOR)
+    cfg.work_dir = str(tmp_path / 'work_dir')
+    with pytest.raises(UserError, match=str(share)):
+        prepare(cfg, folder, quiet=True, holdout=share)
 
 
 def test_reading_headers_takes_no_pixels(folder, tmp_path, monkeypatch):
