@@ -1,6 +1,7 @@
 # make demo | demo-seg | demo-cls | test | test-slow | test-full | lint | check-gpu | setup      sets up what is missing, then runs
 #   STACK=onedl     the maintained onedl packages instead of the original mmengine, mmdet and mmsegmentation
 #   MMCV=compiled   mmcv with its operators compiled here, instead of mmcv-lite with ours
+#   ARGS='...'      options of pytest for the tests
 STACK  ?= openmmlab
 MMCV   ?= lite
 PYTHON ?= python3
