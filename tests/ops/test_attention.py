@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,6 +50,22 @@ def test_values(size, layout):
     assert found.dtype == torch.float32 and found.transpose(1, 2).is_contiguous()
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=3e-6)
     torch.testing.assert_close(attention(q, k, v, 'reference').double(), expected, rtol=1e-5, atol=3e-6)
+
+
+def test_kernels_that_torch_is_asked_for_on_cuda(monkeypatch):
+    """Any but cuDNN's, for this call alone; a context of the caller's stays."""
+    def enabled():
+        return {name for name in ('flash', 'mem_efficient', 'math', 'cudnn')
+                if getattr(torch.backends.cuda, f'{name}_sdp_enabled')()}
+
+    seen, others = [], enabled()
+    monkeypatch.setattr(F, 'scaled_dot_product_attention', lambda *_: seen.append(enabled()))
+    on_cuda, on_cpu = SimpleNamespace(is_cuda=True), SimpleNamespace(is_cuda=False)
+    for q in (on_cuda, on_cpu):
+        interface.attention_torch(q, q, q)
+    with sdpa_kernel([SDPBackend.CUDNN_ATTENTION]):
+        interface.attention_torch(on_cuda, on_cuda, on_cuda)
+    assert seen == [{'flash', 'mem_efficient', 'math'}, others, {'cudnn'}] and enabled() == others
 
 
 @needs_kernel

@@ -3,6 +3,7 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...errors import UserError
 from ..transforms import is_exporting, under_functional_transform
@@ -11,7 +12,23 @@ from .operators import attention_cpu
 from .reference import attention_reference
 
 ENVIRONMENT_VARIABLE = 'MMMAMBAVISION_ATTENTION'
-BACKENDS = {'reference': attention_reference, 'torch': F.scaled_dot_product_attention,
+# By preference. On recent GPUs torch itself prefers cuDNN, which makes a plan for every new number of tokens, about a
+# second each: training on images of many sizes would wait for hundreds of them.
+KERNELS_ON_CUDA = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+def attention_torch(q, k, v):
+    """`scaled_dot_product_attention`; on CUDA without cuDNN's kernel, unless the caller has chosen among kernels."""
+    enabled = torch.backends.cuda
+    if not q.is_cuda or torch.compiler.is_compiling() or not (
+            enabled.flash_sdp_enabled() and enabled.mem_efficient_sdp_enabled() and enabled.math_sdp_enabled()
+            and enabled.cudnn_sdp_enabled()):
+        return F.scaled_dot_product_attention(q, k, v)
+    with sdpa_kernel(KERNELS_ON_CUDA, set_priority=True):
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+BACKENDS = {'reference': attention_reference, 'torch': attention_torch,
             'cpu': lambda q, k, v: attention_cpu(q, k, v)[0]}
 
 
