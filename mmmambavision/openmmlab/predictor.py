@@ -1,6 +1,7 @@
 """A detector's or segmentor's predictions on images in memory, as numbers and drawn."""
 import numpy as np
 from mmengine.registry import VISUALIZERS
+from mmengine.structures import PixelData
 from pycocotools import mask as coco_mask
 
 from .models import load_model
@@ -38,6 +39,8 @@ class Predictor:
     def draw(self, image, sample):
         """The image with its predictions drawn, (H, W, 3) in BGR."""
         options = {} if self.segments else dict(pred_score_thr=self.threshold)
+        if self.segments:  # as an array: mmseg indexes with it, and takes a tensor of one pixel for a number
+            sample = type(sample)(pred_sem_seg=PixelData(data=sample.pred_sem_seg.data.numpy()))
         np.random.seed(0)  # mmdet makes the colours of one class differ at random
         self.visualizer.add_datasample('', image[..., ::-1], sample, draw_gt=False, show=False, **options)
         return self.visualizer.get_image()[..., ::-1]

@@ -119,6 +119,13 @@ def test_segmentor(pictures, checkpoints, tmp_path):
         assert labels.shape == image.shape[:2] and (labels == expected).mean() > .999
 
 
+@pytest.mark.parametrize('config', [DETECTOR, SEGMENTOR])
+def test_an_image_of_one_pixel(config, checkpoints, tmp_path):
+    cv2.imwrite(str(tmp_path / 'x.png'), np.full((1, 1, 3), 200, np.uint8))
+    predict(tmp_path / 'x.png', '--config', config, '--checkpoint', checkpoints[config], '--out', tmp_path / 'out')
+    assert cv2.imread(str(tmp_path / 'out' / 'x.png')).shape == (1, 1, 3)
+
+
 def test_unreadable_inputs_are_counted(pictures, checkpoints, tmp_path, capsys):
     (tmp_path / 'bad.jpg').write_text('no image')
     with pytest.raises(SystemExit) as stopped:
