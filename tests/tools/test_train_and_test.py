@@ -103,6 +103,12 @@ class OneChannel(BaseModel):
         return self.backbone(inputs[:, :1])
 
 
+def test_classes_that_the_data_does_not_have(shapes, tmp_path):
+    message = error_of('train', ROOT / DETECTOR, '--work-dir', tmp_path, '--cfg-options', *data_options(shapes),
+                       "train_dataloader.dataset.metainfo.classes=('cat','dog')")
+    assert re.search(facts('train_dataloader.dataset', 'cat, dog', 'circle', 'instances_train2017.json'), message)
+
+
 def test_config_not_found_or_broken(tmp_path):
     assert str(tmp_path / 'no.py') in error_of('train', tmp_path / 'no.py')
     (tmp_path / 'broken.py').write_text('model = dict(')

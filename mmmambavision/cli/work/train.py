@@ -10,7 +10,14 @@ from ...checkpoints.files import load_checkpoint
 from ...errors import UnreachableError, UserError
 from ...openmmlab import own_data
 from ...openmmlab.amp import use_amp
-from ...openmmlab.configs import check_data, fit_to_machine, load_config, process_rank, world_size
+from ...openmmlab.configs import (
+    check_classes,
+    check_data,
+    fit_to_machine,
+    load_config,
+    process_rank,
+    world_size,
+)
 from ...openmmlab.training import explained, hold, images, make_safe
 from ...openmmlab.training.checkpoints import checkpoints, latest_checkpoint
 from ..arguments import settings_of
@@ -41,8 +48,13 @@ def train(args):
             runner.logger.log(level, sentence)
     if hook:
         runner.register_hook(hook)
-    with explained(cfg.work_dir):
-        runner.train()
+    try:
+        with explained(cfg.work_dir):
+            runner.train()
+    except ValueError as error:
+        if not isinstance(error, UserError):  # such as numpy's of a data set that is left with no image
+            check_classes(cfg, 'train_dataloader', 'val_dataloader')
+        raise
 
 
 def apply_options(cfg, args):
