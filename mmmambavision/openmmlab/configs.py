@@ -47,18 +47,27 @@ def load_config(path, settings=None, work_dir=None, launcher='none', local_rank=
 
 
 def check_data(cfg, *loaders):
-    """See that the files of the data loaders named, such as train_dataloader, are there, and read with three channels.
+    """See that the files of the data loaders named, such as train_dataloader, are there, and read with as many channels
+    as the backbone takes.
 
     Raises:
         UserError: naming the path, the keys that set it and where to read about the data.
     """
+    model = cfg.get('model') or {}
+    channels = (model.get('backbone') or {}).get('in_channels', 3)
+    mean = (model.get('data_preprocessor') or {}).get('mean')
+    if mean is not None and len(mean) not in (1, 3):
+        raise UserError(f'model.data_preprocessor.mean has {len(mean)} values, and mmengine subtracts one or three: '
+                        'leave out mean and std, and normalise images of other channels in the pipeline')
     for key, dataset in (found for loader in loaders
                          for found in datasets_of((cfg.get(loader) or {}).get('dataset', {}), f'{loader}.dataset')):
         if str(dataset.get('type')).startswith('LVIS') and not find_spec('lvis'):
             raise UserError(f'{dataset.type} needs the package lvis, which is not installed: pip install lvis')
-        if any(str(step.get('color_type', '')).startswith('gray') for step in dataset.get('pipeline', [])):
+        grey = any(str(step.get('color_type', '')).startswith('gray') for step in dataset.get('pipeline', []))
+        if grey and channels != 1:
             raise UserError(f"{key}.pipeline reads images with one channel (color_type='grayscale'), the backbone "
-                            'takes three: leave color_type out, and grey images are read with theirs three times')
+                            f'takes {channels}: leave color_type out, and grey images are read with theirs three '
+                            'times, or set model.backbone.in_channels=1')
         prefixes = dataset.get('data_prefix') or {}  # mmpretrain's data sets have one of images alone
         prefixes = {'': prefixes} if isinstance(prefixes, str) else prefixes
         files = {'ann_file': dataset.get('ann_file') or dataset.get('split'),

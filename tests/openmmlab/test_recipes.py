@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 from mmdet.datasets.api_wrappers import COCO
+from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from mmmambavision.cli.train import main
@@ -185,6 +186,21 @@ def test_what_is_missing_is_told(tmp_path, monkeypatch):
         (tmp_path / 'mine.py').write_text(line)
         with pytest.raises(UserError, match=facts('mine.py', missing)):
             load_config(tmp_path / 'mine.py')
+
+
+def test_channels_of_images_and_backbone():
+    def check(channels, mean, colour='grayscale'):
+        check_data(Config(dict(
+            model=dict(backbone=dict(in_channels=channels), data_preprocessor=dict(mean=mean)),
+            train_dataloader=dict(dataset=dict(type='X', pipeline=[dict(type='LoadImageFromFile', color_type=colour)])),
+        )), 'train_dataloader')
+
+    check(1, [0.])
+    check(4, None, 'unchanged')
+    with pytest.raises(UserError, match=facts('train_dataloader.dataset.pipeline', 'grayscale', 'in_channels')):
+        check(3, [0., 0., 0.])
+    with pytest.raises(UserError, match=facts('data_preprocessor.mean', '4')):
+        check(4, [0.] * 4, 'unchanged')
 
 
 def test_options_that_do_not_fit_the_config_are_told():
