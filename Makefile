@@ -1,7 +1,7 @@
 # make demo | demo-seg | demo-cls | test | test-slow | test-full | lint | check-gpu | setup      sets up what is missing, then runs
 #   STACK=onedl     the maintained onedl packages instead of the original mmengine, mmdet and mmsegmentation
 #   MMCV=compiled   mmcv with its operators compiled here, instead of mmcv-lite with ours
-#   ARGS='...'      options of pytest for the tests
+#   ARGS='...'      options of pytest for the tests, or of check-gpu
 STACK  ?= openmmlab
 MMCV   ?= lite
 PYTHON ?= python3
@@ -57,7 +57,7 @@ demo-seg: setup
 	@$(PY) tools/demo/demo.py configs/upernet_mambavision_demo.py
 
 check-gpu: setup
-	@$(PY) tools/benchmarks/check_gpu.py
+	@$(PY) tools/benchmarks/check_gpu.py --quick $(ARGS)
 
 $(STAMP)-venv:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { \

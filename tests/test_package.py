@@ -156,7 +156,7 @@ def tracked(folder):
 def test_wheel_has_the_package_and_the_recipes(built):
     _, wheel = built
     recipes = tracked('configs') | tracked('tools') - {
-        'tools/benchmarks/check_gpu.py', 'tools/benchmarks/check_gpu_run.py'}
+        'tools/benchmarks/check_gpu.py', 'tools/benchmarks/check_gpu_parts.py', 'tools/benchmarks/check_gpu_run.py'}
     recipes = {f'mmmambavision/.mim/{name}' for name in recipes | {'model-index.yml', 'configs/metafile.yml'}}
     assert {name for name in wheel if 'dist-info' not in name} == tracked('mmmambavision') | recipes
     assert any(name.endswith('licenses/LICENSE') for name in wheel)

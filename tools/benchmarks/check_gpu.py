@@ -1,14 +1,29 @@
-"""Try an NVIDIA GPU: tests of the scan and of the golden cases, ten iterations of the demo in mixed precision, and the
-benchmarks. Prints a report to paste into an issue: `make check-gpu`."""
+"""Check mmmambavision on an NVIDIA GPU and measure it: `python tools/benchmarks/check_gpu.py --quick`.
+
+Nothing is installed or downloaded. Each part runs in a process of its own with a time limit. Its result is added to
+report.md and report.json in the folder --out as soon as it is there, and a part that fails does not stop the others.
+"""
 import argparse
+from pathlib import Path
 
 from mmmambavision.terminal import run
 
 
+def parse_args(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--quick', action='store_true', help='fewer rounds and shapes: under 8 minutes on an H100')
+    parser.add_argument('--out', type=Path, default=Path('gpu_report'), metavar='DIR',
+                        help='new folder for the report; default gpu_report')
+    parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda',
+                        help='cpu: a rehearsal of the parts that need no GPU, on small sizes')
+    parser.add_argument('--only', nargs='+', metavar='PART', help='run these parts; a wrong name lists all')
+    return parser.parse_args(argv)
+
+
 def main(argv=None):
-    argparse.ArgumentParser(description=__doc__).parse_args(argv)
+    args = parse_args(argv)
     from check_gpu_run import check_all
-    check_all()
+    check_all(args.device, args.quick, args.out, args.only)
 
 
 if __name__ == '__main__':

@@ -1,11 +1,14 @@
-"""The steps of `check_gpu.py`, and its report."""
-import platform
+"""The parts of `check_gpu.py`, and its report."""
+import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple, Optional
 
 import torch
 from rich.console import Console
@@ -14,79 +17,160 @@ from mmmambavision.errors import UserError
 from mmmambavision.ops import available_backends
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ('torch', 'torchvision', 'triton', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation',
-            'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation', 'mmmambavision')
-TAIL = 40  # lines of a failed step in the report
+TAIL = 40  # lines of a failed part in the report
+PYTHON = [sys.executable, '-W', 'ignore']
 
 
-def check_all():
-    """Run all steps and print the report.
+class Part(NamedTuple):
+    """A command of the check.
+
+    Attributes:
+        title: what it checks or measures.
+        command: its arguments; it runs in the folder that all parts share.
+        limit: seconds after which it is stopped.
+        left_out: why it cannot run here, or None.
+    """
+    title: str
+    command: list
+    limit: int
+    left_out: Optional[str] = None
+
+
+def check_all(device, quick, out, only=None):
+    """Run the parts and write the report.
+
+    Args:
+        device: 'cuda', or 'cpu' for a rehearsal.
+        quick: whether to measure fewer shapes and rounds.
+        out: new or empty folder (a Path) for report.md and report.json.
+        only: names of the parts to run, or None for all.
 
     Raises:
-        UserError: there is no GPU.
+        UserError: there is no GPU, a part is not known, or the folder has files in it.
+        SystemExit: with status 1, a part failed or took too long.
     """
-    if not torch.cuda.is_available():
-        raise UserError('torch sees no NVIDIA GPU here, so there is nothing to check; docs/gpu.md says what one needs')
-    console = Console(stderr=True)
-    report = ['# mmmambavision on a GPU\n', *machine()]
-    passed = True
+    if device == 'cuda' and not torch.cuda.is_available():
+        raise UserError('torch sees no NVIDIA GPU here; docs/gpu.md says what one needs, --device cpu rehearses')
+    parts = all_parts(device, quick)
+    if unknown := [name for name in only or () if name not in parts]:
+        raise UserError(f"no part is called {', '.join(unknown)}; there are {', '.join(parts)}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f'{out} exists already; name a new folder with --out')
+    out.mkdir(parents=True, exist_ok=True)
+    console, records = Console(stderr=True), []
+    report = out / 'report.md'
+    report.write_text(f"# mmmambavision on {'a GPU' if device == 'cuda' else 'a CPU: a rehearsal'}\n",
+                      encoding='utf-8')
     with tempfile.TemporaryDirectory() as folder:
-        for title, command in steps().items():
-            fine, part = check(title, command, folder, console)
-            report.append(part)
-            passed &= fine
-    print('\n'.join(report))
-    if not passed:
+        for name in only or parts:
+            console.print(f'{parts[name].title} ...', end=' ')
+            record = dict(part=name, **run_part(parts[name], folder))
+            console.print(f"{record['status']}, {record['seconds']:.0f} s")
+            records.append(record)
+            with report.open('a', encoding='utf-8') as file:
+                file.write(section(parts[name], record))
+            (out / 'report.json').write_text(json.dumps(records, indent=1), encoding='utf-8')
+    console.print(f'report: {report}')
+    if any(record['status'] in ('FAILED', 'OUT OF TIME') for record in records):
         sys.exit(1)
 
 
-def steps():
-    """Title and command of everything that is run, in a folder of its own."""
-    python, tools = [sys.executable, '-W', 'ignore'], ROOT / 'tools'
+def all_parts(device, quick):
+    """Every Part by its name, in the order in which they run."""
+    gpu = device == 'cuda'
+    count = torch.cuda.device_count() if gpu else 0
+    only_gpu = None if gpu else 'only on a GPU'
+    benchmarks, tests = ROOT / 'tools' / 'benchmarks', ROOT / 'tests'
     demo = ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_demo.py'
-    pytest = [*python, '-m', 'pytest', '-c', ROOT / 'pytest.ini', '--rootdir', ROOT]
+    absent = available_backends()
+    amp = ['--amp'] if gpu else []  # bfloat16 takes minutes on a CPU that has no instructions for it
+    without_pytest = None if find_spec('pytest') else 'pytest is not installed'
+    workers = ['--numprocesses', min(8, os.cpu_count())] if gpu and find_spec('xdist') else []
+    # A rehearsal sees that the tests are found; they run without a GPU in the tests themselves.
+    pytest = [*PYTHON, '-m', 'pytest', '-c', ROOT / 'pytest.ini', '--rootdir', ROOT, *workers,
+              *([] if gpu else ['--collect-only'])]
+
+    def own(name, *options):
+        return [*PYTHON, benchmarks / 'check_gpu_parts.py', name, '--device', device, *options]
+
+    def tests_of_scan(backend):
+        return Part(f'tests of the scan, {backend}', [*pytest, tests / 'ops', '-k', backend, '-m', 'not full'], 150,
+                    without_pytest or (gpu and absent[backend]) or None)
+
+    def training(processes, *options):
+        launch = ['-m', 'torch.distributed.run', '--nproc-per-node', processes, '--master-port', 29511] \
+            if processes else []
+        return [*PYTHON, *launch, ROOT / 'tools' / 'train.py', demo, *amp, '--work-dir', f'demo{processes}',
+                *(['--launcher', 'pytorch'] if processes else []), '--cfg-options', 'train_cfg.max_epochs=1',
+                'train_cfg.val_interval=2', 'default_hooks.logger.interval=1', *options]
+
+    size = (800, 1344) if gpu else (64, 96)
+    models = ['mambavision-t', 'mambavision-t-padded', 'swin-t', 'convnext-t'] if gpu else ['mambavision-t']
+    rounds = 1 if not gpu else 10 if quick else 30
+    images = 40 if gpu else 8
+    shapes = ['COCO padded, level 2', 'COCO padded, level 3', 'COCO whole map, level 2', 'COCO whole map, level 3',
+              'ADE20K whole map, level 2', 'ImageNet, level 3'] if gpu else ['ImageNet, level 3']
+    scan = [*PYTHON, benchmarks / 'scan.py', '--markdown', *([] if gpu and not quick else ['--shapes', *shapes]),
+            '--batch', 1, *([2] if gpu else []), '--seconds', .2 if gpu else .01]
     return {
-        'tests of the scan': [*pytest, ROOT / 'tests' / 'ops'],
-        'golden cases': [*pytest, ROOT / 'tests' / 'models' / 'test_golden.py'],
-        'drawing 40 images': [
-            *python, tools / 'demo' / 'make_shapes_dataset.py', 'data/shapes', '--train', 40, '--val', 4],
-        'ten iterations of the demo, mixed precision': [
-            *python, tools / 'train.py', demo, '--amp', '--work-dir', 'demo', '--cfg-options', 'train_cfg.max_epochs=1',
-            'train_cfg.val_interval=1', 'default_hooks.logger.interval=1'],
-        'benchmark of backbones': [
-            *python, tools / 'benchmarks' / 'speed.py', 'mambavision-t-padded', 'mambavision-t', 'swin-t', 'convnext-t',
-            'resnet50', '--batch', 2, '--amp', '--train', '--rounds', 20, '--markdown'],
-        'benchmark of the scan': [*python, tools / 'benchmarks' / 'scan.py', '--markdown'],
+        'versions': Part('versions, driver and implementations', own('versions'), 60),
+        'scan-triton': tests_of_scan('triton'),
+        'scan-chunked': tests_of_scan('chunked'),
+        'scan-mamba_ssm': tests_of_scan('mamba_ssm'),
+        'golden': Part('golden cases', [*pytest, tests / 'models' / 'test_golden.py'], 120, without_pytest),
+        'operators': Part("mmcv's operators", [*pytest, tests / 'openmmlab' / 'test_mmcv_ops.py',
+                                               *(['-k', 'cuda'] if gpu else [])], 120, without_pytest),
+        'attention': Part("attention's kernels", own('attention'), 60),
+        'data': Part(f'drawing {images + 4} images', [
+            *PYTHON, ROOT / 'tools' / 'demo' / 'make_shapes_dataset.py', 'data/shapes', '--train', images, '--val', 4],
+            60),
+        'amp': Part(f'{images // 4} iterations of the demo in mixed precision', training(0), 120),
+        'ddp-1': Part('the same by DDP, one process', training(1), 120),
+        'ddp-2': Part('the same by DDP, two processes', training(2), 120,
+                      None if count > 1 else 'needs two GPUs'),
+        'graph': Part('CUDA graph of the backbone', own('graph'), 60, only_gpu),
+        'second': Part('the backbone on cuda:1', own('second'), 60, None if count > 1 else 'needs two GPUs'),
+        'scan': Part('time of the scan', scan, 120 if quick else 600),
+        'speed': Part('time of backbones', [
+            *PYTHON, benchmarks / 'speed.py', *models, '--batch', 2, *amp, '--train', '--rounds', rounds,
+            '--size', f'{size[0]}x{size[1]}', '--device', device, '--markdown'], 180),
+        'memory': Part('memory of a training step beside its estimate', own('memory', '--size', *size), 90),
+        'profile': Part('profile of a training step', own('profile', '--size', *size), 90),
     }
 
 
-def machine():
-    """The lines that say what this ran on."""
-    yield (f'- {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, {platform.platform()}, '
-           f'Python {platform.python_version()}')
-    found = []
-    for package in PACKAGES:
-        try:
-            found.append(f'{package} {version(package)}')
-        except PackageNotFoundError:
-            pass
-    yield f"- {', '.join(found)}"
-    for name, reason in available_backends().items():
-        yield f"- scan `{name}`: {reason or 'present'}"
-
-
-def check(title, command, folder, console):
-    """Run a step; whether it passed, and its part of the report."""
-    console.print(f'{title} ...', end=' ')
+def run_part(part, folder):
+    """Run a part: a dict of its status, seconds and output."""
+    if part.left_out:
+        return dict(status='left out', seconds=0., output=part.left_out)
     begin = time.monotonic()
-    done = subprocess.run([str(part) for part in command], cwd=folder, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT)
-    result = f"{'passed' if done.returncode == 0 else 'FAILED'}, {time.monotonic() - begin:.0f} s"
-    console.print(result)
-    lines = done.stdout.strip().splitlines()
-    shown = [line for line in lines if line.startswith('|') or ' loss: ' in line or ' passed' in line]
-    if done.returncode:
-        shown = lines[-TAIL:]
-    tables = all(line.startswith('|') for line in shown)
-    body = '\n'.join(shown) if tables else '```\n' + '\n'.join(shown) + '\n```'
-    return done.returncode == 0, f'\n## {title}: {result}\n\n{body}\n'
+    process = subprocess.Popen([*map(str, part.command)], cwd=folder, text=True, encoding='utf-8', errors='replace',
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        output, _ = process.communicate(timeout=part.limit)
+        status = 'FAILED' if process.returncode else 'passed'
+    except subprocess.TimeoutExpired:
+        status, output = 'OUT OF TIME', stop(process)
+    except KeyboardInterrupt:
+        stop(process)
+        raise
+    return dict(status=status, seconds=time.monotonic() - begin, output=output)
+
+
+def stop(process):
+    """Kill a process and all that it started; returns what they printed."""
+    os.killpg(process.pid, signal.SIGKILL)
+    return process.communicate()[0]
+
+
+def section(part, record):
+    """The section of the report on a part, in Markdown."""
+    lines = record['output'].strip().splitlines()
+    if record['status'] in ('FAILED', 'OUT OF TIME'):
+        lines = lines[-TAIL:]
+    elif record['status'] == 'passed' and 'check_gpu_parts.py' not in str(part.command):
+        lines = [line for line in lines if line.startswith('|') or ' loss: ' in line or ' passed' in line
+                 or ' collected' in line or ' threads;' in line or 'torch ' in line]
+    plain = record['status'] == 'left out' or all(line.startswith(('|', '- ')) for line in lines)
+    body = '\n'.join(lines) if plain else '```\n' + '\n'.join(lines) + '\n```'
+    return f"\n## {part.title}: {record['status']}, {record['seconds']:.0f} s\n\n{body}\n"

@@ -1,0 +1,170 @@
+"""Parts of `check_gpu.py` that are no command of their own: `python check_gpu_parts.py NAME --device cuda`."""
+import argparse
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+from machine import describe
+
+from mmmambavision import MambaVision
+from mmmambavision.models.presets import PRESETS
+from mmmambavision.ops import attention, available_backends
+from mmmambavision.terminal import run, show
+
+PACKAGES = ('torch', 'torchvision', 'triton', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation',
+            'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation', 'mmmambavision')
+
+
+def versions(device, size):
+    """Print the machine, the driver, the packages and which implementations of the scan run."""
+    print(f'- {describe(device)}; CUDA {torch.version.cuda}; {platform.platform()}; Python {platform.python_version()}')
+    if device == 'cuda':
+        asked = subprocess.run(['nvidia-smi', '--query-gpu=name,driver_version,memory.total', '--format=csv,noheader'],
+                               capture_output=True, text=True)
+        for line in asked.stdout.splitlines():
+            print(f'- nvidia-smi: {line}')
+        print(f'- compute capability {torch.cuda.get_device_capability()}; cuDNN {torch.backends.cudnn.version()}')
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(f'{package} {version(package)}')
+        except PackageNotFoundError:
+            pass
+    print(f"- {', '.join(found)}")
+    for name, reason in available_backends().items():
+        print(f"- scan `{name}`: {reason or 'present'}")
+
+
+def operators_of(call, prefixes):
+    """Names of torch's operators in a call that begin with one of the prefixes."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        call()
+    return [event.key for event in profile.key_averages() if event.key.startswith(prefixes)]
+
+
+def attention_kernels(device, size):
+    """Print which kernel attention runs in for every preset and type, at level 3's size on an image of 800x1344."""
+    rows, tokens = [], 25 * 42 if device == 'cuda' else 64
+    for arch, preset in PRESETS.items():
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            heads = preset['num_heads'][2]
+            q, k, v = (torch.randn(1, heads, tokens, 4 * preset['dim'] // heads, device=device, dtype=dtype,
+                                   requires_grad=True) for _ in range(3))
+            names = operators_of(lambda: attention(q, k, v), ('aten::_scaled_dot_product', 'mmmambavision::'))
+            rows.append([arch, str(q.shape[3]), str(dtype).removeprefix('torch.'),
+                         ', '.join(name.partition('::')[2] for name in names)])
+    show(['preset', 'head size', 'type', 'kernel'], rows, markdown=True)
+
+
+def backbone(device, **options):
+    torch.manual_seed(0)
+    return MambaVision('tiny', drop_path_rate=0., **options).to(device)
+
+
+def graph(device, size):
+    """Capture the backbone's forward and backward pass in CUDA graphs, and compare with the passes as they are."""
+    model = backbone(device).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()  # running statistics would differ by the passes that the capture takes
+    x, other = (torch.randn(2, 3, 256, 256, device=device) for _ in range(2))
+
+    def passes(net):
+        model.zero_grad()
+        outputs = net(other)
+        sum(output.square().mean() for output in outputs).backward()
+        return [*(output.detach().clone() for output in outputs), *(p.grad.clone() for p in model.parameters())]
+
+    expected = passes(model)
+    captured = torch.cuda.make_graphed_callables(model, (x,))
+    largest = max(((own - right).abs().max() / right.abs().max().clamp(min=1e-12)).item()
+                  for own, right in zip(passes(captured), expected))
+    print(f'- largest difference of an output or a gradient, relative to its largest value: {largest:.1e}')
+    if not largest < 1e-3:
+        raise SystemExit('the captured passes give other values')
+
+
+def second(device, size):
+    """Run the backbone on cuda:1 while cuda:0 is torch's current device."""
+    model, x = backbone('cpu').eval(), torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        expected = model(x)
+        outputs = model.to('cuda:1')(x.to('cuda:1'))
+    largest = max((own.cpu() - right).abs().max().item() for own, right in zip(outputs, expected))
+    print(f'- largest difference from the CPU: {largest:.1e}')
+    if not largest < 1e-2:
+        raise SystemExit('cuda:1 gives other values')
+
+
+def training_step(model, x, amp):
+    model.zero_grad()
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
+        loss = sum(output.float().square().mean() for output in model(x))
+    loss.backward()
+
+
+def kept_bytes(model, x, amp):
+    """Bytes of the tensors that the forward pass keeps for the backward pass, without parameters."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), \
+            torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
+        outputs = model(x)
+    del outputs
+    return sum(kept.values())
+
+
+def memory(device, size):
+    """Print the peak of a training step of the backbone beside its estimate: gradients and what the forward pass
+    keeps."""
+    from measured import Measured
+    rows, names = [], ('mambavision-t', 'mambavision-t-padded', 'mambavision-t:with_cp=True')
+    for name in names if device == 'cuda' else names[:1]:
+        for amp in (False, True) if device == 'cuda' else (False,):
+            measured = Measured(name, 1, size, device)
+            model, x = measured.model.train(), measured.data
+            estimate = kept_bytes(model, x, amp) + sum(p.numel() * p.element_size() for p in model.parameters())
+            peak = measured.peak_memory(lambda: training_step(model, x, amp))
+            rows.append([name, 'bfloat16' if amp else 'float32', f'{estimate / 2 ** 20:.0f}', f'{peak / 2 ** 20:.0f}',
+                         f'{peak / estimate:.2f}'])
+    show(['backbone', 'type', 'estimate MiB', 'peak MiB', 'ratio'], rows, markdown=True)
+
+
+def profile(device, size):
+    """Print what a training step of tiny spends its time on, on a GPU in mixed precision."""
+    model, x = backbone(device).train(), torch.randn(2, 3, *size, device=device)
+    training_step(model, x, device == 'cuda')
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device == 'cuda':
+        torch.cuda.synchronize()
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as found:
+        training_step(model, x, device == 'cuda')
+        if device == 'cuda':
+            torch.cuda.synchronize()
+    key = 'self_cuda_time_total' if device == 'cuda' else 'self_cpu_time_total'
+    print(found.key_averages().table(sort_by=key, row_limit=20, max_name_column_width=60))
+
+
+PARTS = dict(versions=versions, attention=attention_kernels, graph=graph, second=second, memory=memory, profile=profile)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('name', choices=PARTS)
+    parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda')
+    parser.add_argument('--size', nargs=2, type=int, default=(800, 1344), metavar=('H', 'W'))
+    args = parser.parse_args(argv)
+    PARTS[args.name](args.device, tuple(args.size))
+
+
+if __name__ == '__main__':
+    run(main)
