@@ -34,11 +34,11 @@ def call(layer, x):
     """`layer(x)` for a linear layer or a convolution, or an error where torch returns uninitialised memory on a CPU.
 
     Raises:
-        UserError: the layer's weight is on the meta device, and nothing is hooked to it that would bring its values.
+        UserError: a weight of the layer is on the meta device, and nothing is hooked to it that would bring its values.
     """
-    if (type(layer) in (nn.Linear, nn.Conv1d, nn.Conv2d) and layer.weight.is_meta and not x.is_meta
-            and 'forward' not in layer.__dict__ and not layer._forward_pre_hooks):
-        raise UserError(f"{layer} has no values, its weight is on the device 'meta': load a checkpoint that has them")
+    if (type(layer) in (nn.Linear, nn.Conv1d, nn.Conv2d) and not x.is_meta and 'forward' not in layer.__dict__
+            and not layer._forward_pre_hooks and any(value.is_meta for value in layer.parameters(recurse=False))):
+        raise UserError(f"{layer} has no values, its weights are on the device 'meta': load a checkpoint that has them")
     return layer(x)
 
 
@@ -86,20 +86,24 @@ class MambaVisionMixer(nn.Module):
     def scan(self, x):
         """The selective scan of x (B, L, c), its steps and weights made of x."""
         step, B, C = call(self.x_proj, x).split([self.step_rank, STATE_SIZE, STATE_SIZE], dim=-1)
-        delta = call(self.dt_proj, step)
+        delta, bias = steps_and_bias(self.dt_proj, step)
         # Checkpoints were trained with the step bias counted twice: in the projection and once more in the scan.
         return selective_scan(
             x.transpose(1, 2), delta.transpose(1, 2), -self.A_log.float().exp(), B.transpose(1, 2),
-            C.transpose(1, 2), self.D.float(), delta_bias=bias_of(self.dt_proj, step).float(), delta_softplus=True,
+            C.transpose(1, 2), self.D.float(), delta_bias=bias.float(), delta_softplus=True,
             backend=self.scan_backend).transpose(1, 2)
 
 
-def bias_of(layer, inputs):
-    """The bias of a linear layer that was just called with `inputs` (B, L, C). Where the layer is not torch's, or its
-    bias is elsewhere by now, that is what the layer makes of zeros."""
-    if type(layer) is nn.Linear and 'forward' not in layer.__dict__ and is_plain_tensor(layer.bias, inputs.device):
-        return layer.bias
-    return layer(inputs.new_zeros(1, 1, inputs.shape[-1])).flatten()
+def steps_and_bias(layer, inputs):
+    """`layer(inputs)` for a linear layer, and its bias [out], with one call of the layer.
+
+    Where the layer is not torch's, or its bias cannot be read, the bias is what the layer makes of one more token, of
+    zeros.
+    """
+    if is_plain(layer, nn.Linear, inputs.device) and layer.bias is not None:
+        return call(layer, inputs), layer.bias
+    outputs = call(layer, F.pad(inputs, (0, 0, 0, 1)))
+    return outputs[:, :-1], outputs[0, -1]
 
 
 def convolve(tokens, *layers):

@@ -7,12 +7,12 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 
 from ..models.mambavision import MambaVision
-from . import loading, mmcv_ops, training
+from . import classes, loading, mmcv_ops, training
 from .amp import BFloat16OptimWrapper
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .released import MMMambaVision
 
-__all__ = ['BFloat16OptimWrapper', 'LayerDecayOptimWrapperConstructor', 'MMMambaVision', 'training']
+__all__ = ['BFloat16OptimWrapper', 'LayerDecayOptimWrapperConstructor', 'MMMambaVision', 'classes', 'training']
 
 
 class _ToMMEngine(logging.Handler):

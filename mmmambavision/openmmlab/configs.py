@@ -1,5 +1,4 @@
 """A config that is read, checked and fitted to the machine: what the commands that run configs share."""
-import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,24 +76,6 @@ def check_data(cfg, *loaders):
             if file and '://' not in str(path) and not path.exists():
                 raise UserError(f'data set not found: {path} does not exist; it is set by {key}.data_root and '
                                 f'{key}.{name}. docs/reproduce.md says how to get the data and where it goes')
-
-
-def check_classes(cfg, *loaders):
-    """See that the classes of data sets in COCO's format are in their JSONs; reads those, so it is for after a failure.
-
-    Raises:
-        UserError: no class is; names those of the config and of the JSON.
-    """
-    for key, dataset in (found for loader in loaders
-                         for found in datasets_of((cfg.get(loader) or {}).get('dataset', {}), f'{loader}.dataset')):
-        classes = (dataset.get('metainfo') or {}).get('classes')
-        path = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
-        if not classes or path.suffix != '.json' or not path.is_file():
-            continue
-        names = [category['name'] for category in json.loads(path.read_text(encoding='utf-8-sig'))['categories']]
-        if not set(names) & set(classes):
-            raise UserError(f"{key}.metainfo.classes is {', '.join(classes)}, and the categories of {path} are "
-                            f"{', '.join(names)}: none is in both")
 
 
 def datasets_of(dataset, key):

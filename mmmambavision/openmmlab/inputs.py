@@ -3,6 +3,7 @@ import os
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
+from typing import Optional
 
 import cv2
 import mmcv
@@ -12,7 +13,7 @@ from PIL import Image
 from ..errors import UserError
 
 IMAGES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif'}
-WITH_PAGES = {'.tif', '.tiff', '.gif'}
+TIFF = {'.tif', '.tiff'}
 VIDEOS = {'.mp4', '.avi', '.mov', '.mkv', '.webm'}
 
 
@@ -23,10 +24,10 @@ class UnreadableError(Exception):
 @dataclass
 class Source:
     """A file to predict on, its name below the folder that it was found in, and which of its pages, if it has several,
-    such as the frames of an animated GIF."""
+    such as the frames of an animated GIF or WebP (None: it has one)."""
     path: Path
     name: Path
-    page: int = 0
+    page: Optional[int] = None
 
     @property
     def is_video(self):
@@ -35,7 +36,7 @@ class Source:
 
 @dataclass
 class Frame:
-    """An image, or one of a video's: its pixels (H, W, 3) in BGR, its number in the video and the frames per second."""
+    """An image, or one of a video's: its pixels, (H, W, 3) in BGR or (H, W), its number and the frames per second."""
     source: Source
     image: np.ndarray
     number: int = 0
@@ -71,28 +72,53 @@ def find_inputs(names):
 
 def pages_of(source):
     """The source itself or, of an image with several pages, one source for each, named by its number from 1 on."""
-    if source.path.suffix.lower() not in WITH_PAGES:
+    suffix = source.path.suffix.lower()
+    if suffix not in IMAGES:
         return [source]
     try:
         with Image.open(source.path) as image:
             count = getattr(image, 'n_frames', 1)
-    except (OSError, ValueError, SyntaxError):  # which `frames_of` will say
+    except Exception:  # whatever Pillow's readers raise of a damaged file, of which `frames_of` will tell
         count = 1
-    ending = '.png' if source.path.suffix.lower() == '.gif' else source.name.suffix  # which OpenCV can write
-    return [Source(source.path, source.name.with_name(
-        f"{source.name.stem}{f'_page{page + 1}' if count > 1 else ''}{ending}"), page) for page in range(count)]
+    ending = source.name.suffix if suffix in TIFF or count == 1 and suffix != '.gif' else '.png'  # OpenCV writes these
+    if count == 1:
+        return [Source(source.path, source.name.with_suffix(ending))]
+    return [Source(source.path, source.name.with_name(f'{source.name.stem}_page{page + 1}{ending}'), page)
+            for page in range(count)]
 
 
-def read_page(source):
-    """The image of a source (H, W, 3) in BGR, or None."""
-    if source.path.suffix.lower() == '.gif':
+def read_page(source, colour='color'):
+    """The image of a source in BGR, or None.
+
+    Args:
+        source: the file, and which of its pages.
+        colour: 'color' for an image (H, W, 3), 'grayscale' for (H, W), 'unchanged' for the channels of the file; as
+            `LoadImageFromFile` in a pipeline has them.
+    """
+    suffix = source.path.suffix.lower()
+    if suffix in TIFF and source.page:
+        flag = cv2.IMREAD_UNCHANGED if colour == 'unchanged' else cv2.IMREAD_COLOR
+        _, images = cv2.imreadmulti(str(source.path), source.page, 1, flags=flag)
+        image = images[0] if images else None
+    elif suffix == '.gif' or source.page is not None and suffix not in TIFF:
         with Image.open(source.path) as image:
-            image.seek(source.page)
-            return np.ascontiguousarray(np.asarray(image.convert('RGB'))[..., ::-1])
-    if source.page:
-        _, images = cv2.imreadmulti(str(source.path), source.page, 1, flags=cv2.IMREAD_COLOR)
-        return images[0] if images else None
-    return mmcv.imread(str(source.path))
+            image.seek(source.page or 0)
+            image = np.ascontiguousarray(np.asarray(image.convert('RGB'))[..., ::-1])
+    else:
+        return mmcv.imread(str(source.path), flag=colour)
+    return in_grey(image) if colour == 'grayscale' and image is not None else image
+
+
+def in_grey(image):
+    """An image (H, W, 3) in BGR as (H, W)."""
+    return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+
+
+def in_colour(image):
+    """An image (H, W, 3) to draw on, of one of any number of channels."""
+    if image.ndim == 2 or image.shape[2] < 3:
+        return np.repeat(image.reshape(*image.shape[:2], -1)[..., :1], 3, axis=2)
+    return np.ascontiguousarray(image[..., :3])
 
 
 def number_of_frames(source):
@@ -100,16 +126,16 @@ def number_of_frames(source):
     return max(1, int(cv2.VideoCapture(str(source.path)).get(cv2.CAP_PROP_FRAME_COUNT))) if source.is_video else 1
 
 
-def frames_of(source):
-    """The image of a file, or the frames of a video.
+def frames_of(source, colour='color'):
+    """The image of a file, or the frames of a video, as `read_page` reads them.
 
     Raises:
         UnreadableError: there is none in it.
     """
     if not source.is_video:
         try:
-            image = read_page(source) if source.path.stat().st_size else None
-        except (OSError, cv2.error):  # a link to nowhere, a file of others, more pixels than opencv takes
+            image = read_page(source, colour) if source.path.stat().st_size else None
+        except Exception:  # a link to nowhere, a damaged page, more pixels than opencv takes
             image = None
         if image is None:
             raise UnreadableError(f'{source.path} is not an image that can be read')
@@ -118,7 +144,7 @@ def frames_of(source):
     video = mmcv.VideoReader(str(source.path))
     number = 0
     while (image := video.read()) is not None:
-        yield Frame(source, image, number, video.fps)
+        yield Frame(source, in_grey(image) if colour == 'grayscale' else image, number, video.fps)
         number += 1
     if number == 0:
         raise UnreadableError(f'{source.path} is not a video that can be read')

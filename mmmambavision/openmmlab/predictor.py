@@ -4,7 +4,8 @@ from mmengine.registry import VISUALIZERS
 from mmengine.structures import PixelData
 from pycocotools import mask as coco_mask
 
-from .models import load_model
+from .inputs import in_colour
+from .models import load_model, tested_on
 
 
 class Predictor:
@@ -24,13 +25,15 @@ class Predictor:
         else:
             from mmdet.apis import inference_detector as infer
         self.model, self.infer, self.threshold = load_model(cfg, checkpoint, device), infer, threshold
+        steps = tested_on(cfg).get('pipeline') or []
+        self.colour = next((step.get('color_type', 'color') for step in steps if 'LoadImage' in step['type']), 'color')
         self.classes = self.model.dataset_meta['classes']
         # Pictures are taken out of it as arrays, so it needs no backend that would write them.
         self.visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None, name=f'predictor{id(self)}'))
         self.visualizer.dataset_meta = self.model.dataset_meta
 
     def __call__(self, image):
-        """The data sample with predictions of an image (H, W, 3) in BGR."""
+        """The data sample with predictions of an image in BGR, (H, W, 3) or as `colour` names it."""
         sample = self.infer(self.model, image).cpu()
         if not self.segments:
             sample.pred_instances = sample.pred_instances[sample.pred_instances.scores >= self.threshold]
@@ -42,7 +45,7 @@ class Predictor:
         if self.segments:  # as an array: mmseg indexes with it, and takes a tensor of one pixel for a number
             sample = type(sample)(pred_sem_seg=PixelData(data=sample.pred_sem_seg.data.numpy()))
         np.random.seed(0)  # mmdet makes the colours of one class differ at random
-        self.visualizer.add_datasample('', image[..., ::-1], sample, draw_gt=False, show=False, **options)
+        self.visualizer.add_datasample('', in_colour(image)[..., ::-1], sample, draw_gt=False, show=False, **options)
         return self.visualizer.get_image()[..., ::-1]
 
     def numbers(self, sample):

@@ -50,6 +50,19 @@ def test_every_layer_is_called_once(network, images):
 
 
 @torch.no_grad()
+def test_replaced_forwards_are_called_once(network, images):
+    expected, calls = network(images), []
+
+    def counted(name, forward):
+        return lambda x: calls.append(name) or forward(x)
+
+    for name, layer in layers(network).items():
+        layer.forward = counted(name, layer.forward)
+    assert_equal(network(images), expected)
+    assert sorted(calls) == sorted(layers(network))
+
+
+@torch.no_grad()
 def test_global_hooks_see_every_layer(network, images):
     called = set()
     handle = nn.modules.module.register_module_forward_hook(lambda module, *_: called.add(module))
@@ -223,6 +236,13 @@ def test_nothing_is_computed_from_meta(network, images, own):
         broken.get_submodule(name).to('meta')
         with pytest.raises((UserError, RuntimeError), match='meta'):
             broken(images)
+    for name, layer in layers(network).items():
+        if layer.bias is not None:
+            broken = copy.deepcopy(network)
+            own_layer = broken.get_submodule(name)
+            own_layer.bias = nn.Parameter(own_layer.bias.to('meta'))
+            with pytest.raises((UserError, RuntimeError), match='meta'):
+                broken(images)
     for name, parameter in network.named_parameters():
         if name.endswith(own):
             broken = copy.deepcopy(network)

@@ -10,7 +10,15 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from mmmambavision.errors import UserError
-from mmmambavision.openmmlab.inputs import Frame, Source, UnreadableError, find_inputs, frames_of, number_of_frames
+from mmmambavision.openmmlab.inputs import (
+    Frame,
+    Source,
+    UnreadableError,
+    find_inputs,
+    frames_of,
+    in_colour,
+    number_of_frames,
+)
 from mmmambavision.openmmlab.results import Results
 
 from ..helpers.messages import facts
@@ -63,6 +71,38 @@ def test_every_page_of_an_image_is_predicted_on(tmp_path):
     values = [frame.image for source in found for frame in frames_of(source)]
     assert all(image.shape == (24, 32, 3) for image in values)
     assert [round(image.mean()) for image in values] == [10, 120, 240] * 2 + [120]
+
+
+@pytest.mark.parametrize('name', ['a.webp', 'a.png'])
+def test_every_frame_of_an_animation_is_predicted_on(name, tmp_path):
+    frames = [Image.fromarray(np.full((24, 32, 3), value, np.uint8)) for value in (10, 120, 240)]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], lossless=True)
+    found = find_inputs([str(tmp_path)])
+    assert [str(source.name) for source in found] == ['a_page1.png', 'a_page2.png', 'a_page3.png']
+    assert [round(frame.image.mean()) for source in found for frame in frames_of(source)] == [10, 120, 240]
+
+
+def test_damaged_pages_leave_the_other_files(folder):
+    pages = [Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8)) for _ in range(3)]
+    pages[0].save(folder / 'a.tif', save_all=True, append_images=pages[1:])
+    whole = (folder / 'a.tif').read_bytes()
+    for size in range(10, len(whole), 997):
+        (folder / 'a.tif').write_bytes(whole[:size])
+        damaged = [source for source in find_inputs([str(folder)]) if source.path.name == 'a.tif']
+        for source in damaged:
+            try:
+                list(frames_of(source))
+            except UnreadableError as error:
+                assert 'a.tif' in str(error)
+
+
+@pytest.mark.parametrize('colour, shape', [('color', (24, 32, 3)), ('grayscale', (24, 32)), ('unchanged', (24, 32, 4))])
+def test_channels_of_the_pipeline(colour, shape, tmp_path):
+    rgba = Image.fromarray(np.full((24, 32, 4), 90, np.uint8))
+    rgba.save(tmp_path / 'a.png')
+    image, = frames_of(Source(tmp_path / 'a.png', Path('a.png')), colour)
+    assert image.image.shape == shape and in_colour(image.image).shape == (24, 32, 3)
+    assert (in_colour(image.image) == 90).all()
 
 
 def test_frames(folder):

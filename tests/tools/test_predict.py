@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from pycocotools.coco import COCO
 
+from mmmambavision.cli.export import main as export
 from mmmambavision.cli.predict import main, released_config
 from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.configs import fit_to_machine
@@ -124,6 +125,29 @@ def test_an_image_of_one_pixel(config, checkpoints, tmp_path):
     cv2.imwrite(str(tmp_path / 'x.png'), np.full((1, 1, 3), 200, np.uint8))
     predict(tmp_path / 'x.png', '--config', config, '--checkpoint', checkpoints[config], '--out', tmp_path / 'out')
     assert cv2.imread(str(tmp_path / 'out' / 'x.png')).shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize('channels, colour', [(1, 'grayscale'), (4, 'unchanged')])
+def test_images_of_other_channels(channels, colour, tmp_path):
+    """Training, evaluation and prediction take the channels that the config's pipelines read; an export refuses."""
+    config = tmp_path / 'mine.py'
+    config.write_text(f"""_base_ = {DETECTOR!r}
+model = dict(backbone=dict(in_channels={channels}),
+             data_preprocessor=dict(mean=None, std=None, bgr_to_rgb=False))
+test_dataloader = dict(dataset=dict(pipeline=[
+    dict(type='LoadImageFromFile', color_type='{colour}'), dict(type='Resize', scale_factor=1., keep_ratio=True),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]))
+""")
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.default_scope)
+    checkpoint = tmp_path / 'x.pth'
+    torch.save(MODELS.build(cfg.model).state_dict(), checkpoint)
+    cv2.imwrite(str(tmp_path / 'a.png'), np.full((64, 64, channels), 90, np.uint8))
+    predict(tmp_path / 'a.png', '--config', config, '--checkpoint', checkpoint, '--out', tmp_path / 'out',
+            '--threshold', 0)
+    assert cv2.imread(str(tmp_path / 'out' / 'a.png')).shape == (64, 64, 3)
+    with pytest.raises(UserError, match=facts('in_channels', channels, 'RGB')):
+        export([str(config), str(checkpoint), '--out', str(tmp_path / 'x.onnx')])
 
 
 def test_unreadable_inputs_are_counted(pictures, checkpoints, tmp_path, capsys):

@@ -28,6 +28,9 @@ def write(args):
     except OSError as error:
         raise UserError(f'{args.out} cannot be written: {error.strerror}') from None
     fit_to_machine(cfg)
+    channels = cfg.model.get('backbone', {}).get('in_channels', 3)
+    if channels != 3:
+        raise UserError(f'exported files take RGB images, and the backbone of {args.config} has in_channels={channels}')
     model = load_model(cfg, args.checkpoint, 'cpu')
     module = PARTS[args.part](model).eval()
     begin = time.monotonic()

@@ -27,7 +27,7 @@ def predict(args):
         task = progress.add_task('predicting', total=sum(map(number_of_frames, inputs)))
         for source in inputs:
             try:
-                for frame in frames_of(source):
+                for frame in frames_of(source, predictor.colour):
                     sample = predictor(frame.image)
                     results.add(frame, predictor.draw(frame.image, sample), predictor.numbers(sample))
                     progress.advance(task)

@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 from ...checkpoints.files import fetch
 from ...errors import UserError
 from ...openmmlab import own_data
-from ...openmmlab.configs import check_data, fit_to_machine, load_config
+from ...openmmlab.configs import add_hook, check_data, fit_to_machine, load_config
 from ..arguments import settings_of
 
 
@@ -18,6 +18,7 @@ def evaluate(args):
     fit_to_machine(cfg)
     apply_options(cfg, args)
     check_data(cfg, 'test_dataloader')
+    add_hook(cfg, 'CheckClasses')
     checkpoint, cfg.load_from = cfg.load_from, None
     if checkpoint:
         fetch(checkpoint)  # an error before the data set is read

@@ -10,14 +10,8 @@ from ...checkpoints.files import load_checkpoint
 from ...errors import UnreachableError, UserError
 from ...openmmlab import own_data
 from ...openmmlab.amp import use_amp
-from ...openmmlab.configs import (
-    check_classes,
-    check_data,
-    fit_to_machine,
-    load_config,
-    process_rank,
-    world_size,
-)
+from ...openmmlab.classes import check_classes
+from ...openmmlab.configs import add_hook, check_data, fit_to_machine, load_config, process_rank, world_size
 from ...openmmlab.training import explained, hold, images, make_safe
 from ...openmmlab.training.checkpoints import checkpoints, latest_checkpoint
 from ..arguments import settings_of
@@ -41,6 +35,7 @@ def train(args):
         changes += taken
     check_weights(cfg)
     make_safe(cfg)
+    add_hook(cfg, 'CheckClasses')
     with explained(cfg.work_dir):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     for level, sentences in ((logging.INFO, changes), (logging.WARNING, warnings)):

@@ -3,12 +3,12 @@ import json
 import random
 import re
 from collections import Counter
-from math import isfinite
 
 import numpy as np
 
 from ...errors import UserError
 from .headers import check_files
+from .masks import extent, fault, has_mask, is_number, whole_polygons
 from .survey import Survey, first, spread
 
 NEEDED = dict(images=('id', 'file_name', 'width', 'height'), annotations=('image_id', 'category_id', 'bbox'),
@@ -16,13 +16,13 @@ NEEDED = dict(images=('id', 'file_name', 'width', 'height'), annotations=('image
 
 
 def read(path):
-    """A COCO json as a dict.
+    """A COCO json as a dict, as it is written.
 
     Raises:
         UserError: it cannot be read, or what mmdet needs is not in it; names the entry.
     """
     try:
-        coco = json.loads(path.read_text(encoding='utf-8-sig'))  # with or without a byte-order mark
+        coco = json.loads(path.read_bytes())  # in UTF-8, with or without a byte-order mark, UTF-16 or UTF-32
     except OSError as error:
         raise UserError(f'{path} cannot be read: {error.strerror}') from None
     except ValueError as error:
@@ -50,13 +50,37 @@ def read(path):
         for index, entry in enumerate(coco[part]):
             if not right(entry[key]):
                 raise UserError(f'{path}: {key} of {part}[{index}] is {entry[key]!r}, not {what}')
-    for category in coco['categories']:
-        category['name'] = category['name'].strip()
     return coco
 
 
-def is_number(value):
-    return isinstance(value, (int, float)) and isfinite(value)
+def is_plain(path):
+    """Whether a json is in UTF-8 without a byte-order mark, the only encoding that pycocotools reads."""
+    with path.open('rb') as file:
+        return json.detect_encoding(file.read(4)) == 'utf-8'
+
+
+def plain(coco):
+    """The contents of a json without what tells readers apart: blanks around names, ids as texts in one list and as
+    numbers in another, `iscrowd` as text, and the category that Roboflow adds as the others' parent.
+
+    Returns:
+        The contents, new where they differ, and the names of the parents left out.
+    """
+    categories = [dict(category, name=category['name'].strip().strip('\ufeff').strip())
+                  for category in coco['categories']]
+    ids = {key: {str(entry['id']): entry['id'] for entry in coco[part]}
+           for key, part in (('image_id', 'images'), ('category_id', 'categories'))}
+    known = {key: set(values.values()) for key, values in ids.items()}
+    annotations = [
+        annotation | {key: ids[key].get(str(annotation[key]), annotation[key]) for key in ids
+                      if annotation[key] not in known[key]}
+        | ({'iscrowd': int(annotation['iscrowd'])} if str(annotation.get('iscrowd')) in ('0', '1') else {})
+        for annotation in coco['annotations']]
+    used = {annotation['category_id'] for annotation in annotations}
+    parents = [category for category in categories if category['id'] == 0 and 0 not in used and len(categories) > 1
+               and all(other.get('supercategory') == category['name'] for other in categories if other is not category)]
+    return dict(coco, categories=[category for category in categories if category not in parents],
+                annotations=annotations), [parent['name'] for parent in parents]
 
 
 def is_text(value):
@@ -65,19 +89,6 @@ def is_text(value):
 
 def is_id(value):
     return isinstance(value, (int, str))
-
-
-def leave_out_parent(coco):
-    """Take out the category 0 that Roboflow adds as the others' parent, which has no box; returns its name in a list,
-    or an empty list."""
-    used = {annotation['category_id'] for annotation in coco['annotations']}
-    for category in coco['categories']:
-        others = [other for other in coco['categories'] if other is not category]
-        if category['id'] == 0 and 0 not in used and others and all(
-                other.get('supercategory') == category['name'] for other in others):
-            coco['categories'] = others
-            return [category['name']]
-    return []
 
 
 def hold_out(coco, share, seed=0):
@@ -155,9 +166,12 @@ def survey(coco, path, images, **reading):
     known = [a for a in coco['annotations'] if a['category_id'] in names and a['image_id'] in sizes]
     boxes = np.array([a['bbox'] for a in known], float).reshape(-1, 4)
     limits = np.array([sizes[a['image_id']] for a in known], float).reshape(-1, 2)
-    outside = (boxes[:, :2] < -1) | (boxes[:, :2] + boxes[:, 2:] > limits + 1)  # to a pixel, as COCO's own are
+    ends = boxes[:, :2] + boxes[:, 2:]
+    outside = (boxes[:, :2] < -1) | (ends > limits + 1)  # to a pixel, as COCO's own are
     flat = (boxes[:, 2:] <= 0).any(1)
-    beyond = (boxes[:, :2] >= limits).any(1) | (boxes[:, :2] + boxes[:, 2:] <= 0).any(1)  # of their images altogether
+    thin = (boxes[:, 2:] < 1).any(1) & ~flat  # mmdet leaves these out, too
+    beyond = (boxes[:, :2] >= limits).any(1) | (ends <= 0).any(1)  # of their images altogether
+    ignored = np.array([bool(a.get('ignore')) for a in known], bool)
     crowds = np.array([a.get('iscrowd') for a in known], bool)
     missing = [image['file_name'] for image in coco['images'] if not (images / image['file_name']).is_file()]
     unknown = [str(a['category_id']) for a in coco['annotations'] if a['category_id'] not in names]
@@ -168,16 +182,21 @@ def survey(coco, path, images, **reading):
     there = {image['file_name']: (image['width'], image['height']) for image in coco['images']}
     file_problems, file_oddities = check_files(
         {name: size for name, size in there.items() if name not in set(missing)}, images, path.name, **reading)
-    fractions = len(boxes) and ((boxes.max(1) <= 1) & ~flat).mean() > .5 and np.median(limits) > 2
-    # Read as corners all boxes lie in their images, and as COCO's widths and heights many do not.
-    corners = len(boxes) and not fractions and outside.any(1).mean() > .1 and (
-        (boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= limits + 1)).all()
+    faults = [fault(a.get('segmentation'), *map(int, sizes[a['image_id']])) for a in known]
+    faulty = [f'that of the annotation {a.get("id")} has {reason}' for a, reason in zip(known, faults) if reason]
+    extents = [None if reason else extent(a.get('segmentation')) for a, reason in zip(known, faults)]
+    masked = np.array([place is not None for place in extents], bool)
+    places = np.array([place for place in extents if place is not None], float).reshape(-1, 4)
+    form = form_of(boxes, limits, masked, places)
+    apart = 0 if form else int((overlap(boxes[masked], places) < .1)[~flat[masked]].sum())
+    learnt = ~(flat | thin | beyond | crowds | ignored)
 
     rows = {
         'images': len(coco['images']), 'images without boxes': empty,
         'image width, min / median / max': spread([width for width, _ in sizes.values()]),
         'image height': spread([height for _, height in sizes.values()]),
-        'boxes': len(coco['annotations']), 'boxes with masks': sum(map(has_mask, coco['annotations'])),
+        'boxes': len(coco['annotations']), 'boxes to learn from': int(learnt.sum()),
+        'boxes with masks': sum(map(has_mask, coco['annotations'])),
         'crowds': sum(bool(a.get('iscrowd')) for a in coco['annotations']),
         'root of box area': spread(np.sqrt(boxes[:, 2:].clip(0).prod(1)).round(1).tolist()),
         'boxes out of bounds': int(outside.any(1).sum()), 'boxes of no area': int(flat.sum()),
@@ -189,54 +208,69 @@ def survey(coco, path, images, **reading):
         (len(unknown), f'annotations of {path} have a category_id that no category has: {first(sorted(set(unknown)))}'),
         (len(twice), f'image ids of {path} are given twice, so whose annotations are meant is not known: '
                      f'{first(twice)}'),
-        ('no' if (flat | beyond | crowds).all() else 0, f'boxes in {path} to learn from or to compare with'),
-        (len(boxes) if fractions else 0, f'boxes of {path} are fractions of their images, from 0 to 1: COCO\'s format '
-                                         'has pixels'),
-        (len(boxes) if corners else 0, f'boxes of {path} are corners x1, y1, x2, y2: COCO\'s format has x, y, width, '
-                                       'height'), *file_problems]
+        (0 if learnt.any() else 'no', f'boxes in {path} to learn from or to compare with'),
+        (len(boxes) if form else 0, f'boxes of {path} are {form}: COCO\'s format has x, y, width and height in pixels'),
+        (len(faulty), f'masks of {path} cannot be used: {first(faulty, 1)}'),
+        (apart if apart > len(places) / 2 else 0, f'of the {len(places)} masks of {path} lie elsewhere than their '
+                                                  'boxes: one of the two is in other units, or of another image'),
+        *file_problems]
     oddities = [
         (empty, "images without boxes, which are trained on or not as the config's filter_cfg says"),
         (rows['boxes out of bounds'], 'boxes that reach out of their images by more than a pixel'),
         (rows['boxes of no area'], 'boxes of no area, left out'),
+        (int(thin.sum()), 'boxes less than a pixel wide or high, left out'),
+        (int((beyond & ~flat).sum()), 'boxes outside of their images, left out'),
+        (int(ignored.sum()), 'annotations marked with ignore, left out'),
+        (int(crowds.sum()) if crowds.sum() > len(known) / 2 else 0, 'crowds (iscrowd), which are not learnt from'),
+        (apart, 'masks that lie elsewhere than their boxes'),
         (len(lost), 'annotations that name an image that is not there, left out'),
         (len(ids), 'annotation ids that are given twice, numbered anew'), *file_oddities]
     return Survey(rows, Counter(names[a['category_id']] for a in known), 'boxes', problems, oddities)
 
 
-def has_mask(annotation):
-    mask = annotation.get('segmentation')
-    return bool(mask) and (isinstance(mask, dict) or bool(polygons(mask)))
+def overlap(boxes, others):
+    """Intersection over union [n] of boxes [n, 4] and others [n, 4], all x, y, width, height."""
+    low = np.maximum(boxes[:, :2], others[:, :2])
+    high = np.minimum(boxes[:, :2] + boxes[:, 2:], others[:, :2] + others[:, 2:])
+    both = (high - low).clip(0).prod(1)
+    return both / (boxes[:, 2:].clip(0).prod(1) + others[:, 2:].prod(1) - both).clip(1e-9)
 
 
-def has_run_lengths(coco):
-    """Whether masks are run lengths, which mmdet keeps as pixels alone (crowds apart, which it leaves out)."""
-    return any(isinstance(a.get('segmentation'), dict) and not a.get('iscrowd') for a in coco['annotations'])
+def form_of(boxes, limits, masked, places):
+    """What boxes are in the place of x, y, width and height in pixels, in words; None where they seem right.
 
+    Where boxes have masks, it is the reading that agrees with them. Else boxes that are all smaller than a pixel are
+    fractions, and corners are seen by boxes that leave their images.
 
-def polygons(mask):
-    """The polygons of a segmentation, each a flat list of coordinates of three points at least.
-
-    Some tools write one polygon without the list around it, or points as pairs. pycocotools stops at polygons of fewer
-    points when the first epoch is evaluated.
+    Args:
+        boxes: as they are written [n, 4].
+        limits: width and height of the image of each [n, 2].
+        masked: which of them have masks, bool [n].
+        places: boxes around these masks, x, y, width, height.
     """
-    if not isinstance(mask, list):
-        return []
-    if mask and all(map(is_number, mask)) or mask and all(map(is_point, mask)):
-        mask = [mask]
-    flat = [[value for point in points for value in point] if isinstance(points, list) and points and all(
-        map(is_point, points)) else points for points in mask]
-    return [points for points in flat if isinstance(points, list) and len(points) >= 6 and len(points) % 2 == 0
-            and all(map(is_number, points))]
-
-
-def is_point(value):
-    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
-
-
-def whole_polygons(annotation):
-    """The annotation's segmentation in COCO's form, without the polygons that are none."""
-    mask = annotation.get('segmentation')
-    return {'segmentation': polygons(mask)} if isinstance(mask, list) else {}
+    size = np.tile(limits, 2)
+    readings = {
+        None: boxes,
+        'corners x1, y1, x2, y2': np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1),
+        'centres, widths and heights': np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]], 1)}
+    for name, unit in (('fractions of their images, from 0 to 1', 1), ('percents of their images', 100),
+                       ('thousandths of their images', 1000)):
+        readings |= {f'{reading or "x, y, width and height"} as {name}': values * size / unit
+                     for reading, values in list(readings.items())[:3]}
+    if len(places):
+        agreement = {name: np.median(overlap(values[masked], places)) for name, values in readings.items()}
+        best = max(agreement, key=agreement.get)
+        if agreement[None] < .5 < .7 < agreement[best]:
+            return best
+    if not len(boxes):
+        return None
+    flat = (boxes[:, 2:] <= 0).any(1)
+    if ((boxes.max(1) <= 1) & ~flat).mean() > .5 and np.median(limits) > 2:
+        return 'fractions of their images, from 0 to 1'
+    # Read as corners nearly all boxes lie in their images, and as COCO's widths and heights many do not.
+    outside = ((boxes[:, :2] < -1) | (boxes[:, :2] + boxes[:, 2:] > limits + 1)).any(1)
+    corners = ((boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= limits + 1)).all(1)
+    return 'corners x1, y1, x2, y2' if outside.mean() > .1 and corners.mean() > .9 else None
 
 
 def repeated(values):
@@ -254,18 +288,21 @@ def tidy(coco, classes):
         classes: names in the order of their labels; annotations of others are left out.
 
     Returns:
-        The contents to write, or None if the given ones are in that form.
+        The contents to write, equal to the given ones where these are in that form.
     """
     ids = [annotation.get('id') for annotation in coco['annotations']]
-    if tuple(category['name'] for category in coco['categories']) == tuple(classes) and not repeated(ids) and (
-            all(isinstance(i, int) and i for i in ids)) and all(
-                a.get('area') is not None and a.get('iscrowd') is not None and a.items() >= whole_polygons(a).items()
-                for a in coco['annotations']):
-        return None
+    numbered = not repeated(ids) and all(isinstance(i, int) and i for i in ids)
+    ordered = tuple(category['name'] for category in coco['categories']) == tuple(classes)
     names = {category['id']: category['name'] for category in coco['categories']}
     annotations = [
-        dict(area=a['bbox'][2] * a['bbox'][3], iscrowd=0) | {k: v for k, v in a.items() if v is not None} | dict(
-            whole_polygons(a), category_id=classes.index(names[a['category_id']]) + 1)
+        dict(area=0, iscrowd=0) | {k: v for k, v in a.items() if v is not None} | whole_polygons(a)
+        | ({} if ordered else dict(category_id=classes.index(names[a['category_id']]) + 1))
         for a in coco['annotations'] if names[a['category_id']] in classes]
-    return dict(coco, categories=[dict(id=i, name=name) for i, name in enumerate(classes, 1)],
-                annotations=[dict(a, id=i) for i, a in enumerate(annotations, 1)])
+    for number, annotation in enumerate(annotations, 1):
+        if not (is_number(annotation['area']) and annotation['area'] > 0):
+            annotation['area'] = annotation['bbox'][2] * annotation['bbox'][3]
+        if not numbered:
+            annotation['id'] = number
+    if ordered:
+        return dict(coco, annotations=annotations)
+    return dict(coco, categories=[dict(id=i, name=name) for i, name in enumerate(classes, 1)], annotations=annotations)

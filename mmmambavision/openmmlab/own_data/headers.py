@@ -1,4 +1,6 @@
 """What the headers of image files say, as the pipelines of mmdet and mmseg read them."""
+import re
+import struct
 from typing import NamedTuple
 
 from PIL import Image
@@ -8,15 +10,16 @@ from ...errors import UserError
 from ..training.images import fault
 from .survey import first
 
-TURNED = range(5, 9)  # EXIF orientations that swap width and height
-DEEP = {'I;16', 'I;16B', 'I;16L', 'I', 'F'}  # Pillow's modes of more than 8 bits
+ORIENTATION = 0x0112  # its number in EXIF data
+SWAPS = range(5, 9)  # orientations that swap width and height
+DEEP = {'I;16': 16, 'I;16B': 16, 'I;16L': 16, 'I': 32, 'F': 32}  # bits of Pillow's modes of more than 8
 
 
 class Header(NamedTuple):
-    """Width and height as the image is read, whether its EXIF orientation swapped them, bits per channel."""
+    """Width and height as the image is read, the EXIF orientation by which it was turned (1: not), bits per channel."""
     width: int
     height: int
-    turned: bool
+    orientation: int
     bits: int
 
 
@@ -28,17 +31,44 @@ def read_header(path, turns=True):
     """
     try:
         with Image.open(path) as image:
-            bits = 16 if image.mode in DEEP else 8
-            if image.format == 'PNG':  # of which Pillow opens colours of 16 bits as colours of 8
-                with open(path, 'rb') as file:
-                    bits = max(8, file.read(25)[24])
-            # Of a PNG without EXIF data, Pillow would decode the pixels to look for it behind them.
-            has_exif = image.format != 'PNG' or 'exif' in image.info
-            turned = turns and has_exif and image.getexif().get(0x0112) in TURNED
-            return Header(*(image.size[::-1] if turned else image.size), turned, bits)
+            width, height = image.size
+            if image.format == 'TIFF':  # which OpenCV always turns; Pillow's size is that of the turned image
+                return Header(width, height, image.tag_v2.get(ORIENTATION, 1), max(image.tag_v2.get(258, (8,))))
+            exif = exif_of_png(path) if image.format == 'PNG' else image.getexif()
+            orientation = exif.get(ORIENTATION, 1) if turns else 1
+            if orientation in SWAPS:
+                width, height = height, width
+            return Header(width, height, orientation, bits_of(path, image))
     except Exception as error:  # whatever Pillow's readers of many formats raise
         reason = fault(path) or f'it is not an image, or damaged ({type(error).__name__})'
         raise UserError(f'{path} cannot be read: {reason}') from None
+
+
+def exif_of_png(path):
+    """The EXIF data of a PNG, before or behind its pixels, without decoding these."""
+    exif = Image.Exif()
+    with open(path, 'rb') as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack('>I4s', head)
+            if kind == b'eXIf':
+                exif.load(b'Exif\0\0' + file.read(length))
+                break
+            file.seek(length + 4, 1)
+    return exif
+
+
+def bits_of(path, image):
+    """Bits per channel, also of formats whose colours of 16 bits Pillow opens as colours of 8."""
+    with open(path, 'rb') as file:
+        head = file.read(4096)
+    if image.format == 'PNG':
+        return max(8, head[24])
+    if image.format == 'PPM' and (found := re.match(rb'P[2356](?:\s+(?:#.*\n)?\d+){2}\s+(\d+)', head)):
+        return 16 if int(found[1]) > 255 else 8
+    if image.format == 'JPEG2000' and b'ihdr' in head:  # height, width (4 bytes each), channels (2), bits less 1
+        return max(8, (head[head.index(b'ihdr') + 14] & 0x7f) + 1)
+    return DEEP.get(image.mode, 8)
 
 
 def check_files(sizes, folder, what, turns=True, skip_broken=False, quiet=False):
@@ -55,7 +85,7 @@ def check_files(sizes, folder, what, turns=True, skip_broken=False, quiet=False)
     Returns:
         Problems and oddities as `Survey` takes them.
     """
-    other, turned, broken, deep = [], [], [], []
+    other, turned, broken, deep, mirrored = [], [], [], [], []
     for name, size in track(sizes.items(), f'reading the headers of {what} images', disable=quiet):
         try:
             header = read_header(folder / name, turns)
@@ -64,8 +94,13 @@ def check_files(sizes, folder, what, turns=True, skip_broken=False, quiet=False)
             continue
         if (header.width, header.height) != tuple(size):
             example = f'{name}, {size[0]:g}x{size[1]:g}, is read as {header.width}x{header.height}'
-            (turned if header.turned and (header.height, header.width) == tuple(size) else other).append(example)
-        if header.bits > 8:
+            (turned if header.orientation in SWAPS and (header.height, header.width) == tuple(size) else other
+             ).append(example)
+        elif header.orientation in range(2, 5) or header.orientation in SWAPS and header.width == header.height:
+            mirrored.append(name)
+        if header.bits > 16:
+            broken.append(f'{folder / name}: it has {header.bits} bits per channel, and 8 or 16 are read')
+        elif header.bits > 8:
             deep.append(name)
     problems = [
         (0 if skip_broken else len(broken), f'images cannot be read, such as {first(broken, 1)}'),
@@ -73,6 +108,8 @@ def check_files(sizes, folder, what, turns=True, skip_broken=False, quiet=False)
                       f'annotations are for the image that is not turned: {first(turned, 1)}. Turn the files for good '
                       'or remove the orientation'),
         (len(other), f'images in {folder} have other sizes than their annotations say: {first(other, 1)}')]
-    oddities = [(len(deep), f'images of more than 8 bits per channel ({first(deep, 1)}): only the highest 8 bits are '
+    oddities = [(len(mirrored), 'images that are turned or mirrored when they are read, as their EXIF orientation says '
+                                f'({first(mirrored, 1)}): their annotations have to be for the turned image'),
+                (len(deep), f'images of more than 8 bits per channel ({first(deep, 1)}): only the highest 8 bits are '
                             'read, so dark ones are nearly black')]
     return problems, oddities

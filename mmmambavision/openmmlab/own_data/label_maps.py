@@ -36,7 +36,8 @@ def class_names(folder, values):
         source = str(file)
     else:
         names = tuple(f'class_{i}' for i in range(max(found, default=-1) + 1))
-        source = f'{first(sorted(values), 10)} in the label maps, of which {IGNORED} stands for no class'
+        source = (f'the values in the label maps, {first(sorted(values), 10) or "none but " + str(IGNORED)}, of which '
+                  f'{IGNORED} stands for no class')
     if len(names) < 2:
         raise UserError(f'{len(names)} class from {source}: a segmentor needs two at least, the background being one')
     return names

@@ -8,6 +8,7 @@ from ...errors import UserError
 from . import coco, label_maps
 from .find import WORDS, find_images, find_json, find_label_maps, find_single_json
 from .fit import fit_detector, fit_segmentor, masks_as_pixels, predicts_masks
+from .masks import has_mask, has_run_lengths
 from .report import show_table
 from .survey import first
 from .weights import dataset_of
@@ -48,19 +49,23 @@ def prepare(cfg, folder=None, jsons=None, images=None, quiet=False, holdout=None
 
 
 def prepare_detector(cfg, folder, images, given, quiet, holdout=None):
-    changes, rewritten = [], set()
+    changes = []
     if holdout is None:
         paths = {split: Path(given.get(split) or find_json(folder, split)).resolve() for split in WORDS}
-        contents = {split: coco.read(path) for split, path in paths.items()}
+        written = {split: coco.read(path) for split, path in paths.items()}
+        splits = written
     else:
         if given.get('val'):
             raise UserError('--holdout takes images to validate with out of those to train on: leave out --val-json')
         path = Path(given.get('train') or find_single_json(folder)).resolve()
-        contents = coco.hold_out(coco.read(path), holdout)
-        paths, rewritten = dict.fromkeys(WORDS, path), set(WORDS)
-        counts = [len(content['images']) for content in contents.values()]
+        splits, paths, written = coco.hold_out(coco.read(path), holdout), dict.fromkeys(WORDS, path), {}
+        counts = [len(content['images']) for content in splits.values()]
         changes.append(f'{counts[1]} of the {sum(counts)} images of {path} are held out for validation, drawn by a '
                        'fixed seed')
+    contents, parents = {}, []
+    for split in WORDS:
+        contents[split], found = coco.plain(splits[split])
+        parents += found
     roots = [root for root in (images, folder) if root]
     files = {}
     for split, path in paths.items():
@@ -68,10 +73,7 @@ def prepare_detector(cfg, folder, images, given, quiet, holdout=None):
             raise UserError(f'{path} has no images')
         found, renamed = locate(contents[split], path, roots, 'train' if holdout else split)
         files[split] = path, found
-        if renamed:
-            rewritten.add(split)
-            changes.append(renamed)
-    without_parent = [name for split in WORDS for name in coco.leave_out_parent(contents[split])]
+        changes += [renamed] if renamed else []
     classes = coco.classes_of(contents['train'], paths['train'])
     also = coco.classes_of(contents['val'], paths['val'])
     surveys = {split: coco.survey(contents[split], *files[split], turns=turns_images(cfg), quiet=quiet,
@@ -80,19 +82,19 @@ def prepare_detector(cfg, folder, images, given, quiet, holdout=None):
         raise UserError(f'the classes of {paths["train"]} and {paths["val"]} have no name in common: '
                         f'{first(classes, 10)} in the first, {first(also, 10)} in the second')
     warnings = check(surveys, quiet) + some(
-        ("no class, but the parent of the others in Roboflow's export", set(without_parent)),
+        ("no class, but the parent of the others in Roboflow's export", set(parents)),
         ('only trained on, never validated: they are in no category of the validation data', set(classes) - set(also)),
         ('left out with their boxes: they are in no category of the training data', set(also) - set(classes)),
         ('without a box to learn from', set(classes) - set(surveys['train'].classes)))
     for split, (path, folder_of_images) in files.items():
-        better = coco.tidy(contents[split], classes) or (contents[split] if split in rewritten else None)
-        if better:
+        better = coco.tidy(contents[split], classes)
+        if better != written.get(split) or not coco.is_plain(path):
             copy = Path(cfg.work_dir, 'annotations', f'{split}.json').resolve()
             write(copy, better)
             changes.append(f'{path} is read from a copy, {copy}, with classes in one order, areas, iscrowd and new ids')
             files[split] = copy, folder_of_images
     changes += fit_detector(cfg, folder or paths['train'].parent, classes, files, with_masks(cfg, contents))
-    if any(map(coco.has_run_lengths, contents.values())):
+    if any(map(has_run_lengths, contents.values())):
         changes += masks_as_pixels(cfg)
     return warnings + small_images(cfg, contents['train']['images'], paths['train']), changes
 
@@ -117,8 +119,7 @@ def locate(contents, path, roots, split):
         if not usable:
             raise
     folder = find_images(bases, path, roots, split)
-    for image, base in zip(contents['images'], bases):
-        image['file_name'] = base
+    contents['images'] = [dict(image, file_name=base) for image, base in zip(contents['images'], bases)]
     return folder, f'the images of {path} are found by the last part of their names: {bases[0]} for {names[0]}'
 
 
@@ -151,7 +152,7 @@ def with_masks(cfg, contents):
         UserError: some have and some have not, and the detector is to learn masks.
     """
     annotations = [annotation for content in contents.values() for annotation in content['annotations']]
-    without = sum(not coco.has_mask(annotation) for annotation in annotations)
+    without = sum(not has_mask(annotation) for annotation in annotations)
     learns = predicts_masks(cfg.model) or cfg.model.get('roi_head', {}).get('mask_head')
     if learns and 0 < without < len(annotations):
         raise UserError(f'{without} of the {len(annotations)} annotations have no segmentation and the others have one:'

@@ -7,7 +7,7 @@ import pytest
 from mmdet.datasets import CocoDataset
 from mmengine.registry import init_default_scope
 
-from mmmambavision.openmmlab.own_data.coco import classes_of, read, survey, tidy
+from mmmambavision.openmmlab.own_data.coco import classes_of, plain, read, survey, tidy
 
 from ...helpers.data import coco_contents, write_split
 from ...helpers.messages import facts
@@ -20,7 +20,7 @@ def surveyed(folder, contents, missing=()):
     write_split(folder, contents, 'train.json', 'images')
     for name in missing:
         (folder / 'images' / name).unlink()
-    return survey(read(folder / 'train.json'), folder / 'train.json', folder / 'images')
+    return survey(plain(read(folder / 'train.json'))[0], folder / 'train.json', folder / 'images')
 
 
 def test_faultless_data(folder):
@@ -29,7 +29,7 @@ def test_faultless_data(folder):
     found = surveyed(folder, contents)
     assert found.rows == {
         'images': 3, 'image width, min / median / max': '64 / 64 / 100', 'image height': '48 / 48 / 48', 'boxes': 6,
-        'boxes with masks': 6, 'root of box area': '14.1 / 14.1 / 14.1', **FAULTLESS}
+        'boxes to learn from': 6, 'boxes with masks': 6, 'root of box area': '14.1 / 14.1 / 14.1', **FAULTLESS}
     assert found.classes == dict(cat=3, dog=3) and not found.errors and not found.warnings
 
 
@@ -40,6 +40,9 @@ def test_defects_that_are_warned_of(folder):
     boxes[1]['bbox'] = [50, 40, 10, 10]      # two pixels below the image
     boxes[2]['bbox'] = [-.6, 0, 64.9, 48]    # within a pixel, as of polygons
     boxes[3]['bbox'] = [5, 5, 0, 10]
+    for annotation in boxes[:4]:
+        x, y, width, height = annotation['bbox']
+        annotation['segmentation'] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
     boxes[4]['id'] = boxes[5]['id']
     boxes[6]['iscrowd'] = 1
     boxes[7]['image_id'] = 77
@@ -121,7 +124,7 @@ def test_classes_go_by_their_ids():
 
 
 def test_what_is_tidy_stays():
-    assert tidy(coco_contents(), ('cat', 'dog')) is None
+    assert tidy(coco_contents(), ('cat', 'dog')) == coco_contents()
 
 
 @pytest.mark.parametrize('defect', [
@@ -165,12 +168,13 @@ def test_mmdet_reads_a_tidied_copy_right(defect, folder):
     assert [[(classes[box['bbox_label']], box['bbox'][0]) for box in dataset.get_data_info(i)['instances']]
             for i in range(2)] == expected
     written = json.loads((folder / 'train.json').read_text())['annotations']
-    assert [a['id'] for a in written] == [*range(1, len(written) + 1)]
+    ids = [a['id'] for a in written]
+    assert len(set(ids)) == len(written) and all(isinstance(i, int) and i > 0 for i in ids)
     assert np.all([a['area'] == 200 and a['iscrowd'] == 0 and len(a['segmentation']) == 1 for a in written])
 
 
 def test_points_and_lines_are_no_masks(folder):
     contents = coco_contents(3)
     contents['annotations'][0]['segmentation'] = [[1, 2, 3, 4]]
-    contents['annotations'][1]['segmentation'] = dict(size=[48, 64], counts=[1, 2])
+    contents['annotations'][1]['segmentation'] = dict(size=[48, 64], counts=[1, 48 * 64 - 1])
     assert surveyed(folder, contents).rows['boxes with masks'] == 5

@@ -3,6 +3,7 @@ import copy
 import json
 import re
 
+import cv2
 import numpy as np
 import pytest
 from mmdet.structures.mask import BitmapMasks
@@ -13,6 +14,7 @@ from pycocotools import mask as coco_mask
 
 from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.own_data import prepare
+from mmmambavision.openmmlab.own_data.headers import read_header
 
 from ...helpers.data import DETECTOR, SEGMENTOR, coco_contents, recipe, write_both, write_label_maps, write_split
 from ...helpers.messages import facts
@@ -237,3 +239,133 @@ def test_messages_name_the_first_of_many(folder, tmp_path):
     with pytest.raises(UserError) as stop:
         prepared(folder, tmp_path)
     assert re.search(facts('2 images', '2.png'), str(stop.value)) and '4.png' not in str(stop.value)
+
+
+@pytest.mark.parametrize('name, orientation', [('a.jpg', 6), ('a.png', 6), ('a.tif', 6), ('a.webp', 8), ('a.jpg', 3)])
+@pytest.mark.parametrize('behind', [False, True])
+def test_headers_say_what_opencv_reads(name, orientation, behind, tmp_path):
+    path, exif = tmp_path / name, Image.Exif()
+    exif[0x0112] = orientation
+    options = dict(tiffinfo={0x0112: orientation}) if path.suffix == '.tif' else dict(exif=exif)
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(path, **options)
+    if behind:
+        if path.suffix != '.png':
+            pytest.skip('of a PNG alone')
+        head, chunks = path.read_bytes()[:8], []
+        rest = path.read_bytes()[8:]
+        while rest:
+            size = int.from_bytes(rest[:4], 'big') + 12
+            chunks.append(rest[:size])
+            rest = rest[size:]
+        chunks.sort(key=lambda chunk: {b'IHDR': 0, b'eXIf': 2, b'IEND': 3}.get(chunk[4:8], 1))
+        path.write_bytes(head + b''.join(chunks))
+    height, width, _ = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR).shape
+    assert read_header(path)[:3] == (width, height, orientation)
+
+
+@pytest.mark.parametrize('name, bits', [('a.png', 16), ('a.tif', 16), ('a.ppm', 16), ('a.jp2', 16), ('b.tif', 32)])
+def test_bits_of_colours(name, bits, tmp_path):
+    image = np.zeros((40, 60), np.float32) if bits == 32 else np.zeros((40, 60, 3), np.uint16)
+    assert cv2.imwrite(str(tmp_path / name), image)
+    assert read_header(tmp_path / name).bits == bits
+    cv2.imwrite(str(tmp_path / f'8{name}'), np.zeros((40, 60, 3), np.uint8))
+    assert read_header(tmp_path / f'8{name}').bits == 8
+
+
+@pytest.mark.parametrize('orientation, word', [(2, 'mirrored'), (3, 'mirrored')])
+def test_orientations_that_keep_the_size_are_named(orientation, word, folder, tmp_path):
+    write_both(folder)
+    turned(folder / 'train' / '2.png', orientation)
+    _, warnings, _ = prepared(folder, tmp_path)
+    warning, = warnings
+    assert word in warning and '2.png' in warning and warning.endswith(': 1')
+
+
+def boxes_as(form, contents):
+    for annotation in contents['annotations']:
+        x, y, width, height = annotation['bbox']
+        annotation['bbox'] = {
+            'corners': [x, y, x + width, y + height], 'centres': [x + width / 2, y + height / 2, width, height],
+            'percents': [x / .64, y / .48, width / .64, height / .48],
+            'centres, widths and heights as fractions': [
+                (x + width / 2) / 64, (y + height / 2) / 48, width / 64, height / 48]}[form]
+    return contents
+
+
+@pytest.mark.parametrize('form', ['corners', 'centres', 'percents', 'centres, widths and heights as fractions'])
+def test_masks_tell_how_boxes_are_written(form, folder, tmp_path):
+    """Where no box leaves its image, too."""
+    contents = boxes_as(form, coco_contents())
+    refused(write_both(folder, contents), tmp_path, form, '8 boxes')
+
+
+def test_a_few_masks_elsewhere_are_a_warning_and_many_an_error(folder, tmp_path):
+    contents = coco_contents()
+    for count in (1, 5):
+        for annotation in contents['annotations'][:count]:
+            annotation['segmentation'] = [[1, 1, 3, 1, 3, 3, 1, 3]]
+        write_both(folder, contents)
+        if count == 1:
+            assert any('elsewhere' in warning and warning.endswith(': 1') for warning in prepared(folder, tmp_path)[1])
+    refused(folder, tmp_path, '5 of the 8 masks', 'elsewhere')
+
+
+@pytest.mark.parametrize('mask, words', [
+    (dict(size=[64, 48], counts=[0, 64 * 48]), ['size', '[64, 48]']), (dict(counts=[0, 48 * 64]), ['size']),
+    (dict(size=[48, 64], counts=None), ['run lengths']), (dict(size=[48, 64], counts=[5, 5]), ['add up']),
+    (dict(size=[48, 64], counts='abc'), ['run lengths']), ('[[1, 2, 3, 4, 5, 6]]', ['no form']),
+    ([dict(x=1, y=2)], ['no form']), ([['1', '2', '3', '4', '5', '6']], ['no form'])])
+def test_masks_that_cannot_be_used(mask, words, folder, tmp_path):
+    contents = coco_contents()
+    contents['annotations'][3]['segmentation'] = mask
+    refused(write_both(folder, contents), tmp_path, '1 masks', *words)
+
+
+@pytest.mark.parametrize('change', [dict(area=0), dict(area=-1), dict(area='200'), dict(iscrowd='0')])
+def test_annotations_that_mmdet_would_leave_out_are_mended(change, folder, tmp_path):
+    contents = coco_contents()
+    for annotation in contents['annotations']:
+        annotation.update(change)
+    cfg, warnings, _ = prepared(write_both(folder, contents), tmp_path)
+    init_default_scope('mmdet')
+    dataset = DATASETS.build(dict(cfg.train_dataloader.dataset, pipeline=[]))
+    assert sum(len(dataset.get_data_info(i)['instances']) for i in range(len(dataset))) == 8 and not warnings
+
+
+def test_boxes_that_mmdet_leaves_out_are_counted(folder, tmp_path):
+    contents = coco_contents()
+    first, second, third, *_ = contents['annotations']
+    first['ignore'] = 1
+    second.update(bbox=[5, 5, .6, 10], segmentation=[])
+    third.update(bbox=[70, 5, 10, 10], segmentation=[])
+    for annotation in contents['annotations']:
+        annotation['segmentation'] = []
+    _, warnings, _ = prepared(write_both(folder, contents, val=contents), tmp_path)
+    for word in ('ignore', 'pixel wide', 'outside'):
+        assert sum(word in warning and warning.startswith('train') for warning in warnings) == 1
+    for annotation in contents['annotations']:
+        annotation['ignore'] = 1
+    refused(write_both(folder, contents, val=contents), tmp_path, 'no boxes', 'learn')
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+@pytest.mark.parametrize('names', [('cat', 'dog'), ('cat ', '\ufeffdog'), ('cat\xa0', 'dog')])
+def test_mmdet_reads_what_the_survey_read(encoding, names, folder, tmp_path):
+    """A repaired JSON is given to mmdet as a copy, however little was repaired."""
+    write_both(folder, val=coco_contents(2, names))
+    path = folder / 'annotations' / 'instances_val.json'
+    path.write_bytes(path.read_text().encode(encoding))
+    cfg, _, _ = prepared(folder, tmp_path)
+    init_default_scope('mmdet')
+    dataset = DATASETS.build(dict(cfg.val_dataloader.dataset, pipeline=[]))
+    assert len(dataset.cat_ids) == 2 and len(dataset.get_data_info(0)['instances']) == 2
+
+
+def test_a_parent_with_the_name_of_a_class_moves_no_label(folder, tmp_path):
+    contents = coco_contents()
+    contents['categories'] = [dict(id=0, name='dog', supercategory='none'),
+                              *(dict(category, supercategory='dog') for category in contents['categories'])]
+    cfg, _, _ = prepared(write_both(folder, contents), tmp_path)
+    init_default_scope('mmdet')
+    dataset = DATASETS.build(dict(cfg.train_dataloader.dataset, pipeline=[]))
+    assert [box['bbox_label'] for box in dataset.get_data_info(0)['instances']] == [0, 1]

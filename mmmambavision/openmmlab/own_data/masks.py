@@ -1,0 +1,88 @@
+"""Masks of a COCO json: the forms they are written in, and where they lie."""
+from math import isfinite
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+
+def is_number(value):
+    return isinstance(value, (int, float)) and isfinite(value)
+
+
+def is_point(value):
+    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
+
+
+def has_mask(annotation):
+    mask = annotation.get('segmentation')
+    return bool(mask) and (isinstance(mask, dict) or bool(polygons(mask)))
+
+
+def has_run_lengths(coco):
+    """Whether masks are run lengths, which mmdet keeps as pixels alone (crowds apart, which it leaves out)."""
+    return any(isinstance(a.get('segmentation'), dict) and not a.get('iscrowd') for a in coco['annotations'])
+
+
+def polygons(mask):
+    """The polygons of a segmentation, each a flat list of coordinates of three points at least.
+
+    Some tools write one polygon without the list around it, or points as pairs. pycocotools stops at polygons of fewer
+    points when the first epoch is evaluated.
+    """
+    if not isinstance(mask, list):
+        return []
+    if mask and all(map(is_number, mask)) or mask and all(map(is_point, mask)):
+        mask = [mask]
+    flat = [[value for point in points for value in point] if isinstance(points, list) and points and all(
+        map(is_point, points)) else points for points in mask]
+    return [points for points in flat if isinstance(points, list) and len(points) >= 6 and len(points) % 2 == 0
+            and all(map(is_number, points))]
+
+
+def whole_polygons(annotation):
+    """The annotation's segmentation in COCO's form, without the polygons that are none."""
+    mask = annotation.get('segmentation')
+    return {'segmentation': polygons(mask)} if isinstance(mask, list) else {}
+
+
+def fault(mask, width, height):
+    """What is wrong with a segmentation of an image of that size, or None."""
+    if not mask or isinstance(mask, list) and (polygons(mask) or is_few_points(mask)):
+        return None
+    if not isinstance(mask, dict):
+        return 'in no form of COCO: neither lists of coordinates nor run lengths'
+    size, counts = mask.get('size'), mask.get('counts')
+    if not (isinstance(size, list) and list(map(int, filter(is_number, size))) == [height, width]):
+        return f'run lengths of the size {size}, and not of height and width, [{height}, {width}]'
+    try:
+        if isinstance(counts, list) and sum(counts) != width * height:
+            return 'run lengths that do not add up to the size of the image'
+        coco_mask.decode(run_lengths(mask))
+    except (TypeError, ValueError, AttributeError):
+        return 'run lengths that cannot be read'
+    return None
+
+
+def is_few_points(mask):
+    """Whether a list has points and lines alone, as tools write them for keypoints: no mask, and no fault."""
+    return all(is_number(part) or isinstance(part, list) and all(is_number(v) or is_point(v) for v in part)
+               for part in mask)
+
+
+def run_lengths(mask):
+    """Run lengths in the form that pycocotools takes."""
+    if isinstance(mask['counts'], list):
+        return coco_mask.frPyObjects(mask, *mask['size'])
+    return mask
+
+
+def extent(mask):
+    """The box [x, y, width, height] around a segmentation that has no `fault`, or None where it has no area."""
+    if isinstance(mask, dict):
+        box = coco_mask.toBbox(run_lengths(mask)).tolist()
+        return box if box[2] * box[3] > 0 else None
+    points = np.concatenate([np.reshape(part, (-1, 2)) for part in polygons(mask)] or [np.zeros((0, 2))])
+    if not len(points):
+        return None
+    low, high = points.min(0), points.max(0)
+    return [*low, *(high - low)]
