@@ -9,7 +9,7 @@ from triton.compiler import ASTSource
 from mmmambavision.ops.selective_scan import triton, triton_kernels
 
 POINTERS = {torch.float32: '*fp32', torch.bfloat16: '*bf16'}
-OPTIONS = {'num_warps'}
+OPTIONS = {'num_warps', 'num_stages'}
 
 
 class Compiled:

@@ -209,6 +209,20 @@ def test_edge_of_range_stays_finite(backend, dtype):
         assert value[fits].isfinite().all(), name
 
 
+@pytest.mark.filterwarnings('ignore:invalid value:RuntimeWarning')
+@pytest.mark.parametrize('backend', [name for name in PRESENT if name != 'chunked'])  # whose padding has 0 x infinity
+def test_infinity_at_the_last_step(backend):
+    """Gradients that are finite by the reference: what pads the sequence and the channels adds no NaN."""
+    inputs = make_inputs(1, 5, 7, 3, dtype=torch.float32)
+    inputs['u'][..., -1] = torch.inf
+    expected, cotangents = run({k: v.double() for k, v in inputs.items()}, 'reference')
+    actual, _ = run(inputs, backend, cotangents=cotangents)
+    assert expected['dA'].isfinite().all() and expected['y'][..., :-1].isfinite().all()
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name].double(), torch.where(value.isfinite(), value, actual[name].double()),
+                                   rtol=1e-4, atol=1e-4, equal_nan=True, msg=name)
+
+
 def test_table_of_backends_and_choice(monkeypatch):
     assert set(available_backends()) == {'reference', 'chunked', 'cpu', 'triton', 'mamba_ssm'}
     inputs = dict(make_inputs(dtype=torch.float32), delta_softplus=True)

@@ -57,7 +57,7 @@ class _Launch:
         self.grid = (self.programs, self.segments)
         self.u, self.delta, self.z = u, delta, u if z is None else z
         self.A, self.D, self.bias = (u if t is None else t.float().contiguous() for t in (A, D, delta_bias))
-        self.block = dict(N=states, WIDTH=width, num_warps=1)
+        self.block = dict(N=states, WIDTH=width, num_warps=1, num_stages=1)
         self.sizes = dict(blocks=blocks, group_blocks=blocks // groups, group_channels=channels // groups,
                           segments=self.segments)
         self.walk = dict(self.sizes, length=length, segment_chunks=self.per_segment, SOFTPLUS=delta_softplus,
