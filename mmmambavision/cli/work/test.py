@@ -9,6 +9,7 @@ from ...checkpoints.files import fetch
 from ...errors import UserError
 from ...openmmlab import own_data
 from ...openmmlab.configs import check_data, fit_to_machine, load_config
+from ...openmmlab.training import determinism
 from ..arguments import settings_of
 
 
@@ -18,6 +19,7 @@ def evaluate(args):
     fit_to_machine(cfg)
     apply_options(cfg, args)
     check_data(cfg, 'test_dataloader')
+    determinism.put_into(cfg)
     checkpoint, cfg.load_from = cfg.load_from, None
     if checkpoint:
         fetch(checkpoint)  # an error before the data set is read
