@@ -4,7 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -326,10 +328,26 @@ def test_why_triton_is_absent(monkeypatch):
     assert '3.2.0' in triton.unavailable() and '3.3' in triton.unavailable()
     monkeypatch.setenv('TRITON_INTERPRET', '0')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    assert 'GPU' in triton.unavailable()
+    monkeypatch.setattr(torch.cuda, 'init', mock.Mock(side_effect=RuntimeError('driver is too old')))
+    assert 'GPU' in triton.unavailable() and 'driver is too old' in triton.unavailable()
     assert 'cpu' in triton.refuses(torch.zeros(1, 1, 1))
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     assert 'pip install triton' in triton.unavailable()
+
+
+def test_what_triton_needs_to_launch_kernels(monkeypatch, tmp_path):
+    pytest.importorskip('triton')
+    for name in ('TRITON_INTERPRET', 'CC', 'CPATH', 'C_INCLUDE_PATH'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(sysconfig, 'get_paths', lambda scheme: dict(include=str(tmp_path / 'include')))
+    monkeypatch.setattr(shutil, 'which', lambda name: None)
+    assert 'gcc' in triton.unavailable()
+    monkeypatch.setattr(shutil, 'which', lambda name: '/usr/bin/cc' if name == 'clang' else None)
+    assert 'Python.h' in triton.unavailable() and str(tmp_path) in triton.unavailable()
+    (tmp_path / 'Python.h').touch()
+    monkeypatch.setenv('CPATH', str(tmp_path))
+    assert triton.unavailable() is None
 
 
 def test_why_mamba_ssm_is_absent(monkeypatch):
