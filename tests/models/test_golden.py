@@ -57,6 +57,15 @@ def test_with_the_cpu_kernel_of_attention(name, monkeypatch):
 
 
 @pytest.mark.parametrize('name', [name for name in CASES if name.startswith('nano')])
+def test_with_shifted_multiply_adds(name, monkeypatch):
+    """In place of the depthwise convolution."""
+    monkeypatch.setenv('MMMAMBAVISION_DEPTHWISE', 'shifted')
+    test_outputs(name, 'auto')
+    if CASES[name]['train']:
+        test_gradients(name, 'auto')
+
+
+@pytest.mark.parametrize('name', [name for name in CASES if name.startswith('nano')])
 def test_with_padded_heads(name, monkeypatch):
     """As on CUDA those of large and large2, whose size 49 becomes 56: here from 32 to 40."""
     monkeypatch.setenv('MMMAMBAVISION_ATTENTION', 'torch')
