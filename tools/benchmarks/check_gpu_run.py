@@ -58,6 +58,7 @@ def steps():
             *python, tools / 'benchmarks' / 'speed.py', 'mambavision-t-padded', 'mambavision-t', 'swin-t', 'convnext-t',
             'resnet50', '--batch', 2, '--amp', '--train', '--rounds', 20, '--markdown'],
         'benchmark of the scan': [*python, tools / 'benchmarks' / 'scan.py', '--markdown'],
+        'benchmark of the depthwise convolution': [*python, tools / 'benchmarks' / 'depthwise.py', '--markdown'],
     }
 
 

@@ -43,6 +43,7 @@ def test_benchmarks_take_the_options_of_their_steps(monkeypatch, capsys):
 
     args = load_tool('benchmarks/speed').parse_args(options('benchmark of backbones'))
     assert len(args.models) == 5 and (args.batch, args.rounds, args.amp, args.train) == (2, 20, True, True)
+    assert load_tool('benchmarks/depthwise').parse_args(options('benchmark of the depthwise convolution')).markdown
     scan, work = load_tool('benchmarks/scan'), load_tool('benchmarks/scan_run')
     monkeypatch.setattr(work, 'copy_bandwidth', lambda *_: 1e9)
     monkeypatch.setattr(work, 'measure', lambda *_: ['1'] * 5)
