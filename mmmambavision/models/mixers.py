@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules import module as module_hooks
 
 from ..errors import UserError
-from ..ops import attention, selective_scan
+from ..ops import attention, depthwise_silu, selective_scan
 
 STATE_SIZE = 8
 KERNEL_SIZE = 3
@@ -112,10 +112,7 @@ def convolve(tokens, *layers):
     if not all(is_plain(layer, nn.Conv1d, tokens.device) for layer in layers):
         parts = tokens.transpose(1, 2).chunk(len(layers), dim=1)
         return F.silu(torch.cat([call(layer, part) for layer, part in zip(layers, parts)], 1).transpose(1, 2))
-    weight = torch.cat([layer.weight for layer in layers]).unsqueeze(2)
-    image = tokens.transpose(1, 2).unsqueeze(2)  # (B, C, 1, L), channels-last as it lies in memory
-    out = F.conv2d(image, weight, padding=(0, KERNEL_SIZE // 2), groups=weight.shape[0])
-    return F.silu(out.squeeze(2).transpose(1, 2))
+    return depthwise_silu(tokens, torch.cat([layer.weight for layer in layers]))
 
 
 class Attention(nn.Module):

@@ -13,10 +13,12 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import HOOKS
+from mmengine.runner import set_random_seed
 
 from mmmambavision.errors import UserError
 from mmmambavision.interrupts import TRY_AGAIN
-from mmmambavision.openmmlab.training import make_safe, signals
+from mmmambavision.openmmlab.training import determinism, make_safe, signals
 from mmmambavision.openmmlab.training.checkpoints import AtomicBackend, checkpoints, latest_checkpoint, put_into
 from mmmambavision.openmmlab.training.resume import ResumeHook, SeededBatchSampler, use_earlier_seed
 
@@ -62,6 +64,47 @@ def test_the_seed_of_the_earlier_run(tmp_path):
     cfg = Config(dict(randomness=dict(deterministic=True)))  # as the page advises
     use_earlier_seed(cfg)
     assert cfg.randomness == dict(deterministic=True, seed=None)
+
+
+def test_operators_that_are_not_deterministic_warn(monkeypatch):
+    """mmengine asks torch for an error at each."""
+    monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG', raising=False)
+    cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    plain, cfg = Config(dict()), Config(dict(randomness=dict(deterministic=True, seed=1)))
+    for config in (plain, cfg):
+        determinism.put_into(config)
+    assert 'custom_hooks' not in plain and os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':4096:8'
+    hook, said = HOOKS.build(cfg.custom_hooks[0]), []
+    try:
+        set_random_seed(1, deterministic=True)
+        with pytest.raises(RuntimeError, match='deterministic'):
+            torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2))
+        hook.before_run(SimpleNamespace(logger=SimpleNamespace(warning=said.append)))
+        with pytest.warns(UserWarning, match='deterministic'):
+            assert torch.zeros(3).put_(torch.tensor([1, 1]), torch.ones(2)).tolist() == [0, 1, 0]
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+    assert len(said) == 1 and 'docs/reliability.md' in said[0]
+    hook.before_run(SimpleNamespace())  # where nobody asked for determinism it does nothing
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='on a CPU these operators are deterministic')
+@pytest.mark.parametrize('operator', ['roi_align', 'grid_sample', 'cumsum'])
+def test_detectors_operators_under_determinism_on_a_gpu(operator):
+    from mmcv.ops import roi_align
+    maps = torch.randn(1, 2, 8, 8, device='cuda', requires_grad=True)
+    boxes = torch.tensor([[0., 0, 0, 5, 5]], device='cuda')
+    points = torch.rand(1, 3, 3, 2, device='cuda')
+    call = dict(roi_align=lambda: roi_align(maps, boxes, 2), cumsum=lambda: maps.cumsum(2),
+                grid_sample=lambda: torch.nn.functional.grid_sample(maps, points, align_corners=False))[operator]
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        call().sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert maps.grad.isfinite().all()
 
 
 def test_settings_that_a_checkpoint_overrides_are_named():

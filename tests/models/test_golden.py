@@ -9,6 +9,7 @@ from mmmambavision import MambaVision
 from mmmambavision.ops import available_backends
 from mmmambavision.ops.attention import available_backends as attention_backends
 from mmmambavision.ops.attention import cpu
+from mmmambavision.ops.attention import interface as attention_interface
 from mmmambavision.ops.selective_scan import triton
 
 from ..helpers import seeded
@@ -50,6 +51,26 @@ def test_outputs(name, backend):
 def test_with_the_cpu_kernel_of_attention(name, monkeypatch):
     """Also on maps so small that torch's operator is the faster one."""
     monkeypatch.setenv('MMMAMBAVISION_ATTENTION', 'cpu')
+    test_outputs(name, 'auto')
+    if CASES[name]['train']:
+        test_gradients(name, 'auto')
+
+
+@pytest.mark.parametrize('name', [name for name in CASES if name.startswith('nano')])
+def test_with_shifted_multiply_adds(name, monkeypatch):
+    """In place of the depthwise convolution."""
+    monkeypatch.setenv('MMMAMBAVISION_DEPTHWISE', 'shifted')
+    test_outputs(name, 'auto')
+    if CASES[name]['train']:
+        test_gradients(name, 'auto')
+
+
+@pytest.mark.parametrize('name', [name for name in CASES if name.startswith('nano')])
+def test_with_padded_heads(name, monkeypatch):
+    """As on CUDA those of large and large2, whose size 49 becomes 56: here from 32 to 40."""
+    monkeypatch.setenv('MMMAMBAVISION_ATTENTION', 'torch')
+    monkeypatch.setattr(attention_interface, 'runs_on_cuda', lambda q: True)
+    monkeypatch.setattr(attention_interface, 'HEAD_MULTIPLE', 20)
     test_outputs(name, 'auto')
     if CASES[name]['train']:
         test_gradients(name, 'auto')

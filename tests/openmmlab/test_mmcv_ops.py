@@ -325,6 +325,30 @@ def test_nms_rotated(labels):
     check(dets, torch.cat([boxes, scores[:, None]], 1)[kept])
 
 
+@stand_in
+@pytest.mark.parametrize('labels', [None, torch.arange(300) % 2])
+def test_nms_rotated_by_blocks(monkeypatch, labels):
+    """As on a GPU: the boxes that the other way keeps, in a few hundred calls of torch instead of thousands."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from mmmambavision.openmmlab.mmcv_ops import rotated_boxes
+
+    class Count(TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.calls += 1
+            return function(*args, **(kwargs or {}))
+
+    boxes, scores = random_rotated(300), torch.rand(300)
+    expected = ops.nms_rotated(boxes, scores, .3, labels)
+    monkeypatch.setattr(rotated_boxes, 'on_gpu', lambda dets: True)
+    monkeypatch.setattr(rotated_boxes, 'PAIRS_AT_ONCE', 2 ** 15)  # three blocks
+    with Count() as count:
+        found = ops.nms_rotated(boxes, scores, .3, labels)
+    assert torch.equal(found[1], expected[1]) and torch.equal(found[0], expected[0]) and count.calls < 400
+
+
 # Regions
 
 def sample(maps, y, x, border):

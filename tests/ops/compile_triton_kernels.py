@@ -6,10 +6,12 @@ import triton as compiler
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from mmmambavision.ops import depthwise
+from mmmambavision.ops.depthwise import triton_kernels as depthwise_kernels
 from mmmambavision.ops.selective_scan import triton, triton_kernels
 
 POINTERS = {torch.float32: '*fp32', torch.bfloat16: '*bf16'}
-OPTIONS = {'num_warps'}
+OPTIONS = {'num_warps', 'num_stages'}
 
 
 class Compiled:
@@ -38,6 +40,8 @@ class Compiled:
 def main():
     kernels = {name: getattr(triton_kernels, name)
                for name in ('segment_ends', 'segment_starts', 'forward', 'backward')}
+    depthwise_pair = {name: getattr(depthwise_kernels, name)
+                      for name in ('depthwise_silu_forward', 'depthwise_silu_backward')}
     for capability, dtype, z in ((80, torch.float32, False), (90, torch.bfloat16, True)):
         for name, kernel in kernels.items():
             setattr(triton_kernels, name, Compiled(kernel, capability))
@@ -46,6 +50,10 @@ def main():
         inputs = u, delta, torch.zeros(160, 8), B, C, torch.zeros(160), gate if z else None, torch.zeros(160), True
         y, last, kept = triton.forward(*inputs, keep=True)
         triton.backward(y, None, kept, *inputs)
+        for name, kernel in depthwise_pair.items():
+            setattr(depthwise_kernels, name, Compiled(kernel, capability))
+        x, weight = torch.zeros(2, 300, 320, dtype=dtype), torch.zeros(320, 1, 3)
+        depthwise.triton.backward(depthwise.triton.forward(x, weight), x, weight)
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmmambavision.models.presets import PRESETS
 from mmmambavision.ops import attention
 from mmmambavision.ops.attention import available_backends, cpu, interface
 
@@ -60,12 +61,41 @@ def test_kernels_that_torch_is_asked_for_on_cuda(monkeypatch):
 
     seen, others = [], enabled()
     monkeypatch.setattr(F, 'scaled_dot_product_attention', lambda *_: seen.append(enabled()))
-    on_cuda, on_cpu = SimpleNamespace(is_cuda=True), SimpleNamespace(is_cuda=False)
+    on_cuda, on_cpu = (SimpleNamespace(is_cuda=there, shape=(1, 1, 9, 40)) for there in (True, False))
     for q in (on_cuda, on_cpu):
         interface.attention_torch(q, q, q)
     with sdpa_kernel([SDPBackend.CUDNN_ATTENTION]):
         interface.attention_torch(on_cuda, on_cuda, on_cuda)
     assert seen == [{'flash', 'mem_efficient', 'math'}, others, {'cudnn'}] and enabled() == others
+
+
+@pytest.mark.parametrize('dim', [1, 7, 33, 49, 98])
+def test_heads_padded_for_cuda(monkeypatch, dim):
+    """Values and gradients are of heads as they are, through torch's operator at a multiple of 8; here on a CPU."""
+    seen, torchs = [], F.scaled_dot_product_attention
+    monkeypatch.setattr(interface, 'runs_on_cuda', lambda q: True)
+    monkeypatch.setattr(F, 'scaled_dot_product_attention',
+                        lambda q, k, v, **more: seen.append((q.shape[-1], v.shape[-1])) or torchs(q, k, v, **more))
+    q, k, v = (tensor.double().requires_grad_() for tensor in inputs(2, 3, 20, 31, dim))
+    found, expected = attention(q, k, v, 'torch'), by_definition(q, k, v)
+    assert found.shape == expected.shape and seen == [(-(-dim // 8) * 8,) * 2]
+    torch.testing.assert_close(found, expected)
+    cotangent = torch.randn_like(expected)
+    torch.testing.assert_close(*(torch.autograd.grad(out, (q, k, v), cotangent) for out in (found, expected)))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('preset', PRESETS)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+def test_no_preset_has_all_scores_in_memory_on_cuda(monkeypatch, preset, dtype):
+    chosen = []
+    monkeypatch.setattr(F, 'scaled_dot_product_attention', lambda q, k, v, **more: chosen.append(
+        SDPBackend(torch._fused_sdp_choice(q, k, v, **more))) or q)
+    dim, heads = PRESETS[preset]['dim'] * 8, PRESETS[preset]['num_heads'][3]
+    for gradients in (True, False):
+        q, k, v = (t.cuda().requires_grad_(gradients) for t in inputs(1, heads, 200, dim=dim // heads, dtype=dtype))
+        attention(q, k, v, 'torch')
+    assert not {SDPBackend.MATH, SDPBackend.CUDNN_ATTENTION} & set(chosen)
 
 
 @needs_kernel

@@ -29,6 +29,7 @@ MISTAKES = {
     'benchmarks/attention': (['--dtype', 'float64'],),
     'benchmarks/check_gpu': (['x'],),
     'benchmarks/complexity': ([], ['no.py']),
+    'benchmarks/depthwise': (['--backends', 'cudnn'], ['--shapes', 'round']),
     'benchmarks/mmcv_ops': (['--rounds', 'many'],),
     'benchmarks/peers_trained': (['--task', 'tracking'], ['--seeds', '0']),
     'benchmarks/scan': (['--backends', 'fastest'], ['--shapes', 'round']),

@@ -18,7 +18,7 @@ from mmmambavision.ops import available_backends
 
 ROOT = Path(__file__).resolve().parents[2]
 TAIL = 40  # lines of a failed part in the report
-PYTHON = [sys.executable, '-W', 'ignore']
+PYTHON = [sys.executable, '-W', 'ignore', '-W', 'default:CUDA initialization']  # torch's of an old driver
 
 
 class Part(NamedTuple):
@@ -117,6 +117,8 @@ def all_parts(device, quick):
         'scan-triton': tests_of_scan('triton'),
         'scan-chunked': tests_of_scan('chunked'),
         'scan-mamba_ssm': tests_of_scan('mamba_ssm'),
+        'depthwise-tests': Part('tests of the depthwise convolution', [*pytest, tests / 'ops' / 'test_depthwise.py'], 120,
+                                without_pytest),
         'golden': Part('golden cases', [*pytest, tests / 'models' / 'test_golden.py'], 120, without_pytest),
         'operators': Part("mmcv's operators", [*pytest, tests / 'openmmlab' / 'test_mmcv_ops.py',
                                                *(['-k', 'cuda'] if gpu else [])], 120, without_pytest),
@@ -131,6 +133,9 @@ def all_parts(device, quick):
         'graph': Part('CUDA graph of the backbone', own('graph'), 60, only_gpu),
         'second': Part('the backbone on cuda:1', own('second'), 60, None if count > 1 else 'needs two GPUs'),
         'scan': Part('time of the scan', scan, 120 if quick else 600),
+        'depthwise': Part('time of the depthwise convolution', [
+            *PYTHON, benchmarks / 'depthwise.py', '--markdown', '--shapes', *shapes, '--seconds', .2 if gpu else .01],
+            120),
         'speed': Part('time of backbones', [
             *PYTHON, benchmarks / 'speed.py', *models, '--batch', 2, *amp, '--train', '--rounds', rounds,
             '--size', f'{size[0]}x{size[1]}', '--device', device, '--markdown'], 180),

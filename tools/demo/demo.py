@@ -18,10 +18,14 @@ OBJECTS = DATA / 'objects'  # for classifiers
 CONFIG = Path('configs/cascade_mask_rcnn_mambavision_demo.py')
 
 
+# No warnings but torch's own of a driver that is too old, with which it trains on the CPU.
+QUIETLY = [sys.executable, '-W', 'ignore', '-W', 'default:CUDA initialization']
+
+
 def call(script, *arguments):
-    command = [sys.executable, '-W', 'ignore', str(TOOLS / script), *map(str, arguments)]
-    print('$ python', *command[3:], flush=True)
-    subprocess.run(command, check=True)
+    command = [str(TOOLS / script), *map(str, arguments)]
+    print('$ python', *command, flush=True)
+    subprocess.run([*QUIETLY, *command], check=True)
 
 
 def sheet(pictures, columns=2, scale=2):

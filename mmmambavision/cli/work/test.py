@@ -9,6 +9,7 @@ from ...checkpoints.files import fetch
 from ...errors import UserError
 from ...openmmlab import own_data
 from ...openmmlab.configs import add_hook, check_data, fit_to_machine, load_config
+from ...openmmlab.training import determinism
 from ..arguments import settings_of
 
 
@@ -19,6 +20,7 @@ def evaluate(args):
     apply_options(cfg, args)
     check_data(cfg, 'test_dataloader')
     add_hook(cfg, 'CheckClasses')
+    determinism.put_into(cfg)
     checkpoint, cfg.load_from = cfg.load_from, None
     if checkpoint:
         fetch(checkpoint)  # an error before the data set is read

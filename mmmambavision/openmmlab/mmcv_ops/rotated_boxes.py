@@ -2,6 +2,7 @@
 
 Names and arguments are those by which mmcv.ops calls its extension; tensors named as results are filled in place.
 """
+import numpy as np
 import torch
 
 from .boxes import suppressed
@@ -25,7 +26,30 @@ def nms_rotated(dets, scores, order, dets_sorted, labels, iou_threshold, multi_l
         iou = rotated_overlaps(dets[kept, :5], dets[rest, :5])
         return torch.where(dets[kept, 5] == dets[rest, 5], iou, -1) if multi_label else iou
 
+    if on_gpu(dets):
+        return kept_by_blocks(order, overlap, iou_threshold)
     return torch.cat([order[:0], *(kept for kept, _ in suppressed(order, overlap, iou_threshold))])
+
+
+def on_gpu(dets):
+    return dets.is_cuda
+
+
+def kept_by_blocks(order, overlap, threshold):
+    """The indices that non-maximum suppression keeps of `order`, as `suppressed` does, with few calls: a block of boxes
+    meets all that are left at once, on the device, and what suppresses what is followed on the CPU."""
+    kept = [order[:0]]
+    while len(order):
+        size = max(1, PAIRS_AT_ONCE // len(order))
+        close = (overlap(order[:size, None], order) >= threshold).cpu().numpy()
+        alive = np.ones(len(order), bool)
+        for i, row in enumerate(close):
+            if alive[i]:
+                alive[i + 1:] &= ~row[i + 1:]
+        alive = torch.from_numpy(alive).to(order.device)
+        kept.append(order[:size][alive[:size]])
+        order = order[size:][alive[size:]]
+    return torch.cat(kept)
 
 
 def rotated_overlaps(boxes1, boxes2, foreground=False):

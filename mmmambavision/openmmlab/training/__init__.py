@@ -1,5 +1,5 @@
 """What keeps a training safe, as parts that mmengine's registries know; docs/reliability.md is about them."""
-from . import checkpoints, images, loss, resume, signals
+from . import checkpoints, determinism, images, loss, resume, signals
 from .errors import explained
 from .lock import hold
 
@@ -9,5 +9,5 @@ __all__ = ['explained', 'hold', 'make_safe']
 def make_safe(cfg):
     """Put hooks, loops, readers and backends into a config that is about to become a Runner; what it sets itself
     stays."""
-    for part in (images, loss, checkpoints, signals, resume):
+    for part in (images, loss, checkpoints, signals, resume, determinism):
         part.put_into(cfg)

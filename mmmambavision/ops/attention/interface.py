@@ -15,17 +15,33 @@ ENVIRONMENT_VARIABLE = 'MMMAMBAVISION_ATTENTION'
 # By preference. On recent GPUs torch itself prefers cuDNN, which makes a plan for every new number of tokens, about a
 # second each: training on images of many sizes would wait for hundreds of them.
 KERNELS_ON_CUDA = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+# The memory-efficient kernel, the only one for float32, reads 16 bytes at a time. Heads of another size, as the 49 of
+# large and large2, would get the plain kernel, with all scores in memory: 10 GB for an image of 12544 tokens.
+HEAD_MULTIPLE = 8
 
 
 def attention_torch(q, k, v):
-    """`scaled_dot_product_attention`; on CUDA without cuDNN's kernel, unless the caller has chosen among kernels."""
+    """`scaled_dot_product_attention`; on CUDA with heads padded to a multiple of 8, and without cuDNN's kernel, unless
+    the caller has chosen among kernels."""
+    missing = -q.shape[-1] % HEAD_MULTIPLE
+    if not runs_on_cuda(q) or not missing or is_exporting() or torch.jit.is_tracing():
+        return attention_of_torchs_choice(q, k, v)
+    padded = (F.pad(t, (0, missing)) for t in (q, k, v))  # zeros change no score, and no output but those that are cut
+    return attention_of_torchs_choice(*padded, scale=q.shape[-1] ** -.5)[..., :q.shape[-1]]
+
+
+def runs_on_cuda(q):
+    return q.is_cuda
+
+
+def attention_of_torchs_choice(q, k, v, **scale):
     enabled = torch.backends.cuda
-    if not q.is_cuda or torch.compiler.is_compiling() or not (
+    if not runs_on_cuda(q) or torch.compiler.is_compiling() or not (
             enabled.flash_sdp_enabled() and enabled.mem_efficient_sdp_enabled() and enabled.math_sdp_enabled()
             and enabled.cudnn_sdp_enabled()):
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, **scale)
     with sdpa_kernel(KERNELS_ON_CUDA, set_priority=True):
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, **scale)
 
 
 BACKENDS = {'reference': attention_reference, 'torch': attention_torch,

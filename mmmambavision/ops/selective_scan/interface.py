@@ -72,8 +72,8 @@ def choose_backend(name, u):
     check_backend_name(name)
     if name == 'auto':
         name = next(n for n in PREFERENCE if not (BACKENDS[n].refuses(u) or absent(n)))
-        if name == 'chunked' and u.device.type == 'cpu' and u.dtype != torch.float64:
-            _warn_of_slow_scan(absent('cpu'))
+        if name == 'chunked' and u.dtype != torch.float64 and u.device.type in PRICES:
+            _warn_of_slow_scan(u.device.type)
     if name == 'reference':
         return BACKENDS[name].run
     if under_functional_transform() or torch.jit.is_tracing():  # a traced graph is loaded where our operators are not
@@ -85,11 +85,16 @@ def choose_backend(name, u):
     return BACKENDS[name].run
 
 
+# By device: the implementation that is missing where 'auto' falls back to 'chunked', and what that costs by
+# docs/selective_scan.md.
+PRICES = {'cpu': ('cpu', 'takes about four times as long'),
+          'cuda': ('triton', 'moves some 40 times as many bytes through memory, in hundreds of launches')}
+
+
 @lru_cache(maxsize=None)
-def _warn_of_slow_scan(reason):
-    # The factor: docs/selective_scan.md, the table of all shapes.
-    warnings.warn(f'the selective scan runs in plain tensor operations, which takes about four times as long: {reason}',
-                  stacklevel=4)
+def _warn_of_slow_scan(device):
+    missing, price = PRICES[device]
+    warnings.warn(f'the selective scan runs in plain tensor operations, which {price}: {absent(missing)}', stacklevel=4)
 
 
 def _chunked_operations(*arguments):

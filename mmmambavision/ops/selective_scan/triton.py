@@ -6,6 +6,9 @@ themselves the last of the three does it alone. The backward pass is the same fr
 """
 import importlib.util
 import os
+import shutil
+import sysconfig
+from pathlib import Path
 
 import torch
 
@@ -24,10 +27,33 @@ def unavailable():
     if not importlib.util.find_spec('triton'):
         return 'triton is not installed; it comes with torch for Linux: pip install triton'
     if not (interpreted() or torch.cuda.is_available()):
-        return 'it needs a GPU, and torch sees none'
+        return f'it needs a GPU, and torch sees none: {why_no_gpu()}'
     from triton import __version__ as version
     if tuple(int(part) for part in version.split('.')[:2]) < OLDEST:
         return f'triton {version} is too old for its kernels: install torch 2.7 or newer, which brings 3.3 or newer'
+    return None if interpreted() or os.name == 'nt' else why_no_launcher()
+
+
+def why_no_gpu():
+    """What torch says of a machine on which it sees no GPU, such as that the driver is too old."""
+    try:
+        torch.cuda.init()
+    except (AssertionError, RuntimeError) as error:
+        return str(error).strip()
+    return 'no device is visible'
+
+
+def why_no_launcher():
+    """What is missing for Triton to build the C code that launches kernels, or None; its own error would be a
+    CalledProcessError. On Windows Triton brings both."""
+    if not (os.environ.get('CC') or shutil.which('gcc') or shutil.which('clang')):
+        return 'triton needs a C compiler for what launches its kernels: apt install gcc, or name one in CC'
+    scheme = sysconfig.get_default_scheme().replace('posix_local', 'posix_prefix')  # as Triton does, for Debian
+    folders = [sysconfig.get_paths(scheme)['include'], *os.environ.get('CPATH', '').split(os.pathsep),
+               *os.environ.get('C_INCLUDE_PATH', '').split(os.pathsep)]
+    if not any(folder and Path(folder, 'Python.h').is_file() for folder in folders):
+        return (f'triton needs Python.h for what launches its kernels, and {folders[0]} has none: apt install '
+                'python3-dev, or the package of your Python version')
     return None
 
 
@@ -57,7 +83,7 @@ class _Launch:
         self.grid = (self.programs, self.segments)
         self.u, self.delta, self.z = u, delta, u if z is None else z
         self.A, self.D, self.bias = (u if t is None else t.float().contiguous() for t in (A, D, delta_bias))
-        self.block = dict(N=states, WIDTH=width, num_warps=1)
+        self.block = dict(N=states, WIDTH=width, num_warps=1, num_stages=1)
         self.sizes = dict(blocks=blocks, group_blocks=blocks // groups, group_channels=channels // groups,
                           segments=self.segments)
         self.walk = dict(self.sizes, length=length, segment_chunks=self.per_segment, SOFTPLUS=delta_softplus,

@@ -40,8 +40,8 @@ def softplus(x):
 def locate(lane, blocks, group_blocks, group_channels, WIDTH: tl.constexpr):
     """This program's batch entry, block and group; for each place in `lane` its channel and whether it really has one.
 
-    Places beyond the last channel, and times beyond the last one, repeat it, with a step of 0: loads need no mask, and
-    a step of 0 leaves a state as it is.
+    Places beyond the last channel, and times beyond the last one, repeat it, with a step and inputs of 0: their loads
+    are safe, and such a step leaves a state as it is.
     """
     program = tl.program_id(0)
     block = program % blocks
@@ -54,6 +54,12 @@ def locate(lane, blocks, group_blocks, group_channels, WIDTH: tl.constexpr):
 @triton.jit
 def load(pointers):
     return tl.load(pointers).to(tl.float32)
+
+
+@triton.jit
+def in_time(here, t, length, lane):
+    """`here` where t < length too. Compared in every lane: Triton 3.9.0's interpreter cannot broadcast a bool."""
+    return here & (t + 0 * lane < length)
 
 
 @triton.jit
@@ -129,11 +135,10 @@ def segment_ends(u, delta, A, weights, z, bias, ends, sums, u_b, u_d, u_t, delta
         for k in tl.static_range(CHUNK):
             position = i * CHUNK + k
             t = segment * segment_chunks * CHUNK + (segment_chunks * CHUNK - 1 - position if REVERSE else position)
-            mask, t = here & (t < length), tl.minimum(t, length - 1)
-            x = load(u + t * u_t)
+            mask, t = in_time(here, t, length, lane), tl.minimum(t, length - 1)
+            x = tl.where(mask, load(u + t * u_t), 0.)
             step, _ = load_step(delta + t * delta_t, shift, mask, SOFTPLUS)
             if REVERSE:
-                x = tl.where(mask, x, 0.)
                 if HAS_Z:
                     value = load(z + t * z_t)
                     x *= value * sigmoid(value)
@@ -171,7 +176,7 @@ def segment_starts(ends, sums, A, last, starts, blocks, group_blocks, group_chan
         place = (segment * N + n) * WIDTH + lane
         loaded = ()
         for k in tl.static_range(TOGETHER):
-            there = (lane < WIDTH) & (first + k < segments)
+            there = 0 * lane + first + k < segments
             # The distances are constants, so that addresses cost nothing.
             loaded += ((tl.load(ends + place + (-k if REVERSE else k) * N * WIDTH, there, 0.),
                         tl.load(sums + segment * WIDTH + lane + (-k if REVERSE else k) * WIDTH, there, 0.), there),)
@@ -216,8 +221,8 @@ def forward(u, delta, A, B, C, D, z, bias, starts, y, kept, last, u_b, u_d, u_t,
             store_states(kept + chunk.to(tl.int64) * N * WIDTH, h, lane < WIDTH, WIDTH, N)
         for k in tl.static_range(CHUNK):
             t = chunk * CHUNK + k
-            mask, t = here & (t < length), tl.minimum(t, length - 1)
-            x = load(u + t * u_t)
+            mask, t = in_time(here, t, length, lane), tl.minimum(t, length - 1)
+            x = tl.where(mask, load(u + t * u_t), 0.)
             step, _ = load_step(delta + t * delta_t, shift, mask, SOFTPLUS)
             h = advance(h, step, step * x, rates, B + t * B_t, B_n, N)
             out = skip * x
@@ -268,15 +273,15 @@ def backward(u, delta, A, B, C, D, z, bias, kept, starts, dy, du, ddelta, dz, dA
         inputs = ()
         for k in tl.static_range(CHUNK):
             t = chunk * CHUNK + k
-            mask, t = here & (t < length), tl.minimum(t, length - 1)
-            x = load(u + t * u_t)
+            mask, t = in_time(here, t, length, lane), tl.minimum(t, length - 1)
+            x = tl.where(mask, load(u + t * u_t), 0.)
             step, raw = load_step(delta + t * delta_t, shift, mask, SOFTPLUS)
             states += (advance(states[k], step, step * x, rates, B + t * B_t, B_n, N),)
             inputs += ((x, step, raw),)
         for k in tl.static_range(CHUNK - 1, -1, -1):
             t = chunk * CHUNK + k
             there = t < length
-            mask, t = here & there, tl.minimum(t, length - 1)
+            mask, t = in_time(here, t, length, lane), tl.minimum(t, length - 1)
             x, step, raw = inputs[k]
             C_weights = load_states(C + t * C_t, C_n, N)
             grad = tl.where(mask, load(dy + t * dy_t), 0.)
@@ -298,7 +303,8 @@ def backward(u, delta, A, B, C, D, z, bias, kept, starts, dy, du, ddelta, dz, dA
                 weighted += total * load(B + t * B_t + n * B_n)
                 dstep += through * rates[n]
                 before += (carried,)
-                accumulated += (sum_A[n] + through * step,)
+                # A state that is infinite stays so beyond the last step, and 0 times it is NaN.
+                accumulated += (sum_A[n] + tl.where(there, through * step, 0.),)
                 tl.store(dB + to_sums + t * N + n, tl.sum(total * (step * x), axis=0), mask=there)
                 tl.store(dC + to_sums + t * N + n, tl.sum(states[k + 1][n] * grad, axis=0), mask=there)
             g, sum_A = before, accumulated

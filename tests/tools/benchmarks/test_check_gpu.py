@@ -64,7 +64,7 @@ def test_mistakes_are_told_before_anything_runs(monkeypatch, tmp_path):
 def test_commands_of_the_gpu_take_their_options():
     """Those of benchmarks are parsed; the others run in the rehearsal with the same options."""
     parts = load_tool('benchmarks/check_gpu_run').all_parts('cuda', True)
-    for name in ('scan', 'speed'):
+    for name in ('scan', 'depthwise', 'speed'):
         command = [str(part) for part in parts[name].command]
         start = next(index for index, part in enumerate(command) if part.endswith('.py'))
         load_tool(f'benchmarks/{name}').parse_args(command[start + 1:])

@@ -1,0 +1,80 @@
+import os
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+
+from ...errors import UserError
+from ..transforms import under_functional_transform
+from . import triton
+
+ENVIRONMENT_VARIABLE = 'MMMAMBAVISION_DEPTHWISE'
+
+
+def depthwise_torch(x, weight):
+    image = x.transpose(1, 2).unsqueeze(2)  # (B, C, 1, L), channels-last as it lies in memory
+    out = F.conv2d(image, weight.unsqueeze(2), padding=(0, 1), groups=weight.shape[0])
+    return F.silu(out.squeeze(2).transpose(1, 2))
+
+
+def depthwise_shifted(x, weight):
+    """Three multiply-adds of shifted copies."""
+    before, here, after = weight.to(x.dtype)[:, 0].unbind(1)
+    padded = F.pad(x, (0, 0, 1, 1))
+    return F.silu(before * padded[:, :-2] + here * x + after * padded[:, 2:])
+
+
+BACKENDS = {'torch': depthwise_torch, 'shifted': depthwise_shifted, 'triton': triton.forward}
+
+
+def available_backends():
+    """Implementations of `depthwise_silu` by name: None where one can run here, else the reason why it cannot."""
+    return dict.fromkeys(BACKENDS, None) | {'triton': absent()}
+
+
+@torch.compiler.assume_constant_result  # torch.compile cannot trace the imports by which this is found out
+def absent():
+    """Why 'triton' cannot run here, or None; found out at first use."""
+    return _answer()
+
+
+_answer = lru_cache(maxsize=None)(triton.unavailable)
+
+
+def depthwise_silu(x, weight, backend='auto'):
+    """SiLU of a depthwise convolution along the tokens, the gate's and the scan's input of MambaVision's mixer (arXiv
+    2407.08083, section 3.2).
+
+    With zeros for x_{-1} and x_L, per channel: p_t = w_0 x_{t-1} + w_1 x_t + w_2 x_{t+1},  y_t = p_t sigmoid(p_t).
+
+    Args:
+        x: tokens [B, L, C], of any strides.
+        weight: taps [C, 1, 3], as those of a `Conv1d` with groups=C.
+        backend: 'torch', a convolution and SiLU; 'shifted', multiply-adds of shifted tensors; 'triton', one kernel on
+            a GPU, float32 inside, first derivatives only; or 'auto': what the environment variable
+            MMMAMBAVISION_DEPTHWISE names, else 'torch'.
+
+    Returns:
+        [B, L, C] in the type of x, or of autocast. Channels lie next to each other in memory.
+
+    Raises:
+        UserError: (a ValueError) for a backend that is not there or cannot run on this input, or shapes that do not
+            fit.
+    """
+    name = os.environ.get(ENVIRONMENT_VARIABLE, 'auto') if backend == 'auto' else backend
+    name = 'torch' if name == 'auto' else name
+    if name not in BACKENDS:
+        raise UserError(f"depthwise_silu has no backend {name!r}: choose 'auto' or one of {', '.join(BACKENDS)}")
+    if name == 'torch':  # which has errors of its own, and goes into traced graphs
+        return depthwise_torch(x, weight)
+    if x.dim() != 3 or weight.shape != (x.shape[2], 1, 3):
+        raise UserError(f'depthwise_silu takes x (B, L, C) and weight (C, 1, 3), got {tuple(x.shape)} and '
+                        f'{tuple(weight.shape)}')
+    if name == 'triton':
+        if reason := absent() or triton.refuses(x):
+            raise UserError(f"depthwise_silu cannot use its backend 'triton' here: {reason}")
+        if x.numel() == 0 or under_functional_transform() or torch.jit.is_tracing():
+            name = 'shifted'  # no kernel for no tokens; no rules of a custom operator in transforms and traced graphs
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))  # as torch's convolution does
+    return BACKENDS[name](x, weight)

@@ -1,0 +1,84 @@
+"""Kernels of the depthwise convolution with SiLU; see `triton.py` for how they are launched.
+
+With x_t = 0 beyond the ends, w_k the three taps of a channel and s the sigmoid:
+
+    forward     p_t  = w_0 x_{t-1} + w_1 x_t + w_2 x_{t+1}
+                y_t  = p_t s(p_t)
+    backward    p_t  as above, again
+                e_t  = dy_t s(p_t) (1 + p_t (1 - s(p_t)))              = dL/dp_t
+                dx_t = w_2 e_{t-1} + w_1 e_t + w_0 e_{t+1}
+                dw_k = sum_t e_t x_{t+k-1}
+
+A program takes tiles [TIME, WIDTH] of a sequence, channels in the lanes. Neighbours in time are loaded again, from the
+L1 cache: one read from memory, one write. Sums over time are one for each program, added up by torch in a fixed order.
+"""
+import triton
+import triton.language as tl
+
+SIZES = ['length', 'blocks']  # different in every image, so not worth a compiled variant each
+
+
+@triton.jit
+def load_at(pointers, t, stride, length, here):
+    """Values [TIME, WIDTH] at times t, 0 beyond the ends."""
+    return tl.load(pointers + t * stride, mask=here & (t >= 0) & (t < length), other=0.).to(tl.float32)
+
+
+@triton.jit
+def load_taps(weight, d, here):
+    return (tl.load(weight + 3 * d, mask=here, other=0.).to(tl.float32),
+            tl.load(weight + 3 * d + 1, mask=here, other=0.).to(tl.float32),
+            tl.load(weight + 3 * d + 2, mask=here, other=0.).to(tl.float32))
+
+
+@triton.jit(do_not_specialize=SIZES)
+def depthwise_silu_forward(x, weight, y, x_b, x_t, x_c, channels, length, blocks, TIME: tl.constexpr,
+                           WIDTH: tl.constexpr):
+    """y (B, L, C), one tile each."""
+    b = (tl.program_id(0) // blocks).to(tl.int64)
+    t = tl.program_id(0) % blocks * TIME + tl.arange(0, TIME)[:, None]
+    d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)[None, :]
+    here = d < channels
+    w = load_taps(weight, d, here)
+    x += b * x_b + d * x_c
+    p = tl.zeros([TIME, WIDTH], tl.float32)
+    for k in tl.static_range(3):
+        p += w[k] * load_at(x, t + (k - 1), x_t, length, here)
+    tl.store(y + b * length * channels + t * channels + d, p / (1. + tl.exp(-p)), mask=here & (t < length))
+
+
+@triton.jit(do_not_specialize=SIZES)
+def depthwise_silu_backward(x, weight, dy, dx, dw, x_b, x_t, x_c, dy_b, dy_t, dy_c, channels, length, blocks,
+                            TIME: tl.constexpr, WIDTH: tl.constexpr, TILES: tl.constexpr):
+    """dx (B, L, C) of TILES tiles, and their sums for the weights, dw (programs in time, 3, C)."""
+    b = (tl.program_id(0) // blocks).to(tl.int64)
+    lane = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    d = lane[None, :]
+    here = d < channels
+    w = load_taps(weight, d, here)
+    x += b * x_b + d * x_c
+    dy += b * dy_b + d * dy_c
+    dx += b * length * channels + d
+    sum_0 = tl.zeros([TIME, WIDTH], tl.float32)
+    sum_1 = tl.zeros([TIME, WIDTH], tl.float32)
+    sum_2 = tl.zeros([TIME, WIDTH], tl.float32)
+    i = 0
+    while i < TILES:
+        t = (tl.program_id(0) % blocks * TILES + i) * TIME + tl.arange(0, TIME)[:, None]
+        values = ()
+        for k in tl.static_range(5):
+            values += (load_at(x, t + (k - 2), x_t, length, here),)
+        e = ()
+        for k in tl.static_range(3):
+            p = w[0] * values[k] + w[1] * values[k + 1] + w[2] * values[k + 2]
+            s = 1. / (1. + tl.exp(-p))
+            e += (load_at(dy, t + (k - 1), dy_t, length, here) * s * (1. + p * (1. - s)),)
+        tl.store(dx + t * channels, w[2] * e[0] + w[1] * e[1] + w[0] * e[2], mask=here & (t < length))
+        sum_0 += e[1] * values[1]
+        sum_1 += e[1] * values[2]
+        sum_2 += e[1] * values[3]
+        i += 1
+    dw += tl.program_id(0).to(tl.int64) * 3 * channels + lane
+    tl.store(dw, tl.sum(sum_0, axis=0), mask=lane < channels)
+    tl.store(dw + channels, tl.sum(sum_1, axis=0), mask=lane < channels)
+    tl.store(dw + 2 * channels, tl.sum(sum_2, axis=0), mask=lane < channels)
