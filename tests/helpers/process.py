@@ -22,7 +22,8 @@ class BesideBenchmarks:
 
     NAMES = {'ablation_run', 'ablation_study', 'attention_run', 'check_gpu_parts', 'check_gpu_run', 'classifiers',
              'complexity_run', 'counting', 'depthwise_run', 'machine', 'measured', 'paper_table', 'peer_names', 'peers',
-             'peers_trained_run', 'runs', 'scan', 'scan_run', 'scan_static_run', 'speed_run', 'table', 'throughput_run', 'turns'}
+             'peers_trained_run', 'runs', 'scan', 'scan_run', 'scan_static_run', 'speed_run', 'table',
+             'throughput_run', 'turns'}
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):

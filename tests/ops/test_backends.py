@@ -1,11 +1,13 @@
 """Every implementation against the reference in float64: outputs and all gradients, fresh random inputs each time."""
 import itertools
+import json
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
 import warnings
+from collections import Counter
 from pathlib import Path
 from unittest import mock
 
@@ -19,6 +21,8 @@ from mmmambavision.ops.selective_scan import chunked, interface, mamba_ssm, trit
 from mmmambavision.ops.selective_scan.interface import BACKENDS, ENVIRONMENT_VARIABLE
 
 from ..helpers.nets import NANO
+from ..helpers.process import ROOT
+from ..helpers.tiers import full
 
 PRESENT = [name for name, reason in available_backends().items() if name != 'reference' and reason is None]
 ARGUMENTS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias')
@@ -28,7 +32,8 @@ ARGUMENTS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias')
 def few_segments_together(monkeypatch):
     """So that the small sizes of these tests go round every loop of the Triton kernels."""
     if triton.interpreted():
-        monkeypatch.setattr(triton, 'TOGETHER', 3)
+        for name, value in (('TOGETHER', 3), ('SHORTEST', 2), ('FEWEST', 2)):
+            monkeypatch.setattr(triton, name, value)
 
 
 def device_of(backend):
@@ -302,17 +307,52 @@ def test_segments_of_triton(monkeypatch, length, segments):
     assert set(grids['segment_ends']) == ({(1, segments)} if segments > 1 else set())
 
 
-def test_triton_kernels_compile_without_a_gpu():
-    """For GPUs of two generations; in a process of its own, because in this one kernels may be interpreted."""
+# Upper bounds: registers, and instructions for each channel, step and state (see tools/benchmarks/scan_static.py).
+LIMITS = dict(segment_ends=(80, 12.5), segment_starts=(255, 17), forward=(96, 17), backward=(255, 36),
+              depthwise_silu_forward=(80, None), depthwise_silu_backward=(128, None))
+
+
+@pytest.mark.parametrize('targets, dtypes', [(('80', '90'), ('bfloat16',)), full(
+    ('75', '80', '86', '89', '90', '100', '120'), ('float32', 'bfloat16'))])
+def test_what_triton_kernels_compile_to(targets, dtypes, tmp_path):
+    """In a process of its own, because in this one kernels may be interpreted."""
     pytest.importorskip('triton')
     environment = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
-    script = Path(__file__).with_name('compile_triton_kernels.py')
-    result = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    compiled = result.stdout.split()
-    assert {name: compiled.count(name) for name in set(compiled)} == {
-        'segment_ends': 4, 'segment_starts': 4, 'forward': 2, 'backward': 2, 'depthwise_silu_forward': 2,
-        'depthwise_silu_backward': 2}
+    tool = ROOT / 'tools' / 'benchmarks' / 'scan_static.py'
+    subprocess.run([sys.executable, tool, '--targets', *targets, '--dtype', *dtypes, '--json', tmp_path / 'x.json'],
+                   env=environment, check=True, stdout=subprocess.DEVNULL)
+    records = json.loads((tmp_path / 'x.json').read_text())
+    expected = Counter(segment_ends=2, segment_starts=2, forward=1, backward=1, depthwise_silu_forward=1,
+                       depthwise_silu_backward=1)
+    assert Counter(record['kernel'] for record in records) == {
+        name: count * len(targets) * len(dtypes) for name, count in expected.items()}
+    for record in records:
+        registers, instructions = LIMITS[record['kernel']]
+        assert record['registers'] <= registers and record['shared'] <= 1024, record
+        assert record['spilled'] == 0 or record['target'] == 'sm_75', record
+        assert instructions is None or 0 < record['instructions'] <= instructions, record
+
+
+def test_how_sequences_are_cut(monkeypatch):
+    """ImageNet's windows of 49 steps in one piece, long sequences in 128 at most."""
+    if triton.unavailable():
+        pytest.skip(triton.unavailable())
+    from mmmambavision.ops.selective_scan import triton_kernels
+    for name, value in dict(SHORTEST=4, FEWEST=4, multiprocessors=lambda device: 132).items():
+        monkeypatch.setattr(triton, name, value)
+
+    class Launches:
+        def __getitem__(self, grid):
+            grids.append(grid)
+            return lambda *args, **named: None
+
+    for name in ('segment_ends', 'segment_starts', 'forward'):
+        monkeypatch.setattr(triton_kernels, name, Launches())
+    for length, segments in ((49, 1), (196, 16), (4200, 128), (12544, 128)):
+        grids, inputs = [], make_inputs(1, 64, length, 8)
+        triton.forward(*(inputs[name] for name in ('u', 'delta', 'A')), *(
+            inputs[name][:, None] for name in ('B', 'C')), inputs['D'], None, inputs['delta_bias'], True, keep=False)
+        assert segments - 8 <= grids[-1][1] <= segments
 
 
 class StandIn:

@@ -17,7 +17,9 @@ from .operators import like, refusal
 OLDEST = (3, 3)  # of triton's versions, the first that has tuples in kernels
 WIDTH = 64     # channels of a program, two per lane
 WARPS = 16     # per multiprocessor, wanted to hide the latency of loads
-SHORTEST = 2   # chunks of a segment
+SHORTEST = 4   # chunks of a segment
+FEWEST = 4     # segments for which two more kernels may be worth their time: 49 steps of ImageNet are not cut
+MOST = 128     # segments, since passing on their states takes time for each
 TOGETHER = 64  # segments loaded at a time where their states are passed on, for so many channels per program:
 LANES = 32
 
@@ -78,7 +80,8 @@ class _Launch:
         _, blocks, chunks, _, width = kept_shape(u, A, B)
         self.programs = batch * blocks
         wanted = WARPS * multiprocessors(u.device) // self.programs
-        self.per_segment = -(-chunks // max(1, min(wanted, chunks // SHORTEST)))
+        segments = min(wanted, chunks // SHORTEST, MOST)
+        self.per_segment = -(-chunks // (segments if segments >= FEWEST else 1))
         self.segments = -(-chunks // self.per_segment)
         self.grid = (self.programs, self.segments)
         self.u, self.delta, self.z = u, delta, u if z is None else z
@@ -122,8 +125,9 @@ def multiprocessors(device):
 
 
 def chunk_size(states):
-    """Steps of a chunk: as many as its states fit into registers in the backward pass."""
-    return max(1, 32 // states)
+    """Steps of a chunk: as many as its states fit into registers in the backward pass. With 32 for 24 the registers of
+    compute capability 8.0 would spill (tools/benchmarks/scan_static.py)."""
+    return max(1, 24 // states)
 
 
 def kept_shape(u, A, B):
@@ -153,17 +157,17 @@ def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplu
     groups, length = B.shape[1], u.shape[2]
     du, ddelta, dz = like(u), like(delta), u if z is None else like(z)
     dA, dD, dbias = (launch.new(batch, blocks, segments, *last) for last in ((states, width), (width,), (width,)))
-    dB, dC = (launch.new(batch, blocks, length, states) for _ in range(2))
+    dBC = launch.new(batch, blocks, length, 2, states)
     with torch.cuda.device_of(u):
         starts = launch.starts(dy, C, None if dlast is None else dlast.float().contiguous(), reverse=True)
         launch.kernels.backward[launch.grid](
-            u, delta, launch.A, B, C, launch.D, launch.z, launch.bias, kept, starts, dy, du, ddelta, dz, dA, dB, dC, dD,
-            dbias, **strides(dy=dy), **launch.whole)
+            u, delta, launch.A, B, C, launch.D, launch.z, launch.bias, kept, starts, dy, du, ddelta, dz, dA, dBC, dD,
+            dbias, LANES=LANES, **strides(dy=dy), **launch.whole)
 
     def by_channel(partial):
         """Sum over batch and segments of (B, blocks, segments, ..., WIDTH), to (D, ...)."""
         per_group = partial.sum((0, 2)).movedim(-1, 1).reshape(groups, -1, *partial.shape[3:-1])
         return per_group[:, :u.shape[1] // groups].reshape(u.shape[1], *partial.shape[3:-1])
 
-    dB, dC = (t.view(batch, groups, -1, length, states).sum(2).transpose(2, 3) for t in (dB, dC))
+    dB, dC = (t.sum(2).transpose(2, 3) for t in dBC.view(batch, groups, -1, length, 2, states).unbind(4))
     return du, ddelta, by_channel(dA), dB, dC, by_channel(dD), dz, by_channel(dbias)

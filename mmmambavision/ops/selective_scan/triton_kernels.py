@@ -40,20 +40,26 @@ def softplus(x):
 def locate(lane, blocks, group_blocks, group_channels, WIDTH: tl.constexpr):
     """This program's batch entry, block and group; for each place in `lane` its channel and whether it really has one.
 
-    Places beyond the last channel, and times beyond the last one, repeat it, with a step and inputs of 0: their loads
-    are safe, and such a step leaves a state as it is.
+    Places beyond the last channel, and times beyond the last one, read inputs of 0 and have a step of 0, which leaves a
+    state as it is. Channels are lane plus a constant, so that the compiler loads those of a lane together.
     """
     program = tl.program_id(0)
     block = program % blocks
     within = block % group_blocks * WIDTH + lane
     group = block // group_blocks
-    d = group * group_channels + tl.minimum(within, group_channels - 1)
+    d = group * group_channels + within
     return (program // blocks).to(tl.int64), block, group, d, within < group_channels
 
 
 @triton.jit
 def load(pointers):
     return tl.load(pointers).to(tl.float32)
+
+
+@triton.jit
+def read(pointers, mask):
+    """Values in float32, 0 where `mask` is not."""
+    return tl.load(pointers, mask, 0.).to(tl.float32)
 
 
 @triton.jit
@@ -86,20 +92,53 @@ def zero_states(N: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def load_rates(A, d, N: tl.constexpr):
+def load_rates(A, d, here, N: tl.constexpr):
     """A log2 e as N tensors [WIDTH]: the instruction that there is takes powers of two."""
     values = ()
     for n in tl.static_range(N):
-        values += (load(A + d * N + n) * LOG2E,)
+        values += (read(A + d * N + n, here) * LOG2E,)
     return values
 
 
 @triton.jit
 def load_step(delta, bias, mask, SOFTPLUS: tl.constexpr):
     """Steps [WIDTH], 0 where `mask` is not; and what went into the softplus."""
-    raw = load(delta) + bias
+    raw = read(delta, mask) + bias
     step = softplus(raw) if SOFTPLUS else raw
     return tl.where(mask, step, 0.), raw
+
+
+@triton.jit
+def fold(values, HALF: tl.constexpr):
+    """Sums over the channels of each lane: [HALF x channels] to [HALF]."""
+    return tl.sum(tl.reshape(values, [HALF, values.shape[0] // HALF]), axis=1)
+
+
+@triton.jit
+def merge(first, second, lane, apart: tl.constexpr):
+    """Sums over two lanes that are `apart`: of `first` in the lower one, of `second` in the upper one. One exchange
+    between lanes does the work of two."""
+    upper = (lane & apart) != 0
+    kept, sent = tl.where(upper, second, first), tl.where(upper, first, second)
+    return kept + tl.gather(sent, lane ^ apart, 0)
+
+
+@triton.jit
+def sum_lanes(pairs, lane):
+    """Sums over 32 lanes of 16 numbers, in 16 exchanges instead of 80.
+
+    Args:
+        pairs: 8 tensors [32] from `merge` with 16: sums of two numbers over two lanes each, in either half.
+        lane: [32].
+
+    Returns:
+        [32]: in the lanes l and l + 1, l even, the first or the second (bit 4 of l) number of pair n, whose bits 0, 1
+        and 2 are the bits 3, 2 and 1 of l.
+    """
+    a, b = merge(pairs[0], pairs[1], lane, 8), merge(pairs[2], pairs[3], lane, 8)
+    c, d = merge(pairs[4], pairs[5], lane, 8), merge(pairs[6], pairs[7], lane, 8)
+    total = merge(merge(a, b, lane, 4), merge(c, d, lane, 4), lane, 2)
+    return total + tl.gather(total, lane ^ 1, 0)
 
 
 @triton.jit
@@ -123,8 +162,8 @@ def segment_ends(u, delta, A, weights, z, bias, ends, sums, u_b, u_d, u_t, delta
     """
     lane, segment = tl.arange(0, WIDTH), tl.program_id(1)
     b, block, group, d, here = locate(lane, blocks, group_blocks, group_channels, WIDTH)
-    rates = load_rates(A, d, N)
-    shift = load(bias + d) if HAS_BIAS else tl.zeros([WIDTH], tl.float32)
+    rates = load_rates(A, d, here, N)
+    shift = read(bias + d, here) if HAS_BIAS else tl.zeros([WIDTH], tl.float32)
     u += b * u_b + d * u_d
     delta += b * delta_b + d * delta_d
     z += b * z_b + d * z_d
@@ -136,11 +175,11 @@ def segment_ends(u, delta, A, weights, z, bias, ends, sums, u_b, u_d, u_t, delta
             position = i * CHUNK + k
             t = segment * segment_chunks * CHUNK + (segment_chunks * CHUNK - 1 - position if REVERSE else position)
             mask, t = in_time(here, t, length, lane), tl.minimum(t, length - 1)
-            x = tl.where(mask, load(u + t * u_t), 0.)
+            x = read(u + t * u_t, mask)
             step, _ = load_step(delta + t * delta_t, shift, mask, SOFTPLUS)
             if REVERSE:
                 if HAS_Z:
-                    value = load(z + t * z_t)
+                    value = read(z + t * z_t, mask)
                     x *= value * sigmoid(value)
                 before = ()
                 for n in tl.static_range(N):
@@ -168,8 +207,8 @@ def segment_starts(ends, sums, A, last, starts, blocks, group_blocks, group_chan
     """
     n, lane = tl.program_id(1), tl.program_id(2) * LANES + tl.arange(0, LANES)
     b, block, group, d, here = locate(lane, blocks, group_blocks, group_channels, WIDTH)
-    rate = load(A + d * N + n) * LOG2E
-    state = load(last + (b * channels + d) * N + n) if HAS_LAST else tl.zeros([LANES], tl.float32)
+    rate = read(A + d * N + n, here) * LOG2E
+    state = read(last + (b * channels + d) * N + n, here) if HAS_LAST else tl.zeros([LANES], tl.float32)
     first = 0
     while first < segments:
         segment = (b * blocks + block) * segments + (segments - 1 - first if REVERSE else first)
@@ -199,9 +238,9 @@ def forward(u, delta, A, B, C, D, z, bias, starts, y, kept, last, u_b, u_d, u_t,
     """
     lane, segment = tl.arange(0, WIDTH), tl.program_id(1)
     b, block, group, d, here = locate(lane, blocks, group_blocks, group_channels, WIDTH)
-    rates = load_rates(A, d, N)
-    skip = load(D + d) if HAS_D else tl.zeros([WIDTH], tl.float32)
-    shift = load(bias + d) if HAS_BIAS else tl.zeros([WIDTH], tl.float32)
+    rates = load_rates(A, d, here, N)
+    skip = read(D + d, here) if HAS_D else tl.zeros([WIDTH], tl.float32)
+    shift = read(bias + d, here) if HAS_BIAS else tl.zeros([WIDTH], tl.float32)
     u += b * u_b + d * u_d
     delta += b * delta_b + d * delta_d
     z += b * z_b + d * z_d
@@ -222,14 +261,14 @@ def forward(u, delta, A, B, C, D, z, bias, starts, y, kept, last, u_b, u_d, u_t,
         for k in tl.static_range(CHUNK):
             t = chunk * CHUNK + k
             mask, t = in_time(here, t, length, lane), tl.minimum(t, length - 1)
-            x = tl.where(mask, load(u + t * u_t), 0.)
+            x = read(u + t * u_t, mask)
             step, _ = load_step(delta + t * delta_t, shift, mask, SOFTPLUS)
             h = advance(h, step, step * x, rates, B + t * B_t, B_n, N)
             out = skip * x
             for n in tl.static_range(N):
                 out += h[n] * load(C + t * C_t + n * C_n)
             if HAS_Z:
-                value = load(z + t * z_t)
+                value = read(z + t * z_t, mask)
                 out *= value * sigmoid(value)
             tl.store(y + t * channels, out, mask=mask)
         chunk += 1
@@ -238,21 +277,21 @@ def forward(u, delta, A, B, C, D, z, bias, starts, y, kept, last, u_b, u_d, u_t,
 
 
 @triton.jit(do_not_specialize=SIZES)
-def backward(u, delta, A, B, C, D, z, bias, kept, starts, dy, du, ddelta, dz, dA, dB, dC, dD, dbias,
+def backward(u, delta, A, B, C, D, z, bias, kept, starts, dy, du, ddelta, dz, dA, dBC, dD, dbias,
              u_b, u_d, u_t, delta_b, delta_d, delta_t, B_b, B_g, B_n, B_t, C_b, C_g, C_n, C_t, z_b, z_d, z_t,
              dy_b, dy_d, dy_t, blocks, group_blocks, group_channels, channels, length, chunks, segments, segment_chunks,
              SOFTPLUS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, N: tl.constexpr,
-             WIDTH: tl.constexpr, CHUNK: tl.constexpr):
+             WIDTH: tl.constexpr, CHUNK: tl.constexpr, LANES: tl.constexpr):
     """Gradients of a segment, walking back from the gradient of the state after it in `starts`.
 
     du, ddelta and dz are (B, L, D). Sums over time are per segment: dA (B, blocks, segments, N, WIDTH), dD and dbias
-    (B, blocks, segments, WIDTH); sums over channels per block: dB and dC (B, blocks, L, N).
+    (B, blocks, segments, WIDTH); sums over channels per block: dB and dC side by side, dBC (B, blocks, L, 2, N).
     """
     lane, segment = tl.arange(0, WIDTH), tl.program_id(1)
     b, block, group, d, here = locate(lane, blocks, group_blocks, group_channels, WIDTH)
-    rates = load_rates(A, d, N)
-    skip = load(D + d) if HAS_D else tl.zeros([WIDTH], tl.float32)
-    shift = load(bias + d) if HAS_BIAS else tl.zeros([WIDTH], tl.float32)
+    rates = load_rates(A, d, here, N)
+    skip = read(D + d, here) if HAS_D else tl.zeros([WIDTH], tl.float32)
+    shift = read(bias + d, here) if HAS_BIAS else tl.zeros([WIDTH], tl.float32)
     u += b * u_b + d * u_d
     delta += b * delta_b + d * delta_d
     z += b * z_b + d * z_d
@@ -260,7 +299,10 @@ def backward(u, delta, A, B, C, D, z, bias, kept, starts, dy, du, ddelta, dz, dA
     B += b * B_b + group * B_g
     C += b * C_b + group * C_g
     to_outputs = b * length * channels + d
-    to_sums = (b * blocks + block) * length * N
+    dBC += (b * blocks + block) * length * 2 * N
+    # What `sum_lanes` leaves in each lane: dB or dC of which of 8 states.
+    half = tl.arange(0, LANES)
+    state = (half >> 3 & 1) + (half >> 2 & 1) * 2 + (half >> 1 & 1) * 4
     kept += (b * blocks + block) * chunks * N * WIDTH + lane
     at = (b * blocks + block) * segments + segment
     g = load_states(starts + at * N * WIDTH + lane, WIDTH, N)
@@ -274,19 +316,20 @@ def backward(u, delta, A, B, C, D, z, bias, kept, starts, dy, du, ddelta, dz, dA
         for k in tl.static_range(CHUNK):
             t = chunk * CHUNK + k
             mask, t = in_time(here, t, length, lane), tl.minimum(t, length - 1)
-            x = tl.where(mask, load(u + t * u_t), 0.)
+            x = read(u + t * u_t, mask)
             step, raw = load_step(delta + t * delta_t, shift, mask, SOFTPLUS)
             states += (advance(states[k], step, step * x, rates, B + t * B_t, B_n, N),)
             inputs += ((x, step, raw),)
         for k in tl.static_range(CHUNK - 1, -1, -1):
             t = chunk * CHUNK + k
             there = t < length
-            mask, t = in_time(here, t, length, lane), tl.minimum(t, length - 1)
+            mask, writes = in_time(here, t, length, lane), in_time(half % 2 == 0, t, length, half)
+            t = tl.minimum(t, length - 1)
             x, step, raw = inputs[k]
             C_weights = load_states(C + t * C_t, C_n, N)
-            grad = tl.where(mask, load(dy + t * dy_t), 0.)
+            grad = read(dy + t * dy_t, mask)
             if HAS_Z:
-                value = load(z + t * z_t)
+                value = read(z + t * z_t, mask)
                 gate = sigmoid(value)
                 out = skip * x
                 for n in tl.static_range(N):
@@ -294,7 +337,7 @@ def backward(u, delta, A, B, C, D, z, bias, kept, starts, dy, du, ddelta, dz, dA
                 tl.store(dz + to_outputs + t * channels, grad * out * gate * (1. + value * (1. - gate)), mask=mask)
                 grad *= value * gate
             # total is the gradient of the state after the step, through its output and through the next step.
-            before, accumulated = (), ()
+            before, accumulated, pairs = (), (), ()
             weighted, dstep = tl.zeros([WIDTH], tl.float32), tl.zeros([WIDTH], tl.float32)
             for n in tl.static_range(N):
                 total = C_weights[n] * grad + g[n]
@@ -305,8 +348,12 @@ def backward(u, delta, A, B, C, D, z, bias, kept, starts, dy, du, ddelta, dz, dA
                 before += (carried,)
                 # A state that is infinite stays so beyond the last step, and 0 times it is NaN.
                 accumulated += (sum_A[n] + tl.where(there, through * step, 0.),)
-                tl.store(dB + to_sums + t * N + n, tl.sum(total * (step * x), axis=0), mask=there)
-                tl.store(dC + to_sums + t * N + n, tl.sum(states[k + 1][n] * grad, axis=0), mask=there)
+                pairs += (merge(fold(total * (step * x), LANES), fold(states[k + 1][n] * grad, LANES), half, 16),)
+            for n in tl.static_range(-N % 8):
+                pairs += (tl.zeros([LANES], tl.float32),)
+            for n in tl.static_range(0, N, 8):
+                tl.store(dBC + t * 2 * N + (half >> 4) * N + n + state, sum_lanes(pairs[n:n + 8], half),
+                         mask=writes & (n + state < N))
             g, sum_A = before, accumulated
             dstep = dstep / LOG2E + weighted * x
             if SOFTPLUS:

@@ -1,0 +1,37 @@
+"""What the compiler makes of the Triton kernels, for GPUs that need not be there: `python
+tools/benchmarks/scan_static.py`.
+
+For every kernel of the scan and of the depthwise convolution and every target: registers of a thread, bytes that spill
+out of them, shared memory, and instructions of a thread for each channel, step and state, counted in the kernel's
+longest loop. Estimated times are for the shape that --shape names: the larger of the instructions over the rate at
+which a GPU issues them, and the bytes that have to be moved over its bandwidth. They ignore latency, so they are lower
+limits.
+"""
+import argparse
+from pathlib import Path
+
+from mmmambavision.terminal import run
+
+TARGETS = (75, 80, 86, 89, 90, 100, 120)  # compute capabilities times ten
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--targets', nargs='+', type=int, default=[80, 90], choices=TARGETS, metavar='SM',
+                        help='some of: %(choices)s; default 80 90')
+    parser.add_argument('--dtype', nargs='+', default=['float32', 'bfloat16'], choices=('float32', 'bfloat16'))
+    parser.add_argument('--shape', nargs=3, type=int, default=(2, 160, 50 * 84), metavar=('B', 'D', 'L'),
+                        help='for the estimated times; default 2 160 4200')
+    parser.add_argument('--json', type=Path, help='file for the figures')
+    parser.add_argument('--markdown', action='store_true', help='print the table for a document')
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    from scan_static_run import show_all
+    show_all(args.targets, args.dtype, args.shape, args.markdown, args.json)
+
+
+if __name__ == '__main__':
+    run(main)
