@@ -17,7 +17,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._builder import resolve_pretrained_cfg
 
 from .checkpoints.files import load_checkpoint
-from .checkpoints.weights import classifier_weights, fit
+from .checkpoints.weights import check_share, check_values, classifier_weights, fit, rename
 from .errors import UserError
 from .models.classifier import MambaVisionClassifier
 
@@ -65,7 +65,20 @@ def _create(variant, pretrained, drop_path_rate, pretrained_cfg=None, pretrained
         feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'), **options)
     for part in (model, getattr(model, 'model', model)):  # the second inside a feature extractor
         part.pretrained_cfg['state_dict'] = None
+    model._register_load_state_dict_pre_hook(_find_names, with_module=True)
     return model
+
+
+def _find_names(model, state_dict, prefix, *_):
+    """Before a model takes weights, such as those of `checkpoint_path`: the model's names, where there is a prefix
+    before all of them; and a look whether they are of its network and have values."""
+    own = model.state_dict()
+    if prefix or own.keys() & state_dict.keys():
+        return
+    weights = rename(state_dict, own)
+    check_values(weights)
+    state_dict.clear()
+    state_dict.update(weights)
 
 
 def _build(in_chans, num_classes=1000, device=None, dtype=None, **options):
@@ -86,8 +99,13 @@ def _source(cfg):
 
 def _fitted(weights, model):
     """Weights for a model after a look whether they are of its network; timm sees to the head."""
+    own = model.state_dict()
     trunk = {name: value for name, value in weights.items() if name.startswith(('patch_embed.', 'levels.'))}
-    return {**weights, **fit(trunk, model)}
+    weights = {**weights, **fit(trunk, model)}
+    check_share(weights, own)
+    if not any(value.is_meta for value in own.values()):
+        check_values(weights)
+    return weights
 
 
 @register_model

@@ -217,3 +217,63 @@ def test_options():
 def test_weights_from_nowhere():
     with pytest.raises(ValueError, match=facts('mambavision_tiny', 'dict(file=...)')):
         timm.create_model(SMALLEST, pretrained=True, pretrained_cfg=dict(num_classes=10))
+
+
+@pytest.fixture(scope='module')
+def small():
+    """Options of a small network, and the weights of one."""
+    sizes = dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 1, 2, 4))
+    options = dict(arch=sizes, num_classes=2)
+    return options, timm.create_model(SMALLEST, **options).state_dict()
+
+
+@pytest.mark.parametrize('prefix', ['', 'model.', 'student.', 'backbone.', 'module._orig_mod.'])
+@pytest.mark.parametrize('way', ['checkpoint_path', 'pretrained_cfg_overlay'])
+def test_any_prefix(way, prefix, small, tmp_path):
+    """By timm's reader of files and by ours."""
+    options, state = small
+    torch.save(dict(state_dict={prefix + name: value for name, value in state.items()}), tmp_path / 'x.pth')
+    file = str(tmp_path / 'x.pth')
+    model = timm.create_model(SMALLEST, **options, **(dict(checkpoint_path=file) if way == 'checkpoint_path' else dict(
+        pretrained=True, pretrained_cfg_overlay=dict(file=file, num_classes=2))))
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_averaged_weights_by_their_key(small, tmp_path, caplog):
+    """Raw ones are taken beside them, unless by `checkpoint_path`, which timm reads; the log says so."""
+    options, state = small
+    file = tmp_path / 'x.pth'
+    torch.save(dict(state_dict={k: torch.zeros_like(v) for k, v in state.items()}, state_dict_ema=state), file)
+
+    def head(name):
+        return timm.create_model(SMALLEST, **options, pretrained=True, pretrained_cfg_overlay=dict(
+            file=name, num_classes=2)).head.weight
+
+    assert torch.equal(head(f'{file}#state_dict_ema'), state['head.weight'])
+    assert not caplog.records or 'several' not in caplog.text
+    assert not head(str(file)).any() and '#state_dict_ema' in caplog.text
+    timms = timm.create_model(SMALLEST, **options, checkpoint_path=str(file))
+    assert torch.equal(timms.head.weight, state['head.weight'])
+
+
+@pytest.mark.parametrize('left, refused', [(('levels.3.',), False), (('levels.1.', 'levels.2.', 'levels.3.'), True)])
+def test_features_of_a_part_of_the_weights(left, refused, small, tmp_path, caplog):
+    options, state = small
+    file = str(tmp_path / 'x.pth')
+    torch.save({name: value for name, value in state.items() if not name.startswith(left)}, file)
+    options = dict(arch=options['arch'], features_only=True, pretrained=True, pretrained_cfg_overlay=dict(file=file))
+    if refused:
+        with pytest.raises(ValueError, match=facts('tensors of the backbone', 'missing')):
+            timm.create_model(SMALLEST, **options)
+    else:
+        timm.create_model(SMALLEST, **options)
+        assert any('missing: levels.3.' in record.getMessage() for record in caplog.records
+                   if record.levelname == 'WARNING')
+
+
+def test_tensors_without_values_stop(small, tmp_path):
+    options, state = small
+    torch.save({name: value.to('meta') for name, value in state.items()}, tmp_path / 'x.pth')
+    with pytest.raises(ValueError, match=facts('meta', 'patch_embed')):
+        timm.create_model(SMALLEST, **options, pretrained=True, pretrained_cfg_overlay=dict(
+            file=str(tmp_path / 'x.pth'), num_classes=2))

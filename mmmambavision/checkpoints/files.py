@@ -23,40 +23,76 @@ from .pickles import check_pickle
 
 logger = logging.getLogger(__name__)
 MAIN_KEYS = ('state_dict', 'model')  # under which weights are, the first in the place of others
+OF_OPTIMIZERS = re.compile(r'optim|exp_avg|rng|scaler|(lr_)?scheduler', re.I)  # keys of what holds no weights
+DEPTH = 20  # of dicts in dicts
 SUFFIXES = ('.safetensors', '.pth.tar', '.pth', '.pt')
 
 
 def load_checkpoint(name, map_location='cpu'):
     """The contents of a checkpoint by its path, URL or hf:// name; see `fetch` and `read_checkpoint`.
 
-    'NAME#KEY' takes the weights under KEY of a file that holds several, such as 'FILE#state_dict_ema'.
+    'NAME#KEY' takes the weights under KEY of a file that holds several, such as 'FILE#state_dict_ema': a key of its
+    contents, or what the names of the tensors begin with.
 
     Raises:
-        UserError: the file holds no weights under that key; names the keys that it has.
+        UserError: the file holds no weights by name, or none under that key; names the keys that it has.
     """
     name, _, key = (str(name), '', '') if os.path.exists(name) else str(name).partition('#')
     checkpoint = read_checkpoint(fetch(name), map_location)
+    tensors = tensors_of(checkpoint)
     if not key:
-        keys = weight_keys(checkpoint)
+        keys = [key for key, value in checkpoint.items() if isinstance(value, dict) and tensors_of({key: value})]
         if len(keys) > 1:
-            logger.info('%s holds weights under %s; the first are taken, %s#%s takes others', name,
-                        ', '.join(sorted(keys, key=lambda key: key not in MAIN_KEYS)), name, keys[-1])
+            logger.info('%s holds weights under %s; KEY in %s#KEY names those to take', name, ', '.join(keys), name)
         return checkpoint
-    if not (isinstance(checkpoint, dict) and is_state_dict(checkpoint.get(key))):
+    if isinstance(checkpoint.get(key), dict):
+        chosen = tensors_of(checkpoint[key])
+    else:
+        chosen = {path[len(key) + 1:]: value for path, value in tensors.items() if path.startswith(f'{key}.')}
+    if not chosen:
+        keys = [key for key, value in checkpoint.items() if isinstance(value, dict) and tensors_of(value)]
         raise UserError(f'{name} holds no weights under the key {key}; it has '
-                        f"{', '.join(weight_keys(checkpoint)) or 'none under any key'}")
-    return {**{k: v for k, v in checkpoint.items() if not is_state_dict(v)}, 'state_dict': checkpoint[key]}
+                        f"{', '.join(keys or sorted({path.split('.')[0] for path in tensors})) or 'none'}")
+    rest = {k: v for k, v in checkpoint.items() if not (isinstance(v, dict) and any(map(torch.is_tensor, v.values())))}
+    return {**rest, 'state_dict': chosen}
 
 
-def is_state_dict(value):
-    """Whether a value is tensors by name."""
-    return isinstance(value, dict) and any(map(torch.is_tensor, value.values())) and all(
-        isinstance(name, str) for name in value)
+def tensors_of(checkpoint):
+    """All tensors in the contents of a checkpoint file, also those in dicts of dicts, by name.
+
+    A name begins with the keys of the dicts that the tensor is in, except for the first of MAIN_KEYS that there is;
+    what wrappers of modules put into names is left out, and so are the tensors of optimizers.
+
+    Raises:
+        UserError: the contents are no dict.
+    """
+    if not isinstance(checkpoint, dict):
+        raise UserError(f'the checkpoint holds no weights by name: it is a {type(checkpoint).__name__}')
+    tensors, seen = {}, set()
+
+    def collect(node, path, depth=0):
+        if id(node) in seen or depth > DEPTH:  # a pickle's dict may be in itself
+            return
+        seen.add(id(node))
+        main = next((key for key in MAIN_KEYS if isinstance(node.get(key), dict) and node[key]), None)
+        if main:
+            collect(node[main], path, depth + 1)
+        for key, value in node.items():
+            if torch.is_tensor(value) and isinstance(key, str):
+                tensors.setdefault(path + key, value)
+            elif isinstance(value, dict) and isinstance(key, str) and not OF_OPTIMIZERS.match(key):
+                collect(value, f'{path}{key}.', depth + 1)
+
+    collect(checkpoint, '')
+    return without_wrappers(tensors)
 
 
-def weight_keys(checkpoint):
-    """Keys of a checkpoint's contents under which there are tensors by name."""
-    return [key for key, value in checkpoint.items() if is_state_dict(value)] if isinstance(checkpoint, dict) else []
+def without_wrappers(state):
+    """Tensors by the names that they have without torch.compile and torch's wrappers for sharding and checkpointing."""
+    wrapped = re.compile(r'(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
+    if not any(isinstance(name, str) and wrapped.search(name) for name in state):
+        return state
+    return {wrapped.sub(r'\1', name) if isinstance(name, str) else name: value for name, value in state.items()}
 
 
 def fetch(name):

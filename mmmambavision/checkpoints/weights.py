@@ -1,15 +1,16 @@
 """Any released checkpoint's dict to the names of `MambaVision`, into a model that it fits."""
 import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 
 import torch
 
 from ..errors import UserError
 from ..models.presets import PRESETS
-from .files import MAIN_KEYS, load_checkpoint, weight_keys
+from .files import load_checkpoint, tensors_of, without_wrappers
 
 STEM = 'patch_embed.conv_down.0.weight'
+MOST_PARTS = 32  # of a name, behind which no prefix is looked for
 logger = logging.getLogger(__name__)
 
 
@@ -23,25 +24,29 @@ def load_weights(model, source):
     Raises:
         UserError: the checkpoint cannot be had or read, holds no MambaVision, or one of other sizes.
     """
-    weights, rest = backbone_weights(load_checkpoint(source))
+    checkpoint, own = load_checkpoint(source), model.state_dict()
     try:
+        weights, rest = backbone_weights(checkpoint, own)
         weights = fit(weights, model)
+        check_values(weights)
+        check_share(weights, own)
     except UserError as error:
         raise UserError(f'{source}: {error}') from None
     result = model.load_state_dict(weights, strict=False)
     loaded = len(weights) - len(result.unexpected_keys)
-    logger.info('backbone: loaded %d of its %d tensors from %s; left out %s; new %s', loaded, len(model.state_dict()),
+    logger.info('backbone: loaded %d of its %d tensors from %s; left out %s; new %s', loaded, len(own),
                 source, group_names([*rest, *result.unexpected_keys]), group_names(result.missing_keys))
 
 
-def backbone_weights(checkpoint):
+def backbone_weights(checkpoint, own=None):
     """Split any released checkpoint into the backbone's weights, by the names that `MambaVision` uses, and the rest.
 
-    Knows training checkpoints with a `state_dict` among other objects, bare state dicts, and backbones behind any
-    prefix: `module.`, `model.`, `backbone.` of a detector or segmentor, or several of them.
+    Knows training checkpoints with a `state_dict` among other objects, bare state dicts, dicts of dicts, and backbones
+    behind any prefix: `module.`, `model.`, `backbone.` of a detector or segmentor, or several of them.
 
     Args:
         checkpoint: the contents of a checkpoint file, a dict. It is not changed.
+        own: the state dict of the model to fill; of several backbones in the checkpoint, the one that fits it best.
 
     Returns:
         The backbone's tensors by name, and the sorted names of the other tensors.
@@ -49,8 +54,8 @@ def backbone_weights(checkpoint):
     Raises:
         UserError: there is no MambaVision in it.
     """
-    state = state_dict_of(checkpoint)
-    prefix = _prefix_of(state)
+    state = tensors_of(checkpoint)
+    prefix = _prefix_of(state, own)
     weights, rest = {}, []
     for key, value in state.items():
         name = key[len(prefix):]
@@ -67,71 +72,101 @@ def classifier_weights(checkpoint):
     Raises:
         UserError: there is no MambaVision in it.
     """
-    state = state_dict_of(checkpoint)
+    state = tensors_of(checkpoint)
     prefix = _prefix_of(state)
     names = re.compile(re.escape(prefix) + r'(patch_embed|levels|norm|head)\.')
     return {key[len(prefix):]: value for key, value in state.items() if names.match(key)}
 
 
-def _prefix_of(state):
+def _prefix_of(state, own=None):
     """What stands before the names of the MambaVision in a state dict."""
-    prefixes = sorted((key[:-len(STEM)] for key in state if isinstance(key, str) and key.endswith(STEM)), key=len)
-    prefix = next((prefix for prefix in prefixes if _is_mambavision(state, prefix)), None)
-    if prefix is None:
+    def fitting(prefix):
+        return sum(getattr(state.get(prefix + name), 'shape', None) == own[name].shape for name in own or ())
+
+    prefixes = mambavisions(state)
+    if not prefixes:
         names = ', '.join(list(map(str, state))[:3]) or 'nothing'
         raise UserError(f'the checkpoint holds no MambaVision: no name in it ends in {STEM}, or the levels behind it '
                         f'are of another network; it has {names}, ...')
-    return prefix
+    best = max(prefixes, key=fitting)  # the first of several
+    _say_choice(best, [prefix for prefix in prefixes if prefix != best and 2 * fitting(prefix) >= fitting(best)])
+    return best
 
 
-def state_dict_of(checkpoint):
-    """The tensors by name in the contents of a checkpoint file.
-
-    Raises:
-        UserError: the contents are no dict.
-    """
-    if not isinstance(checkpoint, dict):
-        raise UserError(f'the checkpoint holds no weights by name: it is a {type(checkpoint).__name__}')
-    keys = weight_keys(checkpoint)
-    key = next((key for key in MAIN_KEYS if key in keys), keys[0] if keys else None)
-    if key is not None:
-        return without_wrappers(checkpoint[key])
-    for key in MAIN_KEYS:  # an empty one
-        if isinstance(checkpoint.get(key), dict):
-            return checkpoint[key]
-    return without_wrappers(checkpoint)
+def mambavisions(state):
+    """What stands before the names of each MambaVision in a state dict, the shortest first."""
+    prefixes = sorted((key[:-len(STEM)] for key in state if key.endswith(STEM)), key=len)
+    return [prefix for prefix in prefixes if _is_mambavision(state, prefix)]
 
 
-def without_wrappers(state):
-    """Tensors by the names that they have without torch.compile and torch's wrappers for sharding and checkpointing."""
-    wrapped = re.compile(r'(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
-    if not any(isinstance(name, str) and wrapped.search(name) for name in state):
-        return state
-    return {wrapped.sub(r'\1', name) if isinstance(name, str) else name: value for name, value in state.items()}
+def _say_choice(taken, others):
+    if others:
+        keys = ', '.join(f'#{prefix.rstrip(".")}' if prefix else 'no prefix' for prefix in others)
+        logger.warning("checkpoint: several weights in it fit; those with the prefix '%s' are taken. Others are taken "
+                       "by their prefix behind the checkpoint's name: %s", taken, keys)
 
 
 def rename(state, own):
     """A checkpoint's tensors by a model's names, whatever stands before the names of either.
+
+    One prefix is replaced by another: the two with which most tensors of the model are found in their shapes. A
+    second prefix is, where its tensors are of parts of the model that the first has nothing for. Tensors behind other
+    prefixes that fit the same parts, such as a teacher's beside a student's, are left out, and the log says so.
 
     Args:
         state: tensors by name, of a checkpoint.
         own: the model's state dict.
 
     Returns:
-        The tensors, by their names with one prefix replaced by another: the two with which most tensors of the model
-        are found in their shapes. The checkpoint's own names where no prefix finds more.
+        The tensors; by the checkpoint's own names where no prefix finds more.
     """
     state = without_wrappers(state)
-
-    def found(old, new):
-        return sum(name.startswith(old) and getattr(own.get(new + name[len(old):]), 'shape', None) == value.shape
-                   for name, value in state.items() if torch.is_tensor(value))
-
-    candidates = [(old, new) for old in _prefixes(state) for new in _prefixes(own)]
-    old, new = max(candidates, key=lambda pair: (found(*pair), pair == ('', ''), -len(pair[0] + pair[1])))
-    if old == new:
+    pairs = _pairs(state, own)
+    if not pairs:
         return state
-    return {new + name[len(old):] if name.startswith(old) else name: value for name, value in state.items()}
+
+    fitting = {pair: {name for key, name in names.items() if getattr(own[name], 'shape', None) == state[key].shape}
+               for pair, names in pairs.items()}
+    first, *others = sorted(pairs, reverse=True, key=lambda pair: (
+        len(fitting[pair]), len(pairs[pair]), pair == ('', ''), -len(''.join(pair))))
+    old, new = first
+    names = {key: new + key[len(old):] for key in state if isinstance(key, str) and key.startswith(old)}
+    filled, taken, left_out, rivals = set(fitting[first]), set(pairs[first]), set(), []
+    for pair in others:
+        if pair[1] != new or not fitting[pair]:
+            continue
+        if filled.isdisjoint(fitting[pair]):
+            names.update(pairs[pair])
+            filled |= fitting[pair]
+            taken |= pairs[pair].keys()
+        elif 2 * len(fitting[pair]) >= len(filled):
+            rivals.append(pair[0])
+            left_out |= pairs[pair].keys()
+    _say_choice(old, rivals)
+    left_out -= taken
+    rest = {key: value for key, value in state.items() if key not in names and key not in left_out}
+    return {**rest, **{name: state[key] for key, name in names.items() if key not in left_out}}
+
+
+def _pairs(state, own):
+    """{(prefix in a checkpoint, prefix in a model): {name in the checkpoint: name in the model}} of names that are
+    alike behind prefixes, the longest such parts of names."""
+    by_rest = defaultdict(list)
+    for new in _prefixes(own):
+        for name in own:
+            if name.startswith(new):
+                by_rest[name[len(new):]].append(new)
+    pairs = defaultdict(dict)
+    for key, value in state.items():
+        if not isinstance(key, str) or not torch.is_tensor(value):
+            continue
+        parts = key.split('.')[:MOST_PARTS]
+        for depth in range(len(parts)):
+            old = ''.join(f'{part}.' for part in parts[:depth])
+            for new in by_rest.get(key[len(old):], ()):
+                if not (depth and f'.{new}'.endswith(f'.{parts[depth - 1]}.')):
+                    pairs[old, new][key] = new + key[len(old):]
+    return pairs
 
 
 def _prefixes(names, most=12):
@@ -154,10 +189,8 @@ def _is_mambavision(state, prefix):
 
 def is_bare(checkpoint):
     """Whether a checkpoint's MambaVision is a classifier or a backbone by itself and not part of a larger model."""
-    try:
-        return 'backbone.' not in _prefix_of(state_dict_of(checkpoint))
-    except UserError:
-        return False
+    prefixes = mambavisions(tensors_of(checkpoint))
+    return len(prefixes) == 1 and 'backbone.' not in prefixes[0]
 
 
 def describe(weights):
@@ -253,6 +286,40 @@ def adapt_to_channels(weight, channels):
         return weight.sum(1, keepdim=True)
     repeated = weight.repeat(1, -(-channels // 3), 1, 1)[:, :channels]
     return repeated * (3 / channels)
+
+
+def check_values(weights):
+    """See that tensors have values; warn of such as are not finite.
+
+    Raises:
+        UserError: a tensor was saved without its values, on the device `meta`.
+    """
+    empty = [name for name, value in weights.items() if torch.is_tensor(value) and value.is_meta]
+    if empty:
+        raise UserError(f"the checkpoint has {len(empty)} tensors without values (on the device 'meta'), the first "
+                        f'{empty[0]}: save the weights where they are in memory')
+    broken = [name for name, value in weights.items() if torch.is_tensor(value) and value.is_floating_point()
+              and value.element_size() > 1 and not value.isfinite().all()]
+    if broken:
+        logger.warning('checkpoint: %d of its %d tensors are not finite (NaN or infinite), the first %s', len(broken),
+                       len(weights), broken[0])
+
+
+def check_share(weights, own):
+    """Warn of tensors of a backbone that a checkpoint does not fill; its norms and head are often new.
+
+    Raises:
+        UserError: most of them.
+    """
+    wanted = [name for name in own if not re.search(r'^(outnorm\d|head)\.|\.num_batches_tracked$', name)]
+    missing = [name for name in wanted if getattr(weights.get(name), 'shape', None) != own[name].shape]
+    if not missing:
+        return
+    share = (f'the checkpoint fills {len(wanted) - len(missing)} of the {len(wanted)} tensors of the backbone; '
+             f"missing: {', '.join(missing[:3])}{', ...' * (len(missing) > 3)}")
+    if 2 * len(missing) > len(wanted):
+        raise UserError(share)
+    logger.warning('%s', share)
 
 
 def group_names(names):

@@ -14,16 +14,16 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 
-from ..checkpoints.files import load_checkpoint
+from ..checkpoints.files import load_checkpoint, tensors_of
 from ..checkpoints.weights import (
     STEM,
     backbone_weights,
+    check_values,
     classifier_weights,
     fit,
     group_names,
     is_bare,
     rename,
-    state_dict_of,
 )
 from ..errors import UserError
 from ..models.classifier import MambaVisionClassifier
@@ -39,11 +39,11 @@ def load_from_disk_or_url(filename, map_location='cpu', **_):
     OpenMMLab's models call it, with its norm and linear layer; what mmengine saved comes as it is.
     """
     checkpoint = load_checkpoint(filename, map_location)
-    if not is_bare(checkpoint) or 'mmengine_version' in (checkpoint.get('meta') or {}):
-        meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
-        if isinstance(meta, dict) and 'state_dict' in checkpoint:
-            return checkpoint
-        return dict(state_dict=state_dict_of(checkpoint), meta={})
+    meta, bare = checkpoint.get('meta'), is_bare(checkpoint)
+    if isinstance(meta, dict) and 'state_dict' in checkpoint and (not bare or 'mmengine_version' in meta):
+        return checkpoint
+    if not bare:
+        return dict(state_dict=tensors_of(checkpoint), meta={})
     weights = {**backbone_weights(checkpoint)[0], **classifier_weights(checkpoint)}
     return dict(state_dict={f'backbone.{name}': value for name, value in weights.items()}, meta={})
 
@@ -64,24 +64,23 @@ def load_state_dict(module, state_dict, strict=False, logger=None):
     model = module.module if is_model_wrapper(module) or isinstance(module, BaseTTAModel) else module
     own, metadata = model.state_dict(), getattr(state_dict, '_metadata', None)
     state_dict = rename(state_dict, own)
-    if isinstance(model, MambaVision):
-        state_dict = fit(state_dict, model)
-    else:
-        adapted = {}
-        for name, part in model.named_modules():
+    prefixes = []
+    for name, part in model.named_modules():
+        if isinstance(part, (MambaVision, MambaVisionClassifier)):
+            prefix = f'{name}.' if name else ''
             if isinstance(part, MambaVisionClassifier):
                 # Not the module's name: mmpretrain's TimmClassifier leaves its `model.` out of state dicts.
-                prefix = next(key for key in model.state_dict() if key.endswith(STEM)).removesuffix(STEM)
-                if prefix + STEM not in state_dict:
-                    state_dict = {re.sub(r'^backbone\.', prefix, key): value for key, value in state_dict.items()}
-            elif isinstance(part, MambaVision):
-                prefix = f'{name}.'
-            else:
-                continue
+                prefix = next(key for key in own if key.endswith(STEM)).removesuffix(STEM)
             weights = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
-            adapted[prefix + STEM] = fit(weights, part).get(STEM)
-        state_dict = {key: adapted.get(key, value) for key, value in state_dict.items()}
+            fitted = fit(weights, part)
+            if STEM in fitted:
+                state_dict = {**state_dict, prefix + STEM: fitted[STEM]}
+            prefixes.append(prefix)
     _check_filled(state_dict, own, strict)
+    if strict:
+        _check_nothing_more(state_dict, own, prefixes)
+    if not any(value.is_meta for value in own.values() if torch.is_tensor(value)):
+        check_values({name: value for name, value in state_dict.items() if name in own})
     state_dict = OrderedDict(state_dict)
     if metadata is not None:
         state_dict._metadata = metadata
@@ -111,6 +110,26 @@ def _check_filled(state_dict, own, strict):
         raise UserError(f'the checkpoint fills {share}; missing: {group_names(missing)}, the first {missing[0]}. Take '
                         'the config that it was trained with')
     print_log(f'checkpoint: filled {share}', logger='current')
+
+
+def _check_nothing_more(state_dict, own, backbones):
+    """See that a checkpoint has no tensors for modules or lists of modules that the model has otherwise; `fit` has seen
+    to those behind the prefixes of backbones.
+
+    Raises:
+        UserError: it has.
+    """
+    def owners(name):  # its module, and the lists that it is an entry of
+        lists = {name[:number.start()] for number in re.finditer(r'\.\d+(?=\.)', name)}
+        return {name.rpartition('.')[0], *lists} - {''}
+
+    known = set().union(*map(owners, own))
+    more = [name for name, value in state_dict.items() if torch.is_tensor(value) and name not in own
+            and not name.startswith(tuple(backbones)) and not name.endswith('num_batches_tracked')
+            and not known.isdisjoint(owners(name))]
+    if more:
+        raise UserError(f'the checkpoint is of another model: it has {len(more)} tensors more of modules of the config '
+                        f'({group_names(more)}), the first {more[0]}. Take the config that it was trained with')
 
 
 def _history_buffer_method(obj, name):

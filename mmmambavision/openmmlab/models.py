@@ -1,4 +1,7 @@
 """A detector or segmentor of a config with its weights, for tools that look at images and train nothing."""
+import logging
+
+from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
@@ -28,7 +31,25 @@ def load_model(cfg, checkpoint, device):
         raise UserError(f'{checkpoint}: {error}') from None
     model.cfg = cfg
     model.dataset_meta = (loaded.get('meta') or {}).get('dataset_meta') or _meta_of_config(cfg)
+    warn_of_other_classes(loaded, (_meta_of_config(cfg) if checkpoint else {}).get('classes'))
     return model.to(device).eval()
+
+
+def warn_of_other_classes(checkpoint, classes):
+    """Warn where a checkpoint was trained with classes of other names, or in another order, than a config's.
+
+    Args:
+        checkpoint: its contents, as mmengine gives them.
+        classes: names of those of the config, or None.
+    """
+    meta = checkpoint.get('meta') or {}
+    theirs = (meta.get('dataset_meta') or {}).get('classes') or meta.get('CLASSES')
+    if theirs and classes and tuple(theirs) != tuple(classes):
+        number = next((i for i, pair in enumerate(zip(theirs, classes)) if pair[0] != pair[1]), None)
+        first = f' (the first that differs is number {number})' if number is not None else ''
+        print_log(f"the checkpoint was trained with other classes than the config's, or in another order{first}: "
+                  f"{', '.join(theirs)} in the checkpoint, {', '.join(classes)} in the config", logger='current',
+                  level=logging.WARNING)
 
 
 def tested_on(cfg):

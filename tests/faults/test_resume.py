@@ -7,9 +7,11 @@ import torch
 from mmmambavision.checkpoints.files import read_checkpoint
 from mmmambavision.cli.train import main
 from mmmambavision.cli.work import train as work
+from mmmambavision.errors import UserError
 
 from ..helpers.compare import assert_same_training, assert_same_weights, losses
 from ..helpers.data import load, small_detector
+from ..helpers.messages import facts
 from ..helpers.tiers import full
 
 ITERATIONS = dict(train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=12, val_interval=100),
@@ -97,3 +99,15 @@ def test_from_a_regular_checkpoint(loop, train, uninterrupted, tmp_path):
     assert losses(tmp_path / 'again') == losses(whole)[4:]
     name = 'epoch_3.pth' if loop == 'epochs' else 'iter_12.pth'
     assert_same_weights(tmp_path / 'again' / name, whole / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kept, words', [('backbone.', ['fills', 'missing']), ('', ['classes'])])
+def test_weights_that_are_not_the_models_stop(kept, words, train, uninterrupted, tmp_path):
+    """Half of them, and those of other classes."""
+    contents = read_checkpoint(reference(train, uninterrupted, 'epochs') / 'epoch_1.pth')
+    contents['state_dict'] = {name: value[1:] if not kept and 'fc_cls' in name else value
+                              for name, value in contents['state_dict'].items() if name.startswith(kept)}
+    torch.save(contents, tmp_path / 'x.pth')
+    with pytest.raises(UserError, match=facts(*words)):
+        train(tmp_path / 'again', '--resume', str(tmp_path / 'x.pth'))

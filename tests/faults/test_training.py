@@ -12,7 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import CosineAnnealingLR, MultiStepLR, OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import set_random_seed
 
@@ -107,22 +107,41 @@ def test_detectors_operators_under_determinism_on_a_gpu(operator):
     assert maps.grad.isfinite().all()
 
 
-def test_settings_that_a_checkpoint_overrides_are_named():
-    def config(lr=.1, milestones=(8, 11), epochs=12):
-        return Config(dict(
-            optim_wrapper=dict(optimizer=dict(type='SGD', lr=lr)), train_cfg=dict(max_epochs=epochs),
-            param_scheduler=[dict(type='LinearLR', end=5), dict(type='MultiStepLR', milestones=[*milestones])]))
+def resumed(said, optimizer=torch.optim.AdamW, groups=1, end=8, schedule=CosineAnnealingLR, **options):
+    """A runner at the beginning, and what its checkpoint would hold."""
+    parameters = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    wrapped = OptimWrapper(optimizer([dict(params=parameters)] if groups == 1 else [
+        dict(params=[parameter]) for parameter in parameters], **{'lr': .1, 'weight_decay': .05, **options}))
+    own = dict(milestones=[end - 1]) if schedule is MultiStepLR else dict(T_max=end)
+    schedules = [schedule(wrapped, end=end, **own)]
+    runner = SimpleNamespace(optim_wrapper=wrapped, param_schedulers=schedules, _resume=True,
+                             logger=SimpleNamespace(warning=said.append))
+    return runner, dict(meta=dict(iter=3), message_hub={}, optimizer=wrapped.state_dict(),
+                        param_schedulers=[part.state_dict() for part in schedules])
 
-    def warned(now, resumes=True):
-        said = []
-        runner = SimpleNamespace(cfg=now, logger=SimpleNamespace(warning=said.append), _resume=resumes)
-        ResumeHook().after_load_checkpoint(runner, dict(meta=dict(cfg=config().pretty_text)))
-        return said
 
-    assert not warned(config()) and not warned(config(epochs=24)) and not warned(config(lr=.2), resumes=False)
-    message, = warned(config(.2, (16, 22)))
-    assert re.search(facts('optim_wrapper.optimizer.lr', '0.2', '0.1', 'param_scheduler.1.milestones', '(16, 22)',
-                           '--weights'), message)
+@pytest.mark.parametrize('before, now, words', [
+    ({}, {}, None), ({}, dict(lr=.2), ['optim_wrapper.optimizer.lr', '0.2', '0.1', '--weights']),
+    ({}, dict(end=16), ['param_scheduler.0.T_max', 'param_scheduler.0.end', '16', '8']),
+    (dict(groups=2), dict(groups=2, weight_decay=.1), ['optimizer.weight_decay', '0.05', '0.1', '2 groups']),
+    (dict(schedule=MultiStepLR), dict(schedule=MultiStepLR, end=9), ['param_scheduler.0.milestones', '[8]', '[7]'])])
+def test_settings_that_a_checkpoint_overrides_are_named(before, now, words):
+    said = []
+    (_, checkpoint), (runner, _) = resumed(said, **before), resumed(said, **now)
+    for _ in range(3):  # which changes learning rates and counts, and no setting
+        checkpoint['optimizer']['param_groups'][0]['lr'] *= .9
+    ResumeHook().after_load_checkpoint(runner, checkpoint)
+    assert not said if words is None else re.search(facts(*words), *said)
+
+
+@pytest.mark.parametrize('now, words', [
+    (dict(optimizer=torch.optim.SGD), ['type', 'momentum', 'betas']), (dict(groups=2), ['paramwise_cfg', '2 in 2'])])
+def test_an_optimizer_of_another_kind_stops(now, words):
+    (_, checkpoint), (runner, _) = resumed([]), resumed([], **now)
+    with pytest.raises(UserError, match=facts('--weights', *words)):
+        ResumeHook().after_load_checkpoint(runner, checkpoint)
+    with pytest.raises(UserError, match=facts('--weights', 'optimizer')):  # weights alone
+        ResumeHook().after_load_checkpoint(runner, dict(state_dict={}, meta={}))
 
 
 @pytest.mark.parametrize('hooks', [{}, dict(default_hooks={}), dict(default_hooks=dict(timer=dict(type='x')))])

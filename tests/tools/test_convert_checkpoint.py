@@ -36,3 +36,14 @@ def test_errors(tmp_path):
     torch.save(dict(state_dict=dict(a=torch.zeros(1))), tmp_path / 'other.pth')
     with pytest.raises(SystemExit, match='MambaVision'):
         run(lambda: main([str(tmp_path / 'other.pth'), str(tmp_path / 'x.pth')]))
+
+
+def test_dicts_of_dicts_and_tensors_without_values(tmp_path):
+    state = Detector(MambaVision(NANO)).state_dict()
+    torch.save(dict(model=state, epoch=1), tmp_path / 'x.pth')
+    main([str(tmp_path / 'x.pth'), str(tmp_path / 'slim.pth')])
+    slim = read_checkpoint(tmp_path / 'slim.pth')['state_dict']
+    assert slim.keys() == state.keys() and all(torch.equal(slim[name], value) for name, value in state.items())
+    torch.save({name: value.to('meta') for name, value in state.items()}, tmp_path / 'y.pth')
+    with pytest.raises(SystemExit, match='meta'):
+        run(lambda: main([str(tmp_path / 'y.pth'), str(tmp_path / 'z.pth')]))

@@ -4,8 +4,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ...checkpoints.files import fetch, read_checkpoint
-from ...checkpoints.weights import backbone_weights, is_bare
+from ...checkpoints.files import fetch, read_checkpoint, tensors_of
+from ...checkpoints.weights import backbone_weights, check_values, is_bare
 
 
 def convert(checkpoint, out):
@@ -23,5 +23,6 @@ def convert(checkpoint, out):
 def weights_of(checkpoint):
     """The weights of a checkpoint's model by name, each with memory of its own."""
     backbone, _ = backbone_weights(checkpoint)
-    state = backbone if is_bare(checkpoint) else checkpoint.get('state_dict', checkpoint)
+    state = backbone if is_bare(checkpoint) else checkpoint.get('state_dict') or tensors_of(checkpoint)
+    check_values(state)
     return {name.removeprefix('module.'): tensor.detach().clone().contiguous() for name, tensor in state.items()}

@@ -9,6 +9,7 @@ from ...checkpoints.files import fetch
 from ...errors import UserError
 from ...openmmlab import own_data
 from ...openmmlab.configs import add_hook, check_data, fit_to_machine, load_config
+from ...openmmlab.models import warn_of_other_classes
 from ...openmmlab.training import determinism
 from ..arguments import settings_of
 
@@ -27,9 +28,10 @@ def evaluate(args):
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if checkpoint:
         try:
-            runner.load_checkpoint(checkpoint, strict=True)
+            loaded = runner.load_checkpoint(checkpoint, strict=True)
         except UserError as error:
             raise UserError(f'{checkpoint}: {error}') from None
+        warn_of_other_classes(loaded, getattr(runner.test_dataloader.dataset, 'metainfo', {}).get('classes'))
     runner.test()
 
 

@@ -1,6 +1,7 @@
 """A training: the config is read, checked and fitted to data and machine, and given to mmengine's Runner."""
 import copy
 import logging
+from functools import partial
 from pathlib import Path
 
 from mmengine.registry import RUNNERS
@@ -38,6 +39,8 @@ def train(args):
     add_hook(cfg, 'CheckClasses')
     with explained(cfg.work_dir):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if cfg.get('resume'):  # which mmengine does with whatever weights fit
+        runner.load_checkpoint = partial(runner.load_checkpoint, strict=True)
     for level, sentences in ((logging.INFO, changes), (logging.WARNING, warnings)):
         for sentence in sentences:
             runner.logger.log(level, sentence)

@@ -6,11 +6,11 @@ it. So no state of a generator has to be saved, which would need that of every w
 they are ahead of the training; the number of workers makes no difference either.
 """
 import random
+from collections import Counter
 from itertools import count, repeat
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, HOOKS, LOOPS
@@ -18,9 +18,15 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch.utils.data import BatchSampler
 
 from ...checkpoints.files import load_checkpoint
+from ...errors import UserError
 from ..configs import add_hook
 from .signals import guard_workers
 
+ANEW = ("to train with the config's, start from the weights alone, in a new work dir: --weights CHECKPOINT --work-dir "
+        'NEW_FOLDER')
+CHANGING = {'lr', 'initial_lr', 'initial_momentum'}  # of a group of parameters, whatever its optimizer
+PROGRESS = {'params', 'last_step', '_global_step', '_last_value', 'verbose', 'base_values', 'best', 'num_bad_epochs',
+            'cooldown_counter', 'last_epoch'}  # what is no setting
 POSITION = 'batches_of_epoch'  # in a checkpoint's meta: how many were trained on in its running epoch, and of how many
 
 
@@ -138,7 +144,8 @@ class ResumeHook(Hook):
     def after_load_checkpoint(self, runner, checkpoint):
         meta = checkpoint.get('meta') or {}
         if runner._resume:
-            warn_of_kept_settings(runner, meta.get('cfg'))
+            check_resumable(runner, checkpoint)
+            warn_of_kept_settings(runner, checkpoint)
         done, batches = meta.get(POSITION, (0, 0))
         if not runner._resume or not done:
             return
@@ -150,42 +157,79 @@ class ResumeHook(Hook):
                 f'{len(runner.train_loop.dataloader)} now: the epoch is begun again')
 
 
-def warn_of_kept_settings(runner, text):
+def check_resumable(runner, checkpoint):
+    """See that a training can go on from a checkpoint.
+
+    Raises:
+        UserError: it holds weights alone, or the state of an optimizer of another kind or for other parameters.
+    """
+    missing = [key for key in ('optimizer', 'message_hub') if key not in checkpoint]
+    if missing or 'iter' not in (checkpoint.get('meta') or {}):
+        raise UserError(f"the checkpoint has no {' and no '.join(missing) or 'iteration'}, so no training can be "
+                        f'resumed from it; {ANEW}')
+    states = runner.optim_wrapper.state_dict(), checkpoint['optimizer']
+    now, before = (dict(flat(groups_of(state))) for state in states)
+    kinds = [{key.split('.')[-1] for key in keys} - CHANGING for keys in (now, before)]
+    if not (kinds[0] <= kinds[1] or kinds[1] <= kinds[0]):  # versions of torch add keys
+        raise UserError(f"the checkpoint's optimizer is of another type than the config's: one alone has "
+                        f"{', '.join(sorted(kinds[0] ^ kinds[1]))}; {ANEW}")
+    sizes = [{key: len(value) for key, value in state.items() if key.endswith('params')} for state in (now, before)]
+    if sizes[0] != sizes[1]:
+        groups, parameters = ([count(size) for size in sizes] for count in (len, lambda size: sum(size.values())))
+        raise UserError(
+            f"the checkpoint's optimizer has {parameters[1]} parameters in {groups[1]} groups, the config's "
+            f'{parameters[0]} in {groups[0]}: the paramwise_cfg or constructor of optim_wrapper, or what is frozen, '
+            f'differs; {ANEW}')
+
+
+def warn_of_kept_settings(runner, checkpoint):
     """Warn of settings of the optimizer and of its schedules that differ from the checkpoint's, which are used.
 
     Args:
-        runner: mmengine's, with the config that was asked for.
-        text: the config in the checkpoint, as mmengine writes it; None where there is none.
+        runner: mmengine's, with the optimizer and schedules that the config asks for.
+        checkpoint: what is resumed from.
     """
-    if not text:
-        return
-    try:
-        before, now = (dict(flat(cfg)) for cfg in (Config.fromstring(text, '.py'), runner.cfg))
-    except (SyntaxError, NameError, OSError):  # written by something else than mmengine
-        return
-    changed = [f'{key} is {now.get(key)!r} in the config and {before.get(key)!r} in the checkpoint'
-               for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    def states(schedules):
+        if isinstance(schedules, dict):
+            return {name: states(part) for name, part in schedules.items()}
+        return [part if isinstance(part, dict) else part.state_dict() for part in schedules or ()]
+
+    now, before = (dict(flat(dict(optimizer=groups_of(optimizer), param_scheduler=schedules))) for optimizer, schedules
+                   in ((runner.optim_wrapper.state_dict(), states(runner.param_schedulers)),
+                       (checkpoint['optimizer'], checkpoint.get('param_schedulers') or [])))
+    changed = Counter()
+    for key in sorted(now.keys() | before.keys()):
+        *parts, name = key.split('.')
+        values = now.get(key), before.get(key)
+        if name in PROGRESS or values[0] == values[1] or name == 'lr' and '.'.join([*parts, 'initial_lr']) in now:
+            continue
+        if parts[0] == 'optimizer' and None in values:  # what only one version of torch knows
+            continue
+        if parts[0] == 'optimizer':  # without the group's number, since often each parameter has one
+            key = '.'.join(['optim_wrapper', *parts[:-1], name.removeprefix('initial_')])
+        changed[f'{key} is {values[0]!r} in the config and {values[1]!r} in the checkpoint'] += 1
     if changed:
+        texts = [text + f' ({count} groups of parameters)' * (count > 1) for text, count in changed.items()]
         runner.logger.warning(
-            f"a resumed training keeps the checkpoint's optimizer and schedules: {'; '.join(changed)}. To train with "
-            "the config's, start from the weights alone, in a new work dir: --weights CHECKPOINT --work-dir NEW_FOLDER")
+            f"a resumed training keeps the checkpoint's optimizer and schedules, the times of which may be iterations: "
+            f"{'; '.join(texts)}. {ANEW[0].upper()}{ANEW[1:]}")
 
 
-def flat(cfg):
-    """(dotted key, value) of what a checkpoint's state of optimizer and schedules overrides."""
-    def parts(node, key):
-        if isinstance(node, dict):
-            node = node.items()
-        elif isinstance(node, (list, tuple)) and any(isinstance(part, dict) for part in node):
-            node = enumerate(node)
-        else:
-            yield key, tuple(node) if isinstance(node, list) else node
-            return
-        for name, part in node:
-            yield from parts(part, f'{key}.{name}')
+def groups_of(state):
+    """The groups of parameters in the state of an optimizer, or in those of several by their names."""
+    return state['param_groups'] if 'param_groups' in state else {
+        name: part['param_groups'] for name, part in state.items()}
 
-    yield from parts((cfg.get('optim_wrapper') or {}).get('optimizer') or {}, 'optim_wrapper.optimizer')
-    yield from parts(cfg.get('param_scheduler') or [], 'param_scheduler')
+
+def flat(node, key=''):
+    """(dotted key, value) of nested dicts and lists of dicts; counted values, such as milestones, as a list."""
+    if isinstance(node, Counter):
+        yield key, sorted(node.elements())
+    elif isinstance(node, dict) or isinstance(node, list) and all(isinstance(part, dict) for part in node):
+        for name, part in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from flat(part, f'{key}.{name}' if key else str(name))
+    else:
+        yield key, list(node) if isinstance(node, tuple) else node
 
 
 def put_into(cfg):
