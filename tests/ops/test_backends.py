@@ -338,7 +338,7 @@ def test_how_sequences_are_cut(monkeypatch):
     if triton.unavailable():
         pytest.skip(triton.unavailable())
     from mmmambavision.ops.selective_scan import triton_kernels
-    for name, value in dict(SHORTEST=4, FEWEST=4, multiprocessors=lambda device: 132).items():
+    for name, value in dict(SHORTEST=5, FEWEST=4, multiprocessors=lambda device: 132).items():
         monkeypatch.setattr(triton, name, value)
 
     class Launches:

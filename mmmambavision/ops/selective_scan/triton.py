@@ -17,7 +17,7 @@ from .operators import like, refusal
 OLDEST = (3, 3)  # of triton's versions, the first that has tuples in kernels
 WIDTH = 64     # channels of a program, two per lane
 WARPS = 16     # per multiprocessor, wanted to hide the latency of loads
-SHORTEST = 4   # chunks of a segment
+SHORTEST = 5   # chunks of a segment, about 15 steps
 FEWEST = 4     # segments for which two more kernels may be worth their time: 49 steps of ImageNet are not cut
 MOST = 128     # segments, since passing on their states takes time for each
 TOGETHER = 64  # segments loaded at a time where their states are passed on, for so many channels per program:
