@@ -4,6 +4,7 @@ An operator takes (u, delta, A, B, C, D, z, delta_bias, delta_softplus) with B a
 y (B, D, L) in the type of u, the last state (B, D, N) and what its backward pass needs besides the inputs.
 """
 import math
+from contextlib import nullcontext
 from typing import List, Optional, Tuple  # torch before 2.7 reads no others
 
 import torch
@@ -35,12 +36,13 @@ def register(name, forward, backward, kept_shape):
         The operator, called as (inputs..., delta_softplus), returning (y, last_state).
     """
 
-    @torch.library.custom_op(f'{NAMESPACE}::selective_scan_{name}', mutates_args=())
-    def operator(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Optional[Tensor], z: Optional[Tensor],
-                 delta_bias: Optional[Tensor], delta_softplus: bool, keep: bool) -> Tuple[Tensor, Tensor, Tensor]:
+    def run(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Optional[Tensor], z: Optional[Tensor],
+            delta_bias: Optional[Tensor], delta_softplus: bool, keep: bool) -> Tuple[Tensor, Tensor, Tensor]:
         with _as_it_is(u):
             y, last_state, kept = forward(*_detached(u, delta, A, B, C, D, z, delta_bias), delta_softplus, keep)
         return laid_out(y.to(u.dtype)), last_state.contiguous(), kept.flatten()
+
+    operator = torch.library.custom_op(f'{NAMESPACE}::selective_scan_{name}', mutates_args=())(run)
 
     @operator.register_fake
     def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
@@ -54,16 +56,18 @@ def register(name, forward, backward, kept_shape):
         batch, channels, length = u
         return 2 * batch * channels * length * (3 * A[1] + 2)
 
-    @torch.library.custom_op(f'{NAMESPACE}::selective_scan_{name}_backward', mutates_args=())
-    def operator_backward(dy: Tensor, dlast: Optional[Tensor], kept: Tensor, u: Tensor, delta: Tensor, A: Tensor,
-                          B: Tensor, C: Tensor, D: Optional[Tensor], z: Optional[Tensor], delta_bias: Optional[Tensor],
-                          delta_softplus: bool) -> List[Tensor]:
+    def run_backward(dy: Tensor, dlast: Optional[Tensor], kept: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor,
+                     C: Tensor, D: Optional[Tensor], z: Optional[Tensor], delta_bias: Optional[Tensor],
+                     delta_softplus: bool) -> List[Tensor]:
         dy, dlast, kept, *inputs = _detached(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias)
         with _as_it_is(u):
             gradients = backward(dy, dlast, kept.view(kept_shape(u, A, B)), *inputs, delta_softplus)
         return [dy.new_empty(0) if value is None else
                 (laid_out(gradient) if i in SEQUENCES else gradient.contiguous()).to(value.dtype)
                 for i, (gradient, value) in enumerate(zip(gradients, inputs, strict=True))]
+
+    operator_backward = torch.library.custom_op(
+        f'{NAMESPACE}::selective_scan_{name}_backward', mutates_args=())(run_backward)
 
     @operator_backward.register_fake
     def _(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
@@ -75,11 +79,14 @@ def register(name, forward, backward, kept_shape):
         ctx.save_for_backward(output[2], *tensors)
         ctx.set_materialize_grads(False)
 
-    def differentiate(ctx, dy, dlast, _):
+    def gradients_by(function, ctx, dy, dlast):
         kept, *inputs = ctx.saved_tensors
         dy = torch.zeros_like(inputs[0]) if dy is None else dy
-        gradients = operator_backward(dy, dlast, kept, *inputs, ctx.delta_softplus)
+        gradients = function(dy, dlast, kept, *inputs, ctx.delta_softplus)
         return *(None if value is None else gradient for gradient, value in zip(gradients, inputs)), None, None
+
+    def differentiate(ctx, dy, dlast, _):
+        return gradients_by(operator_backward, ctx, dy, dlast)
 
     def differentiate_again(ctx, *_):
         raise NotImplementedError(f"selective_scan's backend '{name}' has no second derivatives: backend='reference' "
@@ -88,11 +95,42 @@ def register(name, forward, backward, kept_shape):
 
     operator.register_autograd(differentiate, setup_context=setup_context)
     operator_backward.register_autograd(differentiate_again)
+
+    class Gradients(torch.autograd.Function):
+        """`run_backward`, which cannot be differentiated."""
+
+        @staticmethod
+        def forward(ctx, *arguments):
+            return tuple(run_backward(*arguments))
+
+        backward = staticmethod(differentiate_again)
+
+    class Scan(torch.autograd.Function):
+        """`run` without the layers that torch puts around a custom operator, which take longer than our own code."""
+
+        @staticmethod
+        def forward(ctx, *arguments):
+            outputs = run(*arguments)
+            setup_context(ctx, arguments, outputs)
+            return outputs[:2]
+
+        @staticmethod
+        def backward(ctx, dy, dlast):
+            return gradients_by(Gradients.apply, ctx, dy, dlast)
+
     def call(*arguments):
         keep = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
-        return operator(*arguments, keep)[:2]
+        if is_observed(arguments):
+            return operator(*arguments, keep)[:2]
+        return Scan.apply(*arguments, keep) if keep else run(*arguments, keep)[:2]
 
     return call
+
+
+def is_observed(arguments):
+    """Whether somebody follows torch's operators: compilation, export, FLOP counters, fake and wrapped tensors."""
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or any(
+        isinstance(a, Tensor) and type(a) not in (Tensor, torch.nn.Parameter) for a in arguments)
 
 
 def refusal(u, fits, where):
@@ -110,7 +148,8 @@ def laid_out(tensor):
 
 def _as_it_is(u):
     """Context in which autocast changes no type: the implementations say themselves what they compute in."""
-    return torch.autocast(u.device.type, enabled=False)
+    kind = u.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _detached(*values):

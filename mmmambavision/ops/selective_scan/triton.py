@@ -156,18 +156,16 @@ def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplu
     batch, blocks, segments, states, width = launch.states_shape
     groups, length = B.shape[1], u.shape[2]
     du, ddelta, dz = like(u), like(delta), u if z is None else like(z)
-    dA, dD, dbias = (launch.new(batch, blocks, segments, *last) for last in ((states, width), (width,), (width,)))
+    sums = launch.new(batch, blocks, segments, states + 2, width)  # dA, dD, ddelta_bias
     dBC = launch.new(batch, blocks, length, 2, states)
+    split = segments > 1 or dlast is not None
     with torch.cuda.device_of(u):
-        starts = launch.starts(dy, C, None if dlast is None else dlast.float().contiguous(), reverse=True)
+        starts = launch.starts(dy, C, None if dlast is None else dlast.float().contiguous(), True) if split else sums
         launch.kernels.backward[launch.grid](
-            u, delta, launch.A, B, C, launch.D, launch.z, launch.bias, kept, starts, dy, du, ddelta, dz, dA, dBC, dD,
-            dbias, LANES=LANES, **strides(dy=dy), **launch.whole)
-
-    def by_channel(partial):
-        """Sum over batch and segments of (B, blocks, segments, ..., WIDTH), to (D, ...)."""
-        per_group = partial.sum((0, 2)).movedim(-1, 1).reshape(groups, -1, *partial.shape[3:-1])
-        return per_group[:, :u.shape[1] // groups].reshape(u.shape[1], *partial.shape[3:-1])
-
-    dB, dC = (t.sum(2).transpose(2, 3) for t in dBC.view(batch, groups, -1, length, 2, states).unbind(4))
-    return du, ddelta, by_channel(dA), dB, dC, by_channel(dD), dz, by_channel(dbias)
+            u, delta, launch.A, B, C, launch.D, launch.z, launch.bias, kept, starts, dy, du, ddelta, dz, sums, dBC,
+            SPLIT=split, LANES=LANES, **strides(dy=dy), **launch.whole)
+    # (B, blocks, segments, N + 2, WIDTH) to (channels, N + 2), without the places of no channel.
+    sums = sums.sum((0, 2)).transpose(1, 2).reshape(groups, -1, states + 2)
+    sums = sums[:, :u.shape[1] // groups].reshape(-1, states + 2)
+    dB, dC = dBC.view(batch, groups, -1, length, 2, states).sum(2).permute(3, 0, 1, 4, 2)
+    return du, ddelta, sums[:, :states], dB, dC, sums[:, states], dz, sums[:, states + 1]

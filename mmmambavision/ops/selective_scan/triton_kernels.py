@@ -277,15 +277,15 @@ def forward(u, delta, A, B, C, D, z, bias, starts, y, kept, last, u_b, u_d, u_t,
 
 
 @triton.jit(do_not_specialize=SIZES)
-def backward(u, delta, A, B, C, D, z, bias, kept, starts, dy, du, ddelta, dz, dA, dBC, dD, dbias,
-             u_b, u_d, u_t, delta_b, delta_d, delta_t, B_b, B_g, B_n, B_t, C_b, C_g, C_n, C_t, z_b, z_d, z_t,
-             dy_b, dy_d, dy_t, blocks, group_blocks, group_channels, channels, length, chunks, segments, segment_chunks,
+def backward(u, delta, A, B, C, D, z, bias, kept, starts, dy, du, ddelta, dz, sums, dBC, u_b, u_d, u_t,
+             delta_b, delta_d, delta_t, B_b, B_g, B_n, B_t, C_b, C_g, C_n, C_t, z_b, z_d, z_t, dy_b, dy_d, dy_t, blocks,
+             group_blocks, group_channels, channels, length, chunks, segments, segment_chunks, SPLIT: tl.constexpr,
              SOFTPLUS: tl.constexpr, HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, N: tl.constexpr,
              WIDTH: tl.constexpr, CHUNK: tl.constexpr, LANES: tl.constexpr):
-    """Gradients of a segment, walking back from the gradient of the state after it in `starts`.
+    """Gradients of a segment, walking back from the gradient of the state after it in `starts`, zero without SPLIT.
 
-    du, ddelta and dz are (B, L, D). Sums over time are per segment: dA (B, blocks, segments, N, WIDTH), dD and dbias
-    (B, blocks, segments, WIDTH); sums over channels per block: dB and dC side by side, dBC (B, blocks, L, 2, N).
+    du, ddelta and dz are (B, L, D). Sums over time are per segment: dA, dD and dbias one behind the other, sums
+    (B, blocks, segments, N + 2, WIDTH); sums over channels per block: dB and dC side by side, dBC (B, blocks, L, 2, N).
     """
     lane, segment = tl.arange(0, WIDTH), tl.program_id(1)
     b, block, group, d, here = locate(lane, blocks, group_blocks, group_channels, WIDTH)
@@ -305,7 +305,10 @@ def backward(u, delta, A, B, C, D, z, bias, kept, starts, dy, du, ddelta, dz, dA
     state = (half >> 3 & 1) + (half >> 2 & 1) * 2 + (half >> 1 & 1) * 4
     kept += (b * blocks + block) * chunks * N * WIDTH + lane
     at = (b * blocks + block) * segments + segment
-    g = load_states(starts + at * N * WIDTH + lane, WIDTH, N)
+    if SPLIT:
+        g = load_states(starts + at * N * WIDTH + lane, WIDTH, N)
+    else:
+        g = zero_states(N, WIDTH)
     sum_A = zero_states(N, WIDTH)
     sum_D, sum_bias = tl.zeros([WIDTH], tl.float32), tl.zeros([WIDTH], tl.float32)
     first = segment * segment_chunks
@@ -364,6 +367,7 @@ def backward(u, delta, A, B, C, D, z, bias, kept, starts, dy, du, ddelta, dz, dA
             tl.store(du + to_outputs + t * channels, weighted * step + skip * grad, mask=mask)
             tl.store(ddelta + to_outputs + t * channels, dstep, mask=mask)
         chunk -= 1
-    store_states(dA + at * N * WIDTH + lane, sum_A, lane < WIDTH, WIDTH, N)
-    tl.store(dD + at * WIDTH + lane, sum_D)
-    tl.store(dbias + at * WIDTH + lane, sum_bias)
+    sums += at * (N + 2) * WIDTH + lane
+    store_states(sums, sum_A, lane < WIDTH, WIDTH, N)
+    tl.store(sums + N * WIDTH, sum_D)
+    tl.store(sums + (N + 1) * WIDTH, sum_bias)
