@@ -1,6 +1,6 @@
 """The selective scan in ONNX, in two forms: loop-free, for every runtime, and as ONNX's own Scan operator.
 
-Both take the arguments of the custom operators in `ops/selective_scan/operators.py` and are exact for every length.
+Both take the arguments of the custom operators in `ops/scan/operators.py` and are exact for every length.
 """
 import onnx_ir as ir
 import torch
@@ -8,7 +8,7 @@ from onnxscript import opset18 as op
 from torch.onnx._internal.exporter import _core
 
 from ..errors import UserError
-from ..ops.selective_scan.interface import BACKENDS
+from ..ops.scan.interface import BACKENDS
 
 CHUNK = 16  # steps written out one after the other, and chunks, and chunks of chunks
 LEVELS = 4  # so that sequences may have CHUNK ** LEVELS = 65,536 steps; longer ones are refused by a Reshape

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from ..ops.selective_scan import check_backend_name
+from ..ops.scan import check_backend_name
 from .blocks import Stem
 from .levels import ConvLevel, HybridLevel
 from .presets import PRESETS, SHORT_NAMES

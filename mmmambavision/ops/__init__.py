@@ -1,5 +1,5 @@
-from .attention import attention
+from .attn import attention
 from .depthwise import depthwise_silu
-from .selective_scan import available_backends, selective_scan
+from .scan import available_backends, selective_scan
 
 __all__ = ['attention', 'available_backends', 'depthwise_silu', 'selective_scan']

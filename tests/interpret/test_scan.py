@@ -6,7 +6,7 @@ import torch
 from mmmambavision.interpret.scan import half_life, reach, scan_maps, steps_and_rates
 from mmmambavision.interpret.tokens import find_block
 from mmmambavision.models.mixers import MambaVisionMixer
-from mmmambavision.ops.selective_scan.reference import selective_scan_reference
+from mmmambavision.ops.scan.reference import selective_scan_reference
 
 
 def impulse_response(steps, A, start):

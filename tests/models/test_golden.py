@@ -7,10 +7,10 @@ import torch
 
 from mmmambavision import MambaVision
 from mmmambavision.ops import available_backends
-from mmmambavision.ops.attention import available_backends as attention_backends
-from mmmambavision.ops.attention import cpu
-from mmmambavision.ops.attention import interface as attention_interface
-from mmmambavision.ops.selective_scan import triton
+from mmmambavision.ops.attn import available_backends as attention_backends
+from mmmambavision.ops.attn import cpu
+from mmmambavision.ops.attn import interface as attention_interface
+from mmmambavision.ops.scan import triton
 
 from ..helpers import seeded
 from ..helpers.compare import GOLDEN, relative_error

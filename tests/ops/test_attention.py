@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import mmmambavision.ops
 from mmmambavision.models.presets import PRESETS
 from mmmambavision.ops import attention
-from mmmambavision.ops.attention import available_backends, cpu, interface
+from mmmambavision.ops.attn import available_backends, cpu, interface
 
 if absent := available_backends()['cpu'] or cpu.refuses(torch.empty(0)):
     needs_kernel = pytest.mark.skip(reason=absent)
@@ -346,7 +347,7 @@ def test_on_a_cpu_with_avx2_alone(tmp_path):
                         for name, has in binding.get_host_cpu_features().items())
     environment = {**os.environ, 'NUMBA_CPU_NAME': 'haswell', 'NUMBA_CPU_FEATURES': features,
                    'NUMBA_CACHE_DIR': str(tmp_path)}
-    code = 'from mmmambavision.ops.attention import products; print(products.LANES, products.ROWS)'
+    code = 'from mmmambavision.ops.attn import products; print(products.LANES, products.ROWS)'
     done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ['8', '4']
     tests = [f'{__file__}::{name}' for name in ('test_values', 'test_gradients', 'test_nan_and_infinity_as_torch')]
@@ -393,3 +394,10 @@ def test_types_that_autocast_changes(monkeypatch):
     with torch.autocast('cpu', dtype=torch.bfloat16):
         assert chosen(q, k, v) == chosen(q, k.bfloat16(), v.bfloat16()) == 'torch'
     assert chosen(q, k, v) == 'cpu'
+
+
+def test_packages_and_functions_have_paths_of_their_own():
+    import mmmambavision.ops.attn.cpu as of_attention
+    import mmmambavision.ops.scan.cpu as of_scan
+    assert callable(mmmambavision.ops.attention) and callable(mmmambavision.ops.selective_scan)
+    assert of_attention is cpu and of_scan is not cpu

@@ -17,8 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmmambavision import MambaVision
 from mmmambavision.ops import available_backends, selective_scan
-from mmmambavision.ops.selective_scan import chunked, interface, mamba_ssm, triton
-from mmmambavision.ops.selective_scan.interface import BACKENDS, ENVIRONMENT_VARIABLE
+from mmmambavision.ops.scan import chunked, interface, mamba_ssm, triton
+from mmmambavision.ops.scan.interface import BACKENDS, ENVIRONMENT_VARIABLE
 
 from ..helpers.nets import NANO
 from ..helpers.process import ROOT
@@ -300,7 +300,7 @@ def test_segments_of_triton(monkeypatch, length, segments):
     monkeypatch.setattr(triton, 'multiprocessors', lambda device: 1)
     monkeypatch.setattr(triton, 'WARPS', segments)
     inputs = make_inputs(1, 5, length, 8)
-    from mmmambavision.ops.selective_scan import triton_kernels
+    from mmmambavision.ops.scan import triton_kernels
     grids = {name: spy_on(monkeypatch, triton_kernels, name) for name in ('segment_ends', 'forward', 'backward')}
     assert_as_reference('triton', inputs)
     assert set(grids['forward']) == set(grids['backward']) == {(1, segments)}
@@ -337,7 +337,7 @@ def test_how_sequences_are_cut(monkeypatch):
     """ImageNet's windows of 49 steps in one piece, long sequences in 128 at most."""
     if triton.unavailable():
         pytest.skip(triton.unavailable())
-    from mmmambavision.ops.selective_scan import triton_kernels
+    from mmmambavision.ops.scan import triton_kernels
     for name, value in dict(SHORTEST=5, FEWEST=4, multiprocessors=lambda device: 132).items():
         monkeypatch.setattr(triton, name, value)
 
@@ -430,7 +430,7 @@ def test_why_mamba_ssm_is_absent(monkeypatch):
 
 
 def test_without_numba(monkeypatch):
-    from mmmambavision.ops.selective_scan import cpu
+    from mmmambavision.ops.scan import cpu
     monkeypatch.setitem(sys.modules, 'numba', None)
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     assert 'pip install numba' in cpu.unavailable()

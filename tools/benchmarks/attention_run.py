@@ -11,7 +11,7 @@ from turns import times_in_turn
 
 from mmmambavision.errors import UserError
 from mmmambavision.ops import attention
-from mmmambavision.ops.attention import available_backends, cpu
+from mmmambavision.ops.attn import available_backends, cpu
 
 COLUMNS = dict(type='type', heads='heads', keys='keys', size='head size', torch_forward='torch forward ms',
                cpu_forward='ours', forward='ratio', torch_both='torch both ms', cpu_both='ours', both='ratio')

@@ -17,7 +17,7 @@ from triton.compiler import ASTSource
 
 from mmmambavision.ops import depthwise
 from mmmambavision.ops.depthwise import triton_kernels as depthwise_kernels
-from mmmambavision.ops.selective_scan import triton, triton_kernels
+from mmmambavision.ops.scan import triton, triton_kernels
 from mmmambavision.terminal import show
 
 POINTERS = {torch.float32: '*fp32', torch.bfloat16: '*bf16'}

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ..selective_scan.operators import NAMESPACE, refusal
-from ..selective_scan.triton import interpreted, unavailable
+from ..scan.operators import NAMESPACE, refusal
+from ..scan.triton import interpreted, unavailable
 
 __all__ = ['forward', 'refuses', 'unavailable']
 

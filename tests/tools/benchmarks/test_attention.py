@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mmmambavision.errors import UserError
-from mmmambavision.ops.attention import available_backends, cpu
+from mmmambavision.ops.attn import available_backends, cpu
 
 from ...helpers.process import load_tool
 
