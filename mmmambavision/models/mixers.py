@@ -97,10 +97,11 @@ class MambaVisionMixer(nn.Module):
 def steps_and_bias(layer, inputs):
     """`layer(inputs)` for a linear layer, and its bias [out], with one call of the layer.
 
-    Where the layer is not torch's, or its bias cannot be read, the bias is what the layer makes of one more token, of
-    zeros.
+    Where the layer is not torch's, or its bias is elsewhere, the bias is what the layer makes of one more token, of
+    zeros. Hooks may change the bias, so it is read after the call.
     """
-    if is_plain(layer, nn.Linear, inputs.device) and layer.bias is not None:
+    if (type(layer) is nn.Linear and 'forward' not in layer.__dict__ and layer.bias is not None
+            and is_plain_tensor(layer.bias, inputs.device)):
         return call(layer, inputs), layer.bias
     outputs = call(layer, F.pad(inputs, (0, 0, 0, 1)))
     return outputs[:, :-1], outputs[0, -1]
