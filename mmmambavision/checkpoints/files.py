@@ -283,6 +283,3 @@ def _allow_harmless_globals():
           for name in ('_reconstruct', 'scalar')],
         # What training scripts of classification checkpoints store beside the weights.
         argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath])
-
-
-_allow_harmless_globals()

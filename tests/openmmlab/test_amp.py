@@ -1,4 +1,6 @@
 """Mixed precision without a GPU."""
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -66,6 +68,8 @@ def test_evaluation_under_autocast(options, monkeypatch, tmp_path):
     seen = []
 
     class Runner:
+        test_dataloader = SimpleNamespace(dataset=None)
+
         @staticmethod
         def from_cfg(cfg):
             seen.append(cfg.test_cfg.get('fp16', False))
@@ -74,6 +78,7 @@ def test_evaluation_under_autocast(options, monkeypatch, tmp_path):
         @staticmethod
         def load_checkpoint(path, strict):
             seen.append((path, strict))
+            return {}
 
         @staticmethod
         def test():

@@ -33,6 +33,7 @@ MISTAKES = {
     'benchmarks/mmcv_ops': (['--rounds', 'many'],),
     'benchmarks/peers_trained': (['--task', 'tracking'], ['--seeds', '0']),
     'benchmarks/scan': (['--backends', 'fastest'], ['--shapes', 'round']),
+    'benchmarks/scan_static': (['--targets', '70'], ['--dtype', 'float64']),
     'benchmarks/speed': ([], ['swin-x'], ['swin-t', '--size', '800'], ['swin-t', '--fuse', '--train']),
     'benchmarks/throughput': (['--batch', '0'], ['--csv', 'no_folder/x.csv']),
 }

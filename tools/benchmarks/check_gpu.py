@@ -17,11 +17,16 @@ def parse_args(argv):
     parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda',
                         help='cpu: a rehearsal of the parts that need no GPU, on small sizes')
     parser.add_argument('--only', nargs='+', metavar='PART', help='run these parts; a wrong name lists all')
+    parser.add_argument('--part', help=argparse.SUPPRESS)  # what a part that is no command of its own runs
+    parser.add_argument('--size', nargs=2, type=int, default=(800, 1344), help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
+    if args.part:
+        from check_gpu_parts import PARTS
+        return PARTS[args.part](args.device, tuple(args.size))
     from check_gpu_run import check_all
     check_all(args.device, args.quick, args.out, args.only)
 

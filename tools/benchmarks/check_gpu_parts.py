@@ -1,5 +1,4 @@
-"""Parts of `check_gpu.py` that are no command of their own: `python check_gpu_parts.py NAME --device cuda`."""
-import argparse
+"""Parts of `check_gpu.py` that are no command of their own: functions of a device and the size of images."""
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +9,7 @@ from machine import describe
 from mmmambavision import MambaVision
 from mmmambavision.models.presets import PRESETS
 from mmmambavision.ops import attention, available_backends
-from mmmambavision.terminal import run, show
+from mmmambavision.terminal import show
 
 PACKAGES = ('torch', 'torchvision', 'triton', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation',
             'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation', 'mmmambavision')
@@ -155,16 +154,3 @@ def profile(device, size):
 
 
 PARTS = dict(versions=versions, attention=attention_kernels, graph=graph, second=second, memory=memory, profile=profile)
-
-
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('name', choices=PARTS)
-    parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda')
-    parser.add_argument('--size', nargs=2, type=int, default=(800, 1344), metavar=('H', 'W'))
-    args = parser.parse_args(argv)
-    PARTS[args.name](args.device, tuple(args.size))
-
-
-if __name__ == '__main__':
-    run(main)

@@ -91,7 +91,7 @@ def all_parts(device, quick):
               *([] if gpu else ['--collect-only'])]
 
     def own(name, *options):
-        return [*PYTHON, benchmarks / 'check_gpu_parts.py', name, '--device', device, *options]
+        return [*PYTHON, benchmarks / 'check_gpu.py', '--part', name, '--device', device, *options]
 
     def tests_of_scan(backend):
         return Part(f'tests of the scan, {backend}', [*pytest, tests / 'ops', '-k', backend, '-m', 'not full'], 150,
@@ -173,7 +173,7 @@ def section(part, record):
     lines = record['output'].strip().splitlines()
     if record['status'] in ('FAILED', 'OUT OF TIME'):
         lines = lines[-TAIL:]
-    elif record['status'] == 'passed' and 'check_gpu_parts.py' not in str(part.command):
+    elif record['status'] == 'passed' and '--part' not in part.command:
         lines = [line for line in lines if line.startswith('|') or ' loss: ' in line or ' passed' in line
                  or ' collected' in line or ' threads;' in line or 'torch ' in line]
     plain = record['status'] == 'left out' or all(line.startswith(('|', '- ')) for line in lines)
