@@ -210,6 +210,8 @@ def read_checkpoint(path, map_location='cpu'):
     try:
         if path.suffix == '.safetensors':
             return _read_safetensors(path, map_location)
+        # Each time: a `safe_globals` context of others, such as timm's, takes its classes away for good.
+        _allow_harmless_globals()
         _check_before_unpickling(path)
         return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # whatever a reader of zip files, of pickles or of tensors stumbles over
