@@ -116,7 +116,8 @@ def register(name, forward, backward, kept_shape):
 
         @staticmethod
         def backward(ctx, dy, dlast):
-            return gradients_by(Gradients.apply, ctx, dy, dlast)
+            # Gradients are recorded here only where they are to be differentiated again.
+            return gradients_by(Gradients.apply if torch.is_grad_enabled() else run_backward, ctx, dy, dlast)
 
     def call(*arguments):
         keep = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
