@@ -567,7 +567,7 @@ def test_kernels_compile_where_nothing_can_be_written(tmp_path):
     shutil.copytree(Path(__file__).parents[2] / 'mmmambavision', package,
                     ignore=shutil.ignore_patterns('__pycache__'))
     # Whoever runs as root writes into read-only folders, so numba's folders are made to be files.
-    for folder in (package / 'ops', package / 'ops' / 'selective_scan'):
+    for folder in (package / 'ops', package / 'ops' / 'scan'):
         (folder / '__pycache__').write_text('')
     (tmp_path / 'home').write_text('')
     code = ('import torch, warnings; from mmmambavision.ops import selective_scan; x = torch.ones(1, 2, 3);'

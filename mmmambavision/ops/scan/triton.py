@@ -168,4 +168,7 @@ def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplu
     sums = sums.sum((0, 2)).transpose(1, 2).reshape(groups, -1, states + 2)
     sums = sums[:, :u.shape[1] // groups].reshape(-1, states + 2)
     dB, dC = dBC.view(batch, groups, -1, length, 2, states).sum(2).permute(3, 0, 1, 4, 2)
-    return du, ddelta, sums[:, :states], dB, dC, sums[:, states], dz, sums[:, states + 1]
+    # Copies, because results of a custom operator may not share memory.
+    dA, dD, dbias, dB, dC = (t.clone(memory_format=torch.contiguous_format) for t in (
+        sums[:, :states], sums[:, states], sums[:, states + 1], dB, dC))
+    return du, ddelta, dA, dB, dC, dD, dz, dbias
