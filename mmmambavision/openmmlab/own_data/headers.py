@@ -3,6 +3,8 @@ import re
 import struct
 from typing import NamedTuple
 
+import cv2
+import numpy as np
 from PIL import Image
 from rich.progress import track
 
@@ -36,6 +38,9 @@ def read_header(path, turns=True):
                 return Header(width, height, image.tag_v2.get(ORIENTATION, 1), max(image.tag_v2.get(258, (8,))))
             exif = exif_of_png(path) if image.format == 'PNG' else image.getexif()
             orientation = exif.get(ORIENTATION, 1) if turns else 1
+            if orientation in SWAPS and image.format != 'JPEG':  # which formats OpenCV turns depends on its version
+                pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+                orientation = orientation if pixels is None or pixels.shape[:2] != (height, width) else 1
             if orientation in SWAPS:
                 width, height = height, width
             return Header(width, height, orientation, bits_of(path, image))
