@@ -13,3 +13,9 @@ def under_functional_transform():
 def is_exporting():
     """Whether torch.export captures this call. `torch.compiler.is_exporting()` says so to torch.compile, too."""
     return torch.compiler._is_exporting_flag
+
+
+def is_observed(arguments):
+    """Whether somebody follows torch's operators: compilation, export, FLOP counters, fake and wrapped tensors."""
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or any(
+        isinstance(a, torch.Tensor) and type(a) not in (torch.Tensor, torch.nn.Parameter) for a in arguments)

@@ -4,6 +4,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
+from counting import kept_bytes
 from machine import describe
 
 from mmmambavision import MambaVision
@@ -96,29 +97,15 @@ def second(device, size):
         raise SystemExit('cuda:1 gives other values')
 
 
+def precision(x, amp):
+    return torch.autocast(x.device.type, torch.bfloat16, enabled=amp)
+
+
 def training_step(model, x, amp):
     model.zero_grad()
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
+    with precision(x, amp):
         loss = sum(output.float().square().mean() for output in model(x))
     loss.backward()
-
-
-def kept_bytes(model, x, amp):
-    """Bytes of the tensors that the forward pass keeps for the backward pass, without parameters."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), \
-            torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
-        outputs = model(x)
-    del outputs
-    return sum(kept.values())
 
 
 def memory(device, size):
@@ -130,7 +117,10 @@ def memory(device, size):
         for amp in (False, True) if device == 'cuda' else (False,):
             measured = Measured(name, 1, size, device)
             model, x = measured.model.train(), measured.data
-            estimate = kept_bytes(model, x, amp) + sum(p.numel() * p.element_size() for p in model.parameters())
+            parameters = [*model.parameters()]
+            with precision(x, amp):
+                kept = kept_bytes(lambda: model(x), parameters)
+            estimate = kept + sum(p.numel() * p.element_size() for p in parameters)
             peak = measured.peak_memory(lambda: training_step(model, x, amp))
             rows.append([name, 'bfloat16' if amp else 'float32', f'{estimate / 2 ** 20:.0f}', f'{peak / 2 ** 20:.0f}',
                          f'{peak / estimate:.2f}'])

@@ -1,4 +1,4 @@
-"""Multiply-adds of a call, counted without looking at its results."""
+"""Multiply-adds of a call, counted without looking at its results, and the bytes that it keeps."""
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,3 +15,20 @@ def count(function, *arguments):
         kind = 2 if 'selective_scan' in name else 1 if any(word in name for word in ATTENTION) else 0
         kinds[kind] += flops / 2e9
     return kinds, result
+
+
+def kept_bytes(call, given):
+    """Bytes of the tensors, other than those given, that a call keeps for the backward pass."""
+    known = {tensor.untyped_storage().data_ptr() for tensor in given}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = call()
+    del outputs
+    return sum(kept.values())

@@ -5,6 +5,7 @@ import time
 
 import torch
 import torch.nn.functional as F
+from counting import kept_bytes
 from machine import describe
 from rich.console import Console
 from rich.progress import Progress
@@ -88,22 +89,6 @@ def copy_bandwidth(device, seconds):
     return 2 * source.numel() * 4 / median_seconds(lambda: target.copy_(source), device, seconds)
 
 
-def kept_bytes(inputs, backend):
-    """Bytes of the tensors, other than inputs, that the forward pass keeps."""
-    given = {v.untyped_storage().data_ptr() for v in inputs.values() if torch.is_tensor(v)}
-    kept = {}
-
-    def pack(tensor):
-        if tensor.untyped_storage().data_ptr() not in given:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        output = scan(inputs, backend)
-    del output
-    return sum(kept.values())
-
-
 def measure(shape, batch, dtype, layout, backend, device, bandwidth, seconds):
     images, channels, length = shape
     inputs = make_inputs(batch * images, channels, length, dtype, device, layout)
@@ -119,5 +104,6 @@ def measure(shape, batch, dtype, layout, backend, device, bandwidth, seconds):
         torch.autograd.grad(y, tensors, torch.ones_like(y))
 
     both_seconds = median_seconds(both, device, seconds)
+    kept = kept_bytes(lambda: scan(inputs, backend), tensors)
     return [f'{forward * 1e3:.2f}', f'{size / forward / bandwidth:.1%}', f'{both_seconds * 1e3:.2f}',
-            f'{3 * size / both_seconds / bandwidth:.1%}', f'{kept_bytes(inputs, backend) / 2 ** 20:.1f}']
+            f'{3 * size / both_seconds / bandwidth:.1%}', f'{kept / 2 ** 20:.1f}']

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from ..transforms import is_observed
+
 NAMESPACE = 'mmmambavision'
 SEQUENCES = (0, 1, 6)  # positions of u, delta and z among the inputs, all (B, D, L)
 
@@ -126,12 +128,6 @@ def register(name, forward, backward, kept_shape):
         return Scan.apply(*arguments, keep) if keep else run(*arguments, keep)[:2]
 
     return call
-
-
-def is_observed(arguments):
-    """Whether somebody follows torch's operators: compilation, export, FLOP counters, fake and wrapped tensors."""
-    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or any(
-        isinstance(a, Tensor) and type(a) not in (Tensor, torch.nn.Parameter) for a in arguments)
 
 
 def refusal(u, fits, where):
