@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 import torch
 
 from ..errors import UserError
-from ..models.presets import PRESETS
+from ..presets import PRESETS
 from .files import load_checkpoint, tensors_of, without_wrappers
 
 STEM = 'patch_embed.conv_down.0.weight'

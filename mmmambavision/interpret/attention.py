@@ -1,9 +1,7 @@
 """Self-attention as maps (Vaswani et al. 2017, arXiv 1706.03762, eq. 1)."""
 import torch
 
-from .tokens import not_padding, place, to_map
-
-MOST_WEIGHTS = 2 ** 25  # at a time; the map of an 800x1344 image alone has 4200 x 4200 weights a head
+MOST_WEIGHTS = 2 ** 25  # computed at a time; an 800x1344 image has 4200 x 4200 weights per head at level 2
 
 
 def attention_weights(mixer, tokens, queries=slice(None)):
@@ -31,17 +29,21 @@ def attention_map(block, image, token=None):
         token: the query (row, column); None for the mean over the queries of each window, padding not counted.
 
     Returns:
-        (heads, height, width). A query sees its window alone: the map is 0 elsewhere. Where windows are padded, what is
-        missing to 1 went to the padding.
+        (heads, height, width). A query sees its window only: the map is 0 elsewhere. Where windows are padded, the sum
+        is less than 1, since a part of the attention goes to the padding.
     """
-    tokens, _, size = block.run(image, block.mixer)
-    if token is None:
-        weights = _mean_over_queries(block.mixer, tokens, not_padding(block.window, size, tokens.device))
-    else:
-        number, query = place(token, block.window, size)
-        weights = tokens.new_zeros(*tokens.shape[:2], block.mixer.num_heads)
-        weights[number] = attention_weights(block.mixer, tokens[number:number + 1], [query])[0, :, 0].T
-    return to_map(weights, block.window, size)
+    tokens, _, windows = block.run(image, block.mixer)
+    sequences, length, channels = tokens.shape
+    tokens = tokens.reshape(sequences * length, channels)
+    positions = windows.positions().flatten()
+    weights = tokens.new_zeros(len(tokens), block.mixer.num_heads)
+    for window in windows.attention_windows():
+        if token is None:
+            weights[window] = _mean_over_queries(block.mixer, tokens[window], positions[window] >= 0)
+            continue
+        for number, query in (positions[window] == token[0] * windows.width + token[1]).nonzero().tolist():
+            weights[window[number]] = attention_weights(block.mixer, tokens[window[number]][None], [query])[0, :, 0].T
+    return windows.to_map(weights.reshape(sequences, length, -1))[0].permute(2, 0, 1)
 
 
 def _mean_over_queries(mixer, tokens, counted):

@@ -8,8 +8,6 @@ import math
 import torch
 import torch.nn.functional as F
 
-from .tokens import not_padding, place, to_map
-
 
 def steps_and_rates(block, image):
     """Steps and decay rates of a mixer on an image.
@@ -19,13 +17,13 @@ def steps_and_rates(block, image):
         image: (1, 3, H, W), normalised.
 
     Returns:
-        Steps (windows, L, c), rates A (c, N), both float64, and the map's size (height, width).
+        Steps (sequences, L, c) and rates A (c, N), both float64, and the windows of the map (see `models/windows.py`).
     """
     mixer = block.mixer
-    _, projected, size = block.run(image, mixer.dt_proj)
+    _, projected, windows = block.run(image, mixer.dt_proj)
     # The bias counts twice, in the projection and in the scan: checkpoints were trained so.
     steps = F.softplus((projected + mixer.dt_proj.bias.detach()).double())
-    return steps, -mixer.A_log.detach().double().exp(), size
+    return steps, -mixer.A_log.detach().double().exp(), windows
 
 
 def half_life(steps, A):
@@ -66,12 +64,12 @@ def scan_maps(block, image, token):
         token: (row, column).
 
     Returns:
-        Reach, mean over channels (N, height, width), 0 outside the token's window; half-lives (c, N) in tokens, padding
-        not counted.
+        Reach, mean over channels (N, height, width), 0 outside the token's sequence; half-lives (c, N) in tokens,
+        without the padding.
     """
-    steps, A, size = steps_and_rates(block, image)
-    number, start = place(token, block.window, size)
+    steps, A, windows = steps_and_rates(block, image)
+    positions = windows.positions()
+    (number, start), = (positions == token[0] * windows.width + token[1]).nonzero().tolist()
     reached = steps.new_zeros(*steps.shape[:2], A.shape[1])
     reached[number] = reach(steps[number], A, start).mean(1)
-    return (to_map(reached, block.window, size),
-            half_life(steps[not_padding(block.window, size, steps.device)], A))
+    return windows.to_map(reached)[0].permute(2, 0, 1), half_life(steps[positions >= 0], A)

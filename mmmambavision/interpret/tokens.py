@@ -1,12 +1,12 @@
-"""Blocks by name, what goes into their token mixers, and where tokens lie: in windows and on the map."""
+"""Blocks by name, and what goes into their token mixers."""
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from ..errors import UserError
-from ..models.levels import from_windows, to_windows
 from ..models.trunk import Trunk
+from ..models.windows import windows_of
 
 
 def trunk_of(model):
@@ -38,17 +38,13 @@ class Block(NamedTuple):
         """Pixels per token."""
         return 4 * 2 ** self.level
 
-    @property
-    def window(self):
-        """Side of the windows, None for the whole map."""
-        return self.trunk.levels[self.level].window
-
     @torch.no_grad()
     def run(self, images, module):
         """Run images (B, 3, H, W) through the network's levels up to this one.
 
         Returns:
-            The first argument and the output of `module`, a part of the block, and the map's size (height, width).
+            The first argument and the output of `module`, a part of the block, and the windows of the level's map (see
+            `models/windows.py`).
         """
         calls = []
         handle = module.register_forward_hook(lambda _, arguments, output: calls.append((arguments[0], output)))
@@ -57,7 +53,7 @@ class Block(NamedTuple):
         finally:
             handle.remove()
         (tokens, output), = calls
-        return tokens, output, maps[self.level].shape[2:]
+        return tokens, output, windows_of(self.trunk.levels[self.level].window, *maps[self.level].shape[2:], images.device)
 
 
 def find_block(trunk, kind, name=None):
@@ -81,26 +77,3 @@ def find_block(trunk, kind, name=None):
     if name not in named:
         raise UserError(f"'{name}' is no block with {kind.__name__}: choose one of {', '.join(named)} (level.block)")
     return named[name]
-
-
-def place(token, window, size):
-    """Where a token (row, column) of a map of `size` is: number of its window and index in its sequence."""
-    row, column = token
-    if window is None:
-        return 0, row * size[1] + column
-    columns = -(-size[1] // window)
-    return row // window * columns + column // window, row % window * window + column % window
-
-
-def to_map(values, window, size):
-    """Values of the tokens of one image (windows, L, K) to a map (K, height, width), padding cut off."""
-    height, width = size
-    if window is None:
-        return values.reshape(height, width, -1).permute(2, 0, 1)
-    return from_windows(values, window, (1, height, width, values.shape[2]))[0].permute(2, 0, 1)
-
-
-def not_padding(window, size, device):
-    """Which tokens of one image are on the map, (windows, L) boolean."""
-    ones = torch.ones(1, *size, 1, device=device)
-    return (ones.flatten(1, 2) if window is None else to_windows(ones, window))[..., 0] > 0

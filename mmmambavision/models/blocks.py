@@ -124,8 +124,12 @@ class HybridBlock(nn.Module):
         self.gamma_2 = _layer_scale(dim, layer_scale)
 
     def forward(self, tokens, keep=None, cut=None):
-        """All tokens, or those at the indices `keep` alone, where the others are not needed any more; attention in the
-        windows of `cut`."""
+        """
+        Args:
+            tokens: (B, L, C).
+            keep: indices of the tokens to return, where the others are no longer needed; None for all.
+            cut: `BalancedWindows` for attention; None for attention over all L tokens.
+        """
         normed = self.norm1(tokens)
         mixed = self.mixer(normed, keep, cut) if isinstance(self.mixer, Attention) else self.mixer(normed)
         if keep is not None:

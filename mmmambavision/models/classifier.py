@@ -2,7 +2,8 @@
 import torch
 from torch import nn
 
-from .trunk import NUM_LEVELS, Trunk, init_as_released
+from .arguments import NUM_LEVELS
+from .trunk import Trunk, init_as_released
 
 
 class MambaVisionClassifier(Trunk):

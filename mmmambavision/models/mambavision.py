@@ -4,8 +4,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoints.weights import load_weights
 from ..errors import UserError
+from .arguments import NUM_LEVELS, integer, parse_out_indices
 from .blocks import LayerNorm
-from .trunk import NUM_LEVELS, Trunk
+from .trunk import Trunk
 
 
 class MambaVision(Trunk):
@@ -44,11 +45,11 @@ class MambaVision(Trunk):
     def __init__(self, arch='tiny', window_size=None, in_channels=3, out_indices=(0, 1, 2, 3), drop_path_rate=0.2,
                  frozen_stages=-1, norm_eval=False, with_cp=False, scan_backend='auto', init_cfg=None):
         out_indices = parse_out_indices(out_indices)
-        if type(frozen_stages) is not int or frozen_stages not in range(-1, NUM_LEVELS + 1):
+        if (frozen := integer(frozen_stages, -1, NUM_LEVELS)) is None:
             raise UserError(f'frozen_stages must be from -1 (none) to {NUM_LEVELS} (all), got {frozen_stages!r}')
         super().__init__(arch, window_size, in_channels, 1 + max(out_indices), drop_path_rate, with_cp, scan_backend)
         self.out_indices = out_indices
-        self.frozen_stages = frozen_stages
+        self.frozen_stages = frozen
         self.norm_eval = norm_eval
         self.init_cfg = init_cfg
         for i in self.out_indices:
@@ -118,12 +119,3 @@ class _UsedTogether(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients):
         return gradients
-
-
-def parse_out_indices(out_indices):
-    """Levels to return, as a sorted tuple."""
-    indices = tuple(sorted(set(out_indices))) if isinstance(out_indices, (tuple, list, range, set)) else ()
-    if not indices or not all(type(i) is int and 0 <= i < NUM_LEVELS for i in indices):
-        raise UserError('out_indices must be a tuple of some of 0, 1, 2, 3 (the levels), such as (3,), got '
-                        f'{out_indices!r}')
-    return indices

@@ -131,12 +131,11 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, tokens, keep=None, cut=None):
-        """What all tokens (B, L, C), or those at the indices `keep` alone, make of all tokens, or of those in their
-        window of `cut`, a `BalancedCut`."""
+        """Attention over all L tokens, or over the windows of `cut`; see `HybridBlock.forward` for the arguments."""
         qkv = linear(self.qkv, tokens).unflatten(2, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, L, C / heads) each
         if cut is not None:
-            mixed = cut.map(attention, q, k, v)
+            mixed = cut.attend(attention, q, k, v)
         else:
             mixed = attention(q if keep is None else q[:, :, keep], k, v)
         return linear(self.proj, mixed.transpose(1, 2).flatten(2))

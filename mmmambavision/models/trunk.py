@@ -5,12 +5,10 @@ from torch import nn
 
 from ..errors import UserError
 from ..ops.scan import check_backend_name
+from .arguments import integer, parse_arch, parse_windows
 from .blocks import Stem
 from .levels import ConvLevel, HybridLevel
-from .presets import PRESETS, SHORT_NAMES
 from .variants import choose_mixers
-
-NUM_LEVELS = 4
 
 
 class Trunk(nn.Module):
@@ -30,14 +28,14 @@ class Trunk(nn.Module):
         super().__init__()
         spec = parse_arch(arch)
         windows = parse_windows(window_size)
-        if type(in_channels) is not int or in_channels < 1:
+        self.in_channels = integer(in_channels, 1)
+        if self.in_channels is None:
             raise UserError(f'in_channels must be a positive integer, got {in_channels!r}')
         if not isinstance(drop_path_rate, (int, float)) or not 0 <= drop_path_rate < 1:
             raise UserError(f'drop_path_rate must be from 0 to less than 1, got {drop_path_rate!r}')
         check_backend_name(scan_backend)
-        self.in_channels = in_channels
         self.dims = [spec['dim'] * 2 ** i for i in range(num_levels)]
-        self.patch_embed = Stem(in_channels, spec['in_dim'], spec['dim'])
+        self.patch_embed = Stem(self.in_channels, spec['in_dim'], spec['dim'])
         rates = iter(np.linspace(0, drop_path_rate, sum(spec['depths'])).tolist())
         mixers = choose_mixers(spec) if {'mixer', 'pattern'} & spec.keys() else (None, None)
         self.levels = nn.ModuleList()
@@ -94,53 +92,6 @@ class Trunk(nn.Module):
             # A downsampling layer belongs to the block before it.
             return sum(blocks[:level]) + (int(name[3]) + 1 if name[2] == 'blocks' else blocks[level]), depths
         return depths - 1, depths
-
-
-def parse_arch(arch):
-    """A preset's name or a dict to the dict of the network's sizes.
-
-    Raises:
-        UserError: naming what is unknown, missing or does not fit.
-    """
-    if isinstance(arch, str):
-        name = SHORT_NAMES.get(arch, arch)
-        if name not in PRESETS:
-            raise UserError(f"unknown arch '{arch}': choose one of {', '.join(PRESETS)} (or {', '.join(SHORT_NAMES)}), "
-                            'or give a dict with dim, in_dim, depths and num_heads')
-        return PRESETS[name]
-    if not isinstance(arch, dict):
-        raise UserError('arch must be the name of a preset or a dict with dim, in_dim, depths and num_heads, got '
-                        f'{arch!r}')
-    required, optional = {'dim', 'in_dim', 'depths', 'num_heads'}, {'layer_scale', 'mlp_ratio', 'mixer', 'pattern'}
-    if missing := required - set(arch):
-        raise UserError(f"arch lacks {', '.join(sorted(missing))}: it needs {', '.join(sorted(required))}")
-    if unknown := set(arch) - required - optional:
-        raise UserError(f"arch has unknown {', '.join(sorted(unknown))}: it takes "
-                        f"{', '.join(sorted(required | optional))}")
-    for key in ('depths', 'num_heads'):
-        if len(arch[key]) != NUM_LEVELS or not all(type(n) is int and n > 0 for n in arch[key]):
-            raise UserError(f'arch.{key} must be {NUM_LEVELS} positive integers, one per level, got {arch[key]!r}')
-    for i in (2, 3):
-        if arch['dim'] * 2 ** i % arch['num_heads'][i]:
-            raise UserError(f"arch.num_heads[{i}] = {arch['num_heads'][i]} does not divide the {arch['dim'] * 2 ** i} "
-                            f'channels of level {i}')
-    return dict(arch)
-
-
-def parse_windows(window_size):
-    """Windows of levels 2 and 3, each a positive integer, None or ('balanced', n), from any form of `window_size`."""
-    if isinstance(window_size, (tuple, list)) and len(window_size) == 2 and window_size[0] == 'balanced':
-        if type(window_size[1]) is not int or window_size[1] < 1:
-            raise UserError(f"window_size=('balanced', n) takes a positive integer n, got {window_size[1]!r}")
-        return (tuple(window_size),) * 2
-    windows = tuple(window_size) if isinstance(window_size, (tuple, list)) else (window_size, window_size)
-    if len(windows) == NUM_LEVELS:
-        windows = windows[2:]
-    if len(windows) != 2 or not all(w is None or (type(w) is int and w > 0) for w in windows):
-        raise UserError("window_size must be None for the whole map, a positive integer, ('balanced', n), or two "
-                        'entries, for levels 2 and 3 (or a released four), each a positive integer or None; got '
-                        f'{window_size!r}')
-    return windows
 
 
 def init_as_released(module):

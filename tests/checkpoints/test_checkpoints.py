@@ -22,7 +22,7 @@ from mmmambavision import MambaVision
 from mmmambavision.checkpoints.files import fetch, read_checkpoint
 from mmmambavision.checkpoints.weights import STEM, adapt_to_channels, backbone_weights, describe
 from mmmambavision.errors import UnreachableError
-from mmmambavision.models.presets import PRESETS
+from mmmambavision.presets import PRESETS
 
 from ..helpers.messages import facts
 from ..helpers.nets import FORMS, NANO, Detector, behind, classifier, save

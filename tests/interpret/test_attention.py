@@ -68,7 +68,25 @@ def test_map_of_a_token_is_its_row(window, token, network, image):
         torch.testing.assert_close(total, torch.ones(4, dtype=torch.float64))
 
 
-@pytest.mark.parametrize('window', [None, 4, 16])
+@pytest.mark.parametrize('token, rows, columns', [((0, 0), (0, 4), (0, 4)), ((3, 4), (0, 4), (4, 7)),
+                                                  ((6, 9), (4, 7), (7, 10))])
+def test_map_in_balanced_windows(token, rows, columns, network, image):
+    """The 7 x 10 map is cut into windows of 4 and 3 rows, and of 4, 3 and 3 columns."""
+    trunk = network(('balanced', 4))
+    block = find_block(trunk, Attention, '2.2')
+    inputs = []
+    block.mixer.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
+    trunk(image)
+    inside = inputs[0].detach().reshape(7, 10, -1)[slice(*rows), slice(*columns)]
+    height, width = inside.shape[:2]
+    query = (token[0] - rows[0]) * width + token[1] - columns[0]
+    expected = np.zeros((4, 7, 10))
+    expected[:, slice(*rows), slice(*columns)] = by_definition(
+        block.mixer, inside.reshape(height * width, -1))[:, query].reshape(4, height, width)
+    np.testing.assert_allclose(attention_map(block, image, token), expected, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize('window', [None, 4, 16, ('balanced', 4)])
 @pytest.mark.parametrize('most', [1, pytest.param(2 ** 25, marks=pytest.mark.slow)])
 def test_mean_over_queries(window, most, network, image, monkeypatch):
     """A chunk at a time or at once, it is the mean of the maps of all tokens, each window by itself."""

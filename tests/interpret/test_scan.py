@@ -56,17 +56,18 @@ def test_steps_are_those_the_network_scans_with(network, image, monkeypatch):
         return selective_scan_reference(u, delta, A, B[:, None], C[:, None], D, None, delta_bias, True)[0]
 
     monkeypatch.setattr('mmmambavision.models.mixers.selective_scan', spy)
-    steps, A, size = steps_and_rates(find_block(trunk, MambaVisionMixer, '2.1'), image)
-    assert tuple(size) == (7, 10) and steps.shape == (1, 70, 32)
+    steps, A, windows = steps_and_rates(find_block(trunk, MambaVisionMixer, '2.1'), image)
+    assert (windows.height, windows.width) == (7, 10) and steps.shape == (1, 70, 32)
     torch.testing.assert_close(steps, seen[1][0].transpose(1, 2))
     torch.testing.assert_close(A, seen[1][1].double())
 
 
-@pytest.mark.parametrize('window', [None, 4, 16])
+@pytest.mark.parametrize('window', [None, 4, 16, ('balanced', 4)])
 def test_maps(window, network, image):
     block = find_block(network(window), MambaVisionMixer)
     steps, A, _ = steps_and_rates(block, image)
     row, column = 5, 6
+    window = None if isinstance(window, tuple) else window  # then scans see the whole map
     reached, half_lives = scan_maps(block, image, (row, column))
     side = window or 10
     number, start = (row // side * -(-10 // side) + column // side, row % side * side + column % side)

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from mmmambavision import MambaVision
-from mmmambavision.interpret.tokens import find_block, not_padding, place, to_map, trunk_of
-from mmmambavision.models.levels import to_windows
+from mmmambavision.interpret.tokens import find_block, trunk_of
 from mmmambavision.models.mixers import Attention, MambaVisionMixer
+from mmmambavision.models.windows import windows_of
 
 from ..helpers.messages import facts
 from ..helpers.nets import DEEPER
@@ -33,14 +33,12 @@ def test_the_network_in_a_model(network):
         trunk_of(nn.Linear(1, 1))
 
 
-@pytest.mark.parametrize('window', [None, 4, 7, 16])
+@pytest.mark.parametrize('window', [None, 4, 7, 16, ('balanced', 4)])
 def test_tokens_go_where_they_came_from(window):
-    size = 7, 10
-    numbers = torch.arange(70).reshape(1, *size, 1)
-    sequences = numbers.flatten(1, 2) if window is None else to_windows(numbers, window)
-    assert torch.equal(to_map(sequences, window, size)[0], numbers[0, ..., 0])
-    assert not_padding(window, size, 'cpu').sum() == 70
-    for token in ((0, 0), (3, 9), (6, 4)):
-        number, index = place(token, window, size)
-        assert sequences[number, index, 0] == token[0] * 10 + token[1]
-        assert not_padding(window, size, 'cpu')[number, index]
+    windows = windows_of(window, 7, 10)
+    numbers = torch.arange(1, 71).reshape(1, 7, 10, 1)
+    tokens = windows.to_tokens(numbers)
+    assert torch.equal(windows.to_map(tokens), numbers)
+    assert torch.equal(windows.positions(), tokens[..., 0] - 1)  # padding is 0 in the tokens
+    seen = torch.cat([group.flatten() for group in windows.attention_windows()])
+    assert torch.equal(seen.sort()[0], torch.arange(tokens[..., 0].numel()))

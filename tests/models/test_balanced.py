@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmmambavision import MambaVision
 from mmmambavision.errors import UserError
-from mmmambavision.models.balanced import BalancedCut
+from mmmambavision.models.windows import BalancedWindows
 
 from ..helpers.messages import facts
 
@@ -24,23 +24,24 @@ def network(window_size, **options):
 @pytest.mark.parametrize('height, width, side', [(5, 7, 3), (6, 9, 3), (1, 10, 4), (4, 4, 4), (13, 8, 5), (3, 3, 1)])
 def test_each_window_attends_to_itself(height, width, side):
     q, k, v = torch.randn(3, 2, 3, height * width, 4, dtype=torch.float64, requires_grad=True)
-    cut, weight = BalancedCut(height, width, side), torch.randn(2, 3, height * width, 4, dtype=torch.float64)
-    found = cut.map(F.scaled_dot_product_attention, q, k, v)
+    cut, weight = BalancedWindows(height, width, side), torch.randn(2, 3, height * width, 4, dtype=torch.float64)
+    found = cut.attend(F.scaled_dot_product_attention, q, k, v)
     expected = torch.empty_like(found)
     places = torch.arange(height * width).view(height, width)
     rows, columns = -(-height // side), -(-width // side)
-    sizes = []
+    sizes, taken = [], [set(map(int, window)) for group in cut.attention_windows() for window in group]
     for band in places.tensor_split(rows):
         for window in band.tensor_split(columns, 1):
             at = window.flatten()
             expected[:, :, at] = F.scaled_dot_product_attention(q[:, :, at], k[:, :, at], v[:, :, at])
             sizes.append(tuple(window.shape))
+            assert set(map(int, at)) in taken
     torch.testing.assert_close(found, expected)
     for a, b in zip(*(torch.autograd.grad((y * weight).sum(), (q, k, v)) for y in (found, expected))):
         torch.testing.assert_close(a, b)
     assert max(max(sizes)) <= side and len(sizes) == rows * columns
     assert all(max(own) - min(own) <= 1 for own in zip(*sizes))
-    assert cut.is_whole == (len(sizes) == 1)
+    assert (cut.cut is None) == (len(sizes) == 1)
 
 
 def test_is_the_whole_map_where_it_fits():

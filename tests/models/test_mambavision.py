@@ -2,6 +2,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from mmcv.cnn import fuse_conv_bn
@@ -11,8 +12,8 @@ from torch._dynamo.testing import CompileCounter
 
 from mmmambavision import MambaVision
 from mmmambavision.models.blocks import DropPath
-from mmmambavision.models.levels import HybridLevel, from_windows, to_windows
-from mmmambavision.models.presets import PRESETS, SHORT_NAMES
+from mmmambavision.models.levels import HybridLevel
+from mmmambavision.presets import PRESETS, SHORT_NAMES
 
 from ..helpers.messages import facts
 from ..helpers.nets import NANO
@@ -96,8 +97,9 @@ def test_leaving_out_what_is_cropped_changes_nothing(depth, with_cp):
     x, cotangent = torch.randn(2, 16, 8, 6).double().requires_grad_(), torch.randn(2, 16, 8, 6).double()
 
     def everything(x):
-        tokens = to_windows(x.permute(0, 2, 3, 1), 9)
-        return from_windows(level.run_blocks(tokens), 9, (2, 8, 6, 16)).permute(0, 3, 1, 2)
+        padded = torch.nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, 0, 3, 0, 1))
+        tokens = level.run_blocks(padded.reshape(2, 81, 16))
+        return tokens.reshape(2, 9, 9, 16)[:, :8, :6].permute(0, 3, 1, 2)
 
     inputs = [x, *level.parameters()]
     outputs = level(x)[0], everything(x)
@@ -257,6 +259,18 @@ def test_the_whole_map_is_the_default_and_an_integer_is_for_both_levels():
     assert [level.window for level in MambaVision(NANO).levels[2:]] == [None, None]
     assert [level.window for level in nano(window_size=5).levels[2:]] == [5, 5]
     assert [level.window for level in nano(window_size=(None, 6)).levels[2:]] == [None, 6]
+
+
+def test_integers_of_numpy():
+    arch = dict(NANO, depths=np.array(NANO['depths']), num_heads=np.array(NANO['num_heads']))
+    model = MambaVision(arch, np.int64(7), in_channels=np.int64(1), out_indices=(np.int64(1), np.int32(3)),
+                        frozen_stages=np.int64(1))
+    assert [type(level.window) for level in model.levels[2:]] == [int, int]
+    assert (model.in_channels, model.out_indices, model.frozen_stages) == (1, (1, 3), 1)
+    assert [level.window for level in nano(window_size=('balanced', np.int64(3))).levels[2:]] == [('balanced', 3)] * 2
+    for wrong in (dict(window_size=True), dict(window_size=np.float64(7)), dict(in_channels=np.bool_(True))):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            nano(**wrong)
 
 
 def test_maps_that_a_head_leaves_out_have_gradients_of_zero():

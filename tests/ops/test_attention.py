@@ -11,9 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import mmmambavision.ops
-from mmmambavision.models.presets import PRESETS
 from mmmambavision.ops import attention
 from mmmambavision.ops.attn import available_backends, cpu, interface
+from mmmambavision.presets import PRESETS
 
 if absent := available_backends()['cpu'] or cpu.refuses(torch.empty(0)):
     needs_kernel = pytest.mark.skip(reason=absent)

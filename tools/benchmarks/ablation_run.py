@@ -12,7 +12,7 @@ from mmengine.runner import Runner, ValLoop
 from mmseg.evaluation import IoUMetric
 
 from mmmambavision import MambaVision
-from mmmambavision.models.trunk import parse_windows
+from mmmambavision.models.arguments import parse_windows
 from mmmambavision.openmmlab.configs import fit_to_machine
 
 

@@ -8,8 +8,8 @@ from counting import kept_bytes
 from machine import describe
 
 from mmmambavision import MambaVision
-from mmmambavision.models.presets import PRESETS
 from mmmambavision.ops import attention, available_backends
+from mmmambavision.presets import PRESETS
 from mmmambavision.terminal import show
 
 PACKAGES = ('torch', 'torchvision', 'triton', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation',
