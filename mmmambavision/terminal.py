@@ -1,15 +1,16 @@
 """What a command says on the terminal: tables, and mistakes of the user as one sentence."""
 import sys
 
+from .cli.hints import with_hint
 from .errors import UserError
 
 BY_HAND = 130  # exit status that shells give Ctrl-C, and that a script that tries again has to stop at
 
 
-def show(columns, rows, markdown=False):
-    """Print a table of strings, the first column to the left, on the terminal or in Markdown."""
+def show(columns, rows, markdown=False, left=1):
+    """Print a table of strings on the terminal or in Markdown, the first `left` columns aligned to the left."""
     if markdown:
-        print('| ' + ' | '.join(columns) + ' |\n' + '|---' + '|---:' * (len(columns) - 1) + '|')
+        print('| ' + ' | '.join(columns) + ' |\n' + '|---' * left + '|---:' * (len(columns) - left) + '|')
         for row in rows:
             print('| ' + ' | '.join(row) + ' |')
         return
@@ -17,7 +18,7 @@ def show(columns, rows, markdown=False):
     from rich.table import Table
     table = Table(*columns)
     table.columns[0].no_wrap = True
-    for column in table.columns[1:]:
+    for column in table.columns[left:]:
         column.justify = 'right'
     for row in rows:
         table.add_row(*row)
@@ -25,11 +26,11 @@ def show(columns, rows, markdown=False):
 
 
 def run(main):
-    """Run a tool's `main`; a mistake of the user ends it with its message alone and exit status 1, Ctrl-C with 130."""
+    """Run a command's `main`. A mistake of the user ends it with one message and exit status 1, Ctrl-C with 130."""
     try:
         main()
     except UserError as error:
-        sys.exit(f'error: {error}')
+        sys.exit(f'error: {with_hint(error)}')
     except KeyboardInterrupt as error:
         print(str(error) or 'interrupted', file=sys.stderr)
         sys.exit(BY_HAND)

@@ -1,25 +1,30 @@
-"""Slim a checkpoint to its weights: `python tools/convert_checkpoint.py CHECKPOINT OUT.safetensors` (or OUT.pth).
+"""Write the weights of a checkpoint to a smaller file.
 
-Detectors and segmentors keep all their weights and classifiers those of their backbone, under the names of this
-package; optimizers, logs and arguments go. OUT.pth is mmengine's form; both load as any checkpoint does.
+Detectors and segmentors keep all their weights, classifiers keep those of their backbone, under the names of this
+package. The optimizer's state, logs and arguments are left out. OUT.pth is in mmengine's format. Both formats load like
+any checkpoint.
 """
-import argparse
 from pathlib import Path
 
+from .. import cli
 from ..errors import UserError
 
 
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser):
     parser.add_argument('checkpoint', help='file, URL or hf://owner/repository')
     parser.add_argument('out', type=Path, help='new file, .safetensors or .pth')
-    args = parser.parse_args(argv)
+
+
+def check(args):
     if args.out.suffix not in ('.safetensors', '.pth') or args.out.exists():
         raise UserError(f'{args.out} must be a new file that ends in .safetensors or .pth')
     return args
 
 
-def main(argv=None):
-    args = parse_args(argv)
+def run(args):
     from .work.convert_checkpoint import convert
     convert(args.checkpoint, args.out)
+
+
+def main(argv=None):
+    cli.main(__name__, argv)

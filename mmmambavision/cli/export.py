@@ -1,20 +1,19 @@
-"""A config's network as an ONNX file: `python tools/export.py CONFIG [CHECKPOINT] --out model.onnx`.
+"""Export a model to an ONNX file.
 
 Parts: the whole model (RGB images as loaded and resized, 0 to 255, to dets, labels and masks of one image, or to a
 segmentor's logits); the backbone, and backbone and neck (normalised images to maps). The file takes any size unless
 --static, and of all but detectors any batch.
 """
-import argparse
 from pathlib import Path
 
+from .. import cli
 from ..errors import UserError
 from .arguments import add_settings
 
 PARTS = ('model', 'neck', 'backbone')
 
 
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser):
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', nargs='?', help='checkpoint file, URL or hf://owner/repository; default: random')
     parser.add_argument('--out', type=Path, required=True, help='new file, .onnx')
@@ -28,7 +27,9 @@ def parse_args(argv=None):
     parser.add_argument('--half', action='store_true', help='large weights in float16: half the file')
     parser.add_argument('--check', action='store_true', help='run the file beside the network at four sizes')
     add_settings(parser)
-    args = parser.parse_args(argv)
+
+
+def check(args):
     if args.out.suffix != '.onnx' or args.out.exists():
         raise UserError(f'--out {args.out} must name a new file that ends in .onnx')
     if not 18 <= args.opset <= 23:
@@ -38,7 +39,10 @@ def parse_args(argv=None):
     return args
 
 
-def main(argv=None):
-    args = parse_args(argv)
+def run(args):
     from .work.export import write
     write(args)
+
+
+def main(argv=None):
+    cli.main(__name__, argv)

@@ -1,16 +1,15 @@
-"""Evaluate a checkpoint of a detector or a segmentor: `python tools/test.py CONFIG CHECKPOINT`.
+"""Evaluate a checkpoint of a detector, a segmentor or a classifier.
 
-CHECKPOINT may be a file that tools/export.py wrote, model.onnx: it runs in ONNX Runtime, the rest is the same.
+CHECKPOINT may also be an exported file, model.onnx. It runs in ONNX Runtime; everything else is the same.
 """
-import argparse
 from pathlib import Path
 
+from .. import cli
 from ..errors import UserError
 from .arguments import add_run
 
 
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_arguments(parser):
     add_run(parser)
     parser.add_argument('checkpoint', help='checkpoint file, URL, hf://owner/repository, or FILE.onnx')
     parser.add_argument('--out', type=Path, help='new file for the predictions, .pkl')
@@ -19,13 +18,18 @@ def parse_args(argv=None):
                         help='evaluate in mixed precision: float16 on a GPU, bfloat16 on a CPU')
     parser.add_argument('--tta', action='store_true',
                         help='test-time augmentation, by tta_model and tta_pipeline of the config')
-    args = parser.parse_args(argv)
+
+
+def check(args):
     if args.out and (args.out.suffix not in ('.pkl', '.pickle') or args.out.exists()):
         raise UserError(f'--out {args.out} must name a new file that ends in .pkl')
     return args
 
 
-def main(argv=None):
-    args = parse_args(argv)
+def run(args):
     from .work.test import evaluate
     evaluate(args)
+
+
+def main(argv=None):
+    cli.main(__name__, argv)

@@ -1,11 +1,12 @@
-"""Train a detector or a segmentor: `python tools/train.py CONFIG`; several GPUs: torchrun ... --launcher pytorch."""
-import argparse
+"""Train a detector, a segmentor or a classifier.
 
+Several GPUs: torchrun --nproc_per_node=8 tools/train.py CONFIG --launcher pytorch
+"""
+from .. import cli
 from .arguments import add_run
 
 
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_arguments(parser):
     add_run(parser)
     parser.add_argument('--amp', action='store_true',
                         help='train in automatic mixed precision: float16 on a GPU, bfloat16 on a CPU')
@@ -27,10 +28,16 @@ def parse_args(argv=None):
     data.add_argument('--images', metavar='FOLDER', help='where their images are, if not found')
     data.add_argument('--holdout', type=float, metavar='SHARE',
                       help='share of the images of a single json to validate with, such as 0.2')
-    return parser.parse_args(argv)
+
+
+def check(args):
+    return args
+
+
+def run(args):
+    from .work.train import train
+    train(args)
 
 
 def main(argv=None):
-    args = parse_args(argv)
-    from .work.train import train
-    train(args)
+    cli.main(__name__, argv)

@@ -1,17 +1,16 @@
-"""Look inside a trained network: `python tools/visualize.py attention --config CONFIG --checkpoint FILE IMAGE...`.
+"""Draw attention maps, receptive fields, scan memory or Grad-CAM of a trained network.
 
 Writes a picture and its numbers (.npz) for each image: docs/look_inside.md.
 """
-import argparse
 from pathlib import Path
 
+from .. import cli
 from ..errors import UserError
 from .arguments import add_device, add_settings
 
 
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest='command', required=True)
+def add_arguments(parser):
+    commands = parser.add_subparsers(dest='view', required=True)
     attention = commands.add_parser('attention', help='what a point, or every point on average, attends to')
     attention.add_argument('--heads', action='store_true', help='each head by itself instead of their mean')
     erf = commands.add_parser('erf', help='effective receptive field of the centre of a level, over all images')
@@ -35,9 +34,11 @@ def parse_args(argv=None):
         command.add_argument('--out', type=Path, default=Path('look_inside'), metavar='DIR', help='default %(default)s')
         add_device(command)
         add_settings(command)
-    args = parser.parse_args(argv)
-    if args.config and not args.checkpoint and args.command != 'erf':
-        raise UserError(f'{args.command} needs --checkpoint: random weights show nothing')
+
+
+def check(args):
+    if args.config and not args.checkpoint and args.view != 'erf':
+        raise UserError(f'{args.view} needs --checkpoint: random weights show nothing')
     return args
 
 
@@ -55,7 +56,7 @@ def files_of(args):
     """
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f'--out {args.out} must name a folder')
-    names = [f'erf_level{args.level}'] if args.command == 'erf' else [f'{i.stem}_{args.command}' for i in args.images]
+    names = [f'erf_level{args.level}'] if args.view == 'erf' else [f'{i.stem}_{args.view}' for i in args.images]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f'several images would be written to {args.out / twice[0]}.png: give them one at a time, each '
                         'with its own --out')
@@ -66,8 +67,11 @@ def files_of(args):
     return files
 
 
-def main(argv=None):
-    args = parse_args(argv)
+def run(args):
     files = files_of(args)
     from .work.visualize import look_inside
     look_inside(args, files)
+
+
+def main(argv=None):
+    cli.main(__name__, argv)

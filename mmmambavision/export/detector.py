@@ -24,8 +24,8 @@ def detector(model):
             model.roi_head.with_shared_head or getattr(model, 'with_semantic_head', False)):
         return TwoStage(model)
     raise UserError(f'a {kind}{"" if head == "NoneType" else f" with {head}"} is not exported whole: Faster, Mask and '
-                    'Cascade R-CNN and RetinaNet are, and segmentors; --part neck or --part backbone is exported of '
-                    'every detector and segmentor')
+                    'Cascade R-CNN and RetinaNet are, and segmentors. The backbone, and backbone and neck, of every '
+                    'detector and segmentor are exported', 'part')
 
 
 class Detector(nn.Module):

@@ -32,7 +32,7 @@ class Neck(Backbone):
     def __init__(self, model):
         super().__init__(model)
         if not getattr(model, 'with_neck', False):
-            raise UserError('--part neck: this model has none, so it is --part backbone')
+            raise UserError('this model has no neck to export; export its backbone', 'part_backbone')
         self.neck = model.neck
 
     def forward(self, images):

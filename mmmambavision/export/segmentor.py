@@ -29,13 +29,13 @@ class Segmentor(nn.Module):
         # Where mmseg's own `predict` is in use, what `forward` returns are logits.
         predicts = [kind.__name__ for kind in type(head).__mro__ if 'predict' in vars(kind)]
         if predicts[:1] != ['BaseDecodeHead']:
-            raise UserError(f'a {type(model).__name__} with {type(head).__name__} is not exported whole, an '
-                            'EncoderDecoder with one head of logits is: export --part backbone')
+            raise UserError(f'a {type(model).__name__} with {type(head).__name__} is not exported whole; an '
+                            'EncoderDecoder with one head of logits is. Export its backbone', 'part_backbone')
         settings = model.cfg.model.data_preprocessor
         test_cfg = settings.get('test_cfg') or {}  # mmseg pads where it says so, and not as in training
         if test_cfg.get('size'):
-            raise UserError("data_preprocessor.test_cfg pads to one size, which no graph of any size can: give "
-                            '--cfg-options model.data_preprocessor.test_cfg.size=None')
+            raise UserError("data_preprocessor.test_cfg pads to one size, which no graph of any size can: set "
+                            'model.data_preprocessor.test_cfg.size=None')
         self.preprocess = Preprocessor(settings, test_cfg.get('size_divisor'), settings.get('pad_val', 0))
         self.backbone, self.neck, self.head = model.backbone, model.neck if model.with_neck else nn.Identity(), head
         replace_adaptive_pooling(head)

@@ -52,7 +52,7 @@ class Classifier:
             UserError: no such class, or a box is asked for.
         """
         if box is not None:
-            raise UserError('--box is for detectors')
+            raise UserError('a box can be explained only for a detector')
         names = self._names()
         if class_name is None:
             with torch.no_grad():

@@ -55,7 +55,7 @@ class Picture(NamedTuple):
         height, width = self.pixels.shape[:2]
         x, y = point
         if not (0 <= x < width and 0 <= y < height):
-            raise UserError(f'--point {x},{y} is not on {self.name}, which is {width} pixels wide and {height} high')
+            raise UserError(f'the point {x},{y} is not on {self.name}, which is {width} pixels wide and {height} high')
         return (int((y + .5) * self.filled[0] / height / stride), int((x + .5) * self.filled[1] / width / stride))
 
     def on_pixels(self, maps, stride, smooth=True):

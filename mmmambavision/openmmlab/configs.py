@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
+from .. import recipes
 from ..errors import UserError
 from .amp import leave_amp
 
@@ -15,7 +16,7 @@ def load_config(path, settings=None, work_dir=None, launcher='none', local_rank=
     """A config file with other settings in it.
 
     Args:
-        path: the file.
+        path: the file, or the name of a recipe.
         settings: values that replace those of the file, by their dotted keys.
         work_dir: folder for logs and checkpoints; None for the config's own or, where it has none, work_dirs/NAME.
         launcher: how several processes were started: 'none', 'pytorch', 'slurm' or 'mpi'.
@@ -25,8 +26,7 @@ def load_config(path, settings=None, work_dir=None, launcher='none', local_rank=
         UserError: the file cannot be found or read, or the settings do not fit it.
     """
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
-    if not Path(path).is_file():
-        raise UserError(f'config not found: {path}')
+    path = recipes.find(path)
     try:
         cfg = Config.fromfile(path)
     except (SyntaxError, NameError, TypeError, KeyError, OSError, ImportError) as error:
@@ -96,7 +96,7 @@ def fit_to_machine(cfg):
         return
     if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
         leave_amp(cfg, 'OptimWrapper')
-        print_log('no GPU: training in float32 instead of mixed precision; --amp trains in bfloat16')
+        print_log('no GPU: training in float32 instead of mixed precision; bfloat16 has to be asked for')
     if replace_type(cfg.get('model', {}), 'SyncBN', 'BN'):
         print_log('no GPU: BN instead of SyncBN')
     if cfg.get('launcher') == 'pytorch' and not torch.distributed.is_initialized():

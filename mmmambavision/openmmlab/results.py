@@ -23,18 +23,18 @@ class Results:
         self.folder, self.numbers, self.video = folder, numbers, None
         self.coco = dict(images=[], annotations=[])
         if folder.exists() and not folder.is_dir():
-            raise UserError(f'--out {folder} must name a folder')
+            raise UserError(f'{folder} is a file, and predictions are written to a folder', 'out')
         targets = {}
         for source in sources:
             for target in (self.picture(source), *([self.labels(source)] if numbers and segments else [])):
                 if target in targets:
                     raise UserError(f'{targets[target]} and {source.path} would both be written to {target}: predict '
-                                    'on them one at a time, each with its own --out')
+                                    'on them one at a time, each into its own folder', 'out')
                 targets[target] = source.path
         planned = [*targets, *([folder / 'predictions.json', folder / 'labels'] if numbers else [])]
         if there := [str(path) for path in planned if path.exists()]:
-            raise UserError(f"not overwritten: {', '.join(there[:3])}{' and others' if len(there) > 3 else ''}; --out "
-                            'NEW_FOLDER writes elsewhere')
+            raise UserError(f"not overwritten: {', '.join(there[:3])}{' and others' if len(there) > 3 else ''}; choose "
+                            'another folder', 'out')
 
     def picture(self, source):
         return self.folder / (source.name.with_suffix('.mp4') if source.is_video else source.name)

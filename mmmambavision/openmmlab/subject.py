@@ -65,7 +65,7 @@ class Subject:
         if not self.segments:
             return self._explain_box(picture, wanted, box or 0)
         if box is not None:
-            raise UserError('--box is for detectors')
+            raise UserError('a box can be explained only for a detector')
         return self._explain_area(picture, wanted)
 
     def _explain_box(self, picture, wanted, rank):

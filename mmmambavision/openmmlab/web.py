@@ -11,7 +11,7 @@ def serve(predictor, **options):
     try:
         import gradio
     except ImportError:
-        raise UserError('--web needs gradio: pip install gradio') from None
+        raise UserError('the page in the browser needs gradio: pip install gradio') from None
 
     def predict(image, threshold):
         if image is None:

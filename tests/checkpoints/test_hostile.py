@@ -10,7 +10,8 @@ from mmengine.config import Config
 from safetensors.torch import save_file
 
 from mmmambavision.checkpoints.files import read_checkpoint
-from mmmambavision.cli.train import parse_args
+from mmmambavision.cli import parse
+from mmmambavision.cli import train as command
 from mmmambavision.cli.work import train as work
 from mmmambavision.errors import UserError
 from mmmambavision.terminal import run
@@ -84,10 +85,10 @@ def test_resume_passes_over_a_damaged_checkpoint(damage, tmp_path, capsys):
     data[data.index(struct.pack('<2f', 500, 501))] ^= 4
     last.write_bytes(data if damage == 'flip' else data[:len(data) // 2])
     cfg = Config(dict(work_dir=str(tmp_path)))
-    work.apply_options(cfg, parse_args(['x.py', '--resume']))
+    work.apply_options(cfg, parse(command, ['x.py', '--resume']))
     assert (cfg.resume, cfg.load_from) == (True, str(tmp_path / 'iter_1.pth'))
     assert str(last) in capsys.readouterr().out
     cfg = Config(dict(work_dir=str(tmp_path), model={}))
-    work.apply_options(cfg, parse_args(['x.py', '--resume', str(last)]))
+    work.apply_options(cfg, parse(command, ['x.py', '--resume', str(last)]))
     with pytest.raises(SystemExit, match=str(last)):
         run(lambda: work.check_weights(cfg))

@@ -12,7 +12,8 @@ from mmengine.registry import MODELS, init_default_scope
 from pycocotools.coco import COCO
 
 from mmmambavision.cli.export import main as export
-from mmmambavision.cli.predict import main, released_config
+from mmmambavision.cli.predict import main
+from mmmambavision.recipes import released_recipe
 from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.configs import fit_to_machine
 from mmmambavision.openmmlab.predictor import Predictor
@@ -196,7 +197,7 @@ def test_a_folder_that_cannot_be_made(pictures, checkpoints, tmp_path):
     ('hf://nvidia/cascade_mask_rcnn_mamba_vision_base_3x_coco/', 'cascade_mask_rcnn_mambavision_b.py'),
     ('hf://nvidia/mamba_vision_160k_ade20k-640x640_l3_21k', 'upernet_mambavision_l3.py')])
 def test_config_of_a_released_checkpoint(name, config):
-    assert released_config(name) == str(ROOT / 'configs' / config)
+    assert released_recipe(name) == str(ROOT / 'configs' / config)
 
 
 @pytest.mark.parametrize('arguments, message', [

@@ -11,7 +11,8 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 
-from mmmambavision.cli.train import parse_args
+from mmmambavision.cli import parse
+from mmmambavision.cli import train as command
 from mmmambavision.cli.work import train as work
 
 from ..helpers.data import DETECTOR, data_options
@@ -152,7 +153,7 @@ def test_what_resume_means_where_there_is_nothing_whole(options, config, resume,
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_3.pth'))
     cfg = Config(dict(work_dir=str(tmp_path), load_from=None, resume=False))
     cfg.merge_from_dict(config)
-    args = parse_args(['x.py', *options])
+    args = parse(command, ['x.py', *options])
     if not options and not resume:
         with pytest.raises(ValueError, match='--resume'):
             work.apply_options(cfg, args)
@@ -179,7 +180,7 @@ def test_weights_that_cannot_be_had_stop_the_run(key, backbone):
     with pytest.raises(ValueError) as stop:
         work.check_weights(cfg)
     assert f'--cfg-options model.backbone.{key}=' in str(stop.value) and '--from-scratch' in str(stop.value)
-    work.apply_options(cfg, parse_args(['x.py', '--from-scratch']))
+    work.apply_options(cfg, parse(command, ['x.py', '--from-scratch']))
     work.check_weights(cfg)
     assert cfg.model.backbone.get('init_cfg') is None and cfg.model.backbone.get('pretrained') is None
 
@@ -191,7 +192,7 @@ def test_weights_that_are_not_needed_stop_nothing(how, tmp_path):
     cfg = Config(dict(work_dir=str(tmp_path), model=dict(backbone=dict(
         type='MambaVision', init_cfg=dict(type='Pretrained', checkpoint='no.pth')))))
     if how == 'resume':
-        work.apply_options(cfg, parse_args(['x.py', '--resume']))
+        work.apply_options(cfg, parse(command, ['x.py', '--resume']))
         work.check_weights(cfg)
         assert cfg.model.backbone.init_cfg is None and cfg.load_from == str(tmp_path / 'epoch_1.pth')
     else:

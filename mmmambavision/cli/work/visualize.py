@@ -21,18 +21,18 @@ def look_inside(args, files):
     device = device_of(args.device)
     for path in args.images:
         read_pixels(path)  # a broken one is to stop the command now and not after the others
-    if args.command == 'cam':
+    if args.view == 'cam':
         load_grad_cam()
     subject = load(args, device)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f'{args.out} cannot be made: {error.strerror}') from None
-    if args.command == 'erf':
+    if args.view == 'erf':
         save(files[0], *erf(subject, args))
         return
-    look = dict(attention=attention, scan=scan, cam=cam)[args.command]
-    for path, file in zip(track(args.images, args.command), files):
+    look = dict(attention=attention, scan=scan, cam=cam)[args.view]
+    for path, file in zip(track(args.images, args.view), files):
         save(file, *look(subject, args, subject.prepare(path)))
 
 

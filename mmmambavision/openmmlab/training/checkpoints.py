@@ -40,7 +40,7 @@ class AtomicBackend(LocalBackend):
         except OSError as error:
             Path(part).unlink(missing_ok=True)
             raise UserError(
-                f'{filepath} could not be written: {error.strerror}. Make space. {way_on(folder)}') from None
+                f'{filepath} could not be written: {error.strerror}. Make space. {way_on(folder)}', 'resume') from None
         _sync_folder(folder)
         for path in self._outdated - {str(filepath)}:
             Path(path).unlink(missing_ok=True)
@@ -96,4 +96,4 @@ def latest_checkpoint(work_dir):
 def way_on(work_dir):
     """Sentence that names the last whole checkpoint of a work dir."""
     last = latest_checkpoint(work_dir) if checkpoints(work_dir) else None
-    return f'The last whole checkpoint is {last}; --resume goes on from it' if last else 'There is no checkpoint yet'
+    return f'The last whole checkpoint, to resume from, is {last}' if last else 'There is no checkpoint yet'

@@ -31,7 +31,14 @@ def explained(work_dir):
         if not sentence:
             raise
         resumable = '' if isinstance(error, UserError) else f'. {way_on(work_dir)}'
-        raise UserError(f'{sentence}{resumable}') from None
+        raise UserError(f'{sentence}{resumable}', hint_of(error)) from None
+
+
+def hint_of(error):
+    """The hint for commands, see `UserError`."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return 'less_memory'
+    return getattr(error, 'hint', None) or ('resume' if not isinstance(error, UserError) else None)
 
 
 def sentence_of(error):
@@ -40,11 +47,12 @@ def sentence_of(error):
     if isinstance(error, UserError):  # torch puts a worker's traceback before its message
         return text.rpartition(f'{type(error).__name__}: ')[2].strip() if 'in DataLoader worker' in text else text
     if isinstance(error, torch.OutOfMemoryError):
-        return (f'the GPU has too little memory ({text.split(". ")[0]}): a smaller train_dataloader.batch_size with '
-                '--auto-scale-lr, --amp, and model.backbone.with_cp=True, which computes activations twice, need less')
+        return (f'the GPU has too little memory ({text.split(". ")[0]}): set train_dataloader.batch_size lower and scale the '
+                'learning rate with it, train in mixed precision, or set model.backbone.with_cp=True, which computes '
+                'activations twice')
     if isinstance(error, OSError) and error.errno in NOT_WRITTEN:
-        return (f'{error.filename or "a file"} could not be written: {error.strerror}; make space, or choose a folder '
-                'with --work-dir')
+        return (f'{error.filename or "a file"} could not be written: {error.strerror}; make space, or choose another '
+                'work_dir')
     if worker := WORKER.search(' '.join(map(str, chain(error)))):
         ended = worker[2].strip().replace('is killed by signal: ', 'was ended by a signal: ')
         if 'Bus error' in ended:

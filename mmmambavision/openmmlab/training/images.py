@@ -54,7 +54,7 @@ class ReadWhole(BaseTransform):
                 return done
         sentence = f'{path} cannot be read: {reason}{self.wanted_by(results)}'
         if not self.skip_broken:
-            raise UserError(f'{sentence}. Mend or replace it; --skip-broken-images trains on other images instead')
+            raise UserError(f'{sentence}. Mend or replace it, or set skip_broken_images=True to train on other images instead')
         number = zlib.crc32(str(path).encode()) % len(self.named)
         if not self.named[number]:
             self.named[number] = True
@@ -117,7 +117,7 @@ def first_scan(jpeg):
 
 def put_into(cfg):
     """Make the training pipelines of a config name files that they cannot read, and with its `skip_broken_images`
-    (the option --skip-broken-images) take others instead."""
+    take others instead."""
     pipelines = [hook.get('switch_pipeline') for hook in cfg.get('custom_hooks') or [] if isinstance(hook, dict)]
     pipelines = [(pipeline, None) for pipeline in pipelines if pipeline]  # what mmdet's hook trains with in the end
     loader = cfg.get('train_dataloader') or {}

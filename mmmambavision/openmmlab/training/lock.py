@@ -42,8 +42,8 @@ def hold(work_dir):
                       level=logging.WARNING)
             return
         holder = file.read().strip() or 'which starts at this moment'
-        raise UserError(f'{work_dir} is in use by another training, {holder}: wait until it ends, or give this one '
-                        'a folder of its own with --work-dir') from None
+        raise UserError(f'{work_dir} is in use by another training, {holder}: wait until it ends, or choose '
+                        'another work_dir', 'work_dir') from None
     file.truncate(0)
     file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
     file.flush()

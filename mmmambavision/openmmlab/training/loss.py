@@ -52,8 +52,8 @@ class InvalidLossHook(Hook):
         first = f'; the first such loss was that of {self.first}' if self.count else ''
         raise UserError(
             f'training stopped: {what}{first}. {way_on(runner.work_dir)}. Try a lower learning rate '
-            '(optim_wrapper.optimizer.lr), clipped gradients (optim_wrapper.clip_grad.max_norm), float32 in the place '
-            'of --amp, and look at these files and their annotations')
+            '(optim_wrapper.optimizer.lr), clipped gradients (optim_wrapper.clip_grad.max_norm), float32 instead '
+            'of mixed precision, and look at these files and their annotations', 'resume')
 
 
 def files(data_batch):

@@ -22,8 +22,7 @@ from ...errors import UserError
 from ..configs import add_hook
 from .signals import guard_workers
 
-ANEW = ("to train with the config's, start from the weights alone, in a new work dir: --weights CHECKPOINT --work-dir "
-        'NEW_FOLDER')
+ANEW = "to train with the config's, start a new training from the weights of the checkpoint, in another work_dir"
 CHANGING = {'lr', 'initial_lr', 'initial_momentum'}  # of a group of parameters, whatever its optimizer
 PROGRESS = {'params', 'last_step', '_global_step', '_last_value', 'verbose', 'base_values', 'best', 'num_bad_epochs',
             'cooldown_counter', 'last_epoch'}  # what is no setting
@@ -166,20 +165,20 @@ def check_resumable(runner, checkpoint):
     missing = [key for key in ('optimizer', 'message_hub') if key not in checkpoint]
     if missing or 'iter' not in (checkpoint.get('meta') or {}):
         raise UserError(f"the checkpoint has no {' and no '.join(missing) or 'iteration'}, so no training can be "
-                        f'resumed from it; {ANEW}')
+                        f'resumed from it; {ANEW}', 'new_start')
     states = runner.optim_wrapper.state_dict(), checkpoint['optimizer']
     now, before = (dict(flat(groups_of(state))) for state in states)
     kinds = [{key.split('.')[-1] for key in keys} - CHANGING for keys in (now, before)]
     if not (kinds[0] <= kinds[1] or kinds[1] <= kinds[0]):  # versions of torch add keys
         raise UserError(f"the checkpoint's optimizer is of another type than the config's: one alone has "
-                        f"{', '.join(sorted(kinds[0] ^ kinds[1]))}; {ANEW}")
+                        f"{', '.join(sorted(kinds[0] ^ kinds[1]))}; {ANEW}", 'new_start')
     sizes = [{key: len(value) for key, value in state.items() if key.endswith('params')} for state in (now, before)]
     if sizes[0] != sizes[1]:
         groups, parameters = ([count(size) for size in sizes] for count in (len, lambda size: sum(size.values())))
         raise UserError(
             f"the checkpoint's optimizer has {parameters[1]} parameters in {groups[1]} groups, the config's "
             f'{parameters[0]} in {groups[0]}: the paramwise_cfg or constructor of optim_wrapper, or what is frozen, '
-            f'differs; {ANEW}')
+            f'differs; {ANEW}', 'new_start')
 
 
 def warn_of_kept_settings(runner, checkpoint):

@@ -88,8 +88,8 @@ class SignalHook(Hook):
         runner.save_checkpoint(runner.work_dir, INTERRUPTED, meta=meta, by_epoch=False, backend_args=BACKEND)
         barrier()  # launchers end the other processes when one has ended
         runner.logger.warning(
-            f'ended by {signal.Signals(number).name} after iteration {meta["iter"]}: the same command with --resume '
-            f'goes on from {Path(runner.work_dir, INTERRUPTED)}')
+            f'ended by {signal.Signals(number).name} after iteration {meta["iter"]}: resume from '
+            f'{Path(runner.work_dir, INTERRUPTED)}')
         raise SystemExit(status_of(number))
 
 
