@@ -53,7 +53,8 @@ class Block(NamedTuple):
         finally:
             handle.remove()
         (tokens, output), = calls
-        return tokens, output, windows_of(self.trunk.levels[self.level].window, *maps[self.level].shape[2:], images.device)
+        level = self.trunk.levels[self.level]
+        return tokens, output, windows_of(level.window, *maps[self.level].shape[2:], images.device)
 
 
 def find_block(trunk, kind, name=None):

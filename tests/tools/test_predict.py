@@ -13,10 +13,10 @@ from pycocotools.coco import COCO
 
 from mmmambavision.cli.export import main as export
 from mmmambavision.cli.predict import main
-from mmmambavision.recipes import released_recipe
 from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.configs import fit_to_machine
 from mmmambavision.openmmlab.predictor import Predictor
+from mmmambavision.recipes import released_recipe
 from mmmambavision.terminal import run
 
 from ..helpers.messages import facts

@@ -47,9 +47,9 @@ def sentence_of(error):
     if isinstance(error, UserError):  # torch puts a worker's traceback before its message
         return text.rpartition(f'{type(error).__name__}: ')[2].strip() if 'in DataLoader worker' in text else text
     if isinstance(error, torch.OutOfMemoryError):
-        return (f'the GPU has too little memory ({text.split(". ")[0]}): set train_dataloader.batch_size lower and scale the '
-                'learning rate with it, train in mixed precision, or set model.backbone.with_cp=True, which computes '
-                'activations twice')
+        return (f'the GPU has too little memory ({text.split(". ")[0]}): set train_dataloader.batch_size lower and '
+                'scale the learning rate with it, train in mixed precision, or set model.backbone.with_cp=True, which '
+                'computes activations twice')
     if isinstance(error, OSError) and error.errno in NOT_WRITTEN:
         return (f'{error.filename or "a file"} could not be written: {error.strerror}; make space, or choose another '
                 'work_dir')

@@ -54,7 +54,8 @@ class ReadWhole(BaseTransform):
                 return done
         sentence = f'{path} cannot be read: {reason}{self.wanted_by(results)}'
         if not self.skip_broken:
-            raise UserError(f'{sentence}. Mend or replace it, or set skip_broken_images=True to train on other images instead')
+            raise UserError(f'{sentence}. Mend or replace it, or set skip_broken_images=True to train on other images '
+                            'instead')
         number = zlib.crc32(str(path).encode()) % len(self.named)
         if not self.named[number]:
             self.named[number] = True
