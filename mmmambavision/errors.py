@@ -6,12 +6,12 @@ class UserError(ValueError):
 
     Args:
         message: what is wrong, where, and what to do. Commands print it without a traceback.
-        hint: name of the option of a command that mends it, see `cli/hints.py`; commands add the option's sentence.
+        hints: names of sentences in `cli/hints.py`, which commands add: the options that mend it. None is left out.
     """
 
-    def __init__(self, message: str, hint: str | None = None):
+    def __init__(self, message: str, *hints: str | None):
         super().__init__(message)
-        self.hint = hint
+        self.hints = [hint for hint in hints if hint]
 
 
 class UnreachableError(UserError):

@@ -30,7 +30,7 @@ def parse(command, argv=None):
     return command.check(parser_of(command).parse_args(argv))
 
 
-def main(name, argv=None):
+def run_command(name, argv=None):
     """Run the command of the module `name` with `argv` or `sys.argv`."""
     command = sys.modules[name]
     command.run(parse(command, argv))

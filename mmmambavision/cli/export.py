@@ -45,4 +45,4 @@ def run(args):
 
 
 def main(argv=None):
-    cli.main(__name__, argv)
+    cli.run_command(__name__, argv)

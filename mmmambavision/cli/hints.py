@@ -15,5 +15,5 @@ HINTS = dict(
 
 
 def with_hint(error: UserError) -> str:
-    """The message of an error and, if it has a hint, the sentence with the option."""
-    return f'{error}. {HINTS[error.hint]}' if error.hint else str(error)
+    """The message of an error and the sentences of its hints."""
+    return '. '.join([str(error), *(HINTS[hint] for hint in error.hints)])

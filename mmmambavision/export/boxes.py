@@ -1,7 +1,9 @@
-"""Boxes of mmdet's heads, from deltas and from anchors, in operations that ONNX has."""
+"""Boxes of mmdet's heads, non-maximum suppression and features of regions, in operations that ONNX has."""
 import math
 
 import torch
+import torchvision
+from torch import nn
 
 from ..errors import UserError
 
@@ -74,3 +76,103 @@ def best_of_levels(head, maps, cfg, height, width):
         scores = torch.where(large, scores, -1.)
         found.append((boxes, scores, place % classes, torch.full_like(place, level)))
     return tuple(map(torch.cat, zip(*found)))
+
+
+@torch.library.custom_op('mmmambavision::fixed_nms', mutates_args=())
+def fixed_nms(boxes: torch.Tensor, scores: torch.Tensor, iou: float, threshold: float, count: int) -> torch.Tensor:
+    """Indices (count,) of the boxes that non-maximum suppression keeps, best first, padded with the number of boxes.
+
+    The output has a fixed size, so everything after it has sizes known beforehand.
+
+    Args:
+        boxes: corners (N, 4).
+        scores: (N,); boxes of `threshold` and below are not considered.
+        iou: boxes that overlap a better one by more are not kept.
+        threshold: see scores.
+        count: the size of the output.
+    """
+    index = (scores > threshold).nonzero()[:, 0]
+    kept = index[torchvision.ops.nms(boxes[index], scores[index], iou)][:count]
+    return torch.cat([kept, kept.new_full((count - len(kept),), len(boxes))])
+
+
+@fixed_nms.register_fake
+def _(boxes, scores, iou, threshold, count):
+    return boxes.new_empty((count,), dtype=torch.long)
+
+
+def nms_by_class(boxes, scores, classes, iou, threshold, count):
+    """`fixed_nms` among boxes of one class each: those of different classes are moved apart, as mmcv's batched_nms does
+    it.
+
+    Args:
+        boxes: (N, 4), scores (N,) and numbers of classes (N,).
+
+    Returns:
+        Indices (count,), filled up with N.
+    """
+    largest = torch.where((scores > threshold)[:, None], boxes, 0.).max()
+    apart = boxes + (classes.to(boxes.dtype) * (largest + 1))[:, None]
+    return torch.ops.mmmambavision.fixed_nms(apart, scores, iou, threshold, count)
+
+
+def translate_nms(boxes, scores, iou, threshold, count):
+    """ONNX's NonMaxSuppression, whose output (M, 3) of image, class and box becomes (count,)."""
+    from onnxscript import opset18 as op  # an optional package, of which `fixed_nms` itself needs nothing
+
+    def integers(*values):
+        return op.Constant(value_ints=list(values))
+
+    found = op.NonMaxSuppression(
+        op.Unsqueeze(boxes, integers(0)), op.Unsqueeze(scores, integers(0, 1)), integers(count),
+        op.Constant(value_floats=[iou]), op.Constant(value_floats=[threshold]))
+    found = op.Reshape(op.Slice(found, integers(2), integers(3), integers(1)), integers(-1))
+    filling = op.Expand(op.Shape(boxes, start=0, end=1), integers(count))
+    return op.Slice(op.Concat(found, filling, axis=0), integers(0), integers(count), integers(0))
+
+
+class RegionFeatures(nn.Module):
+    """mmdet's SingleRoIExtractor (Feature Pyramid Networks, equation 1) without a selection of regions by level, whose
+    size is not known beforehand.
+
+    The levels become one batch, each filled up to the finest one's size, and RoIAlign's own index into the batch
+    chooses the level: each region is pooled once. Filling repeats the last row and column, so that what RoIAlign reads
+    up to half a pixel beyond a level's border is what it finds at the border.
+
+    Args:
+        extractor: mmdet's.
+
+    Raises:
+        UserError: it pools in another way than average RoIAlign.
+    """
+
+    def __init__(self, extractor):
+        super().__init__()
+        layers = extractor.roi_layers
+        if type(extractor).__name__ != 'SingleRoIExtractor' or any(
+                type(layer).__name__ != 'RoIAlign' or layer.pool_mode != 'avg' for layer in layers):
+            raise UserError('only detectors whose regions are pooled by a SingleRoIExtractor with RoIAlign (average) '
+                            'are exported')
+        self.levels, self.finest = extractor.num_inputs, extractor.finest_scale
+        self.size, self.aligned = layers[0].output_size, layers[0].aligned
+        self.samples = layers[0].sampling_ratio  # 0: as many as the region's size asks for
+        self.register_buffer('scales', torch.tensor([layer.spatial_scale for layer in layers]), False)
+
+    def stack(self, maps):
+        """Maps (1, C, H_i, W_i) of the pyramid, finest first, as one batch (levels, C, H_0, W_0)."""
+        height, width = maps[0].shape[2:]
+        filled = [maps[0]]
+        for one in maps[1:self.levels]:
+            rows, columns = (torch.arange(target, device=one.device).clamp(max=own - 1)
+                             for target, own in zip((height, width), one.shape[2:]))
+            filled.append(one.index_select(2, rows).index_select(3, columns))
+        return torch.cat(filled)
+
+    def forward(self, stacked, boxes):
+        """Features (N, C, *size) of boxes (N, 4) in pixels of the image."""
+        sides = boxes[:, 2:] - boxes[:, :2]
+        level = torch.floor(torch.log2((sides[:, 0] * sides[:, 1]).sqrt() / self.finest + 1e-6))
+        level = level.clamp(0, self.levels - 1)
+        scale = self.scales[level.long()]
+        regions = torch.cat([level[:, None], boxes * scale[:, None]], 1)
+        return torchvision.ops.roi_align(stacked, regions, self.size, 1., self.samples, self.aligned)

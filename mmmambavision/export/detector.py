@@ -3,10 +3,8 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from .boxes import best_of_levels, check_coder, decode
-from .images import Preprocessor
-from .nms import nms_by_class
-from .regions import RegionFeatures
+from .boxes import RegionFeatures, best_of_levels, check_coder, decode, nms_by_class
+from .parts import Preprocessor
 
 
 def detector(model):

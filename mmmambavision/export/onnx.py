@@ -1,13 +1,16 @@
 """A module to an ONNX file that takes any size, and back into ONNX Runtime."""
-import json
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..errors import UserError
+from .contract import Contract
+
+MATRICES = {'Conv', 'ConvTranspose', 'MatMul', 'Gemm'}
 
 
-def export(module, sample, file, scan='loop-free', opset=20, static=False, half=False, meta=None):
+def export(module, sample, file, scan='loop-free', opset=20, static=False, half=False, contract=None):
     """Write a function of images to an ONNX file, its weights in it, or, from 1.5 GiB on, in FILE.data beside it.
 
     Args:
@@ -19,7 +22,7 @@ def export(module, sample, file, scan='loop-free', opset=20, static=False, half=
         opset: version of ONNX's operators.
         static: whether the file takes the sample's batch and size alone.
         half: whether large weights are stored in float16.
-        meta: what the file's metadata_props shall say, values that JSON knows.
+        contract: the `Contract` for the file's metadata_props, or None.
 
     Raises:
         UserError: a package is missing, or the file cannot be written.
@@ -28,8 +31,7 @@ def export(module, sample, file, scan='loop-free', opset=20, static=False, half=
     import onnx
     from onnxscript.optimizer import optimize_ir
 
-    from . import nms
-    from .half import halve_weights
+    from . import boxes
     from .scan import translations
     dynamic = torch.export.Dim.DYNAMIC
     sizes = {2: dynamic, 3: dynamic, **({0: dynamic} if getattr(module, 'any_batch', True) else {})}
@@ -38,13 +40,15 @@ def export(module, sample, file, scan='loop-free', opset=20, static=False, half=
             module, (sample,), dynamo=True, opset_version=opset, verbose=False, optimize=False,
             input_names=['images'], output_names=getattr(module, 'outputs', None),
             dynamic_shapes=None if static else (sizes,),
-            custom_translation_table={**translations(scan), torch.ops.mmmambavision.fixed_nms.default: nms.translate})
+            custom_translation_table={**translations(scan),
+                                      torch.ops.mmmambavision.fixed_nms.default: boxes.translate_nms})
     optimize_ir(program.model, num_iterations=1)  # torch's two take twice as long and find no more
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # where in whose source each node comes from, a tenth of a small file
     if half:
-        halve_weights(program.model.graph)
-    program.model.metadata_props.update({key: json.dumps(value) for key, value in (meta or {}).items()})
+        _halve_weights(program.model.graph)
+    if contract:
+        program.model.metadata_props.update(contract.properties)
     try:
         program.save(str(file))
     except OSError as error:  # as of a full disk, where a part of the file would be in the next one's way
@@ -69,15 +73,23 @@ def read(file):
         raise UserError(f'{file} cannot be read by ONNX Runtime: {str(error).splitlines()[0]}') from None
 
 
-def metadata(session):
-    """The values of a file's metadata_props, which `export` wrote; those that others added are left out."""
-    found = {}
-    for key, value in session.get_modelmeta().custom_metadata_map.items():
-        try:
-            found[key] = json.loads(value)
-        except ValueError:
-            continue
-    return found
+def open_model(file, task):
+    """The ONNX Runtime session and the contract of an exported model.
+
+    Args:
+        file: path.
+        task: 'detection' or 'segmentation'.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+    session = read(file)
+    contract = Contract.of_session(session)
+    if contract is None or contract.task != task:
+        holds = 'another model' if contract is None else contract.part if contract.part != 'model' else contract.task
+        raise UserError(f'{file} holds {holds}, and the config asks for {task}: evaluate a whole model that was '
+                        'exported with this config')
+    return session, contract
 
 
 def need(*packages):
@@ -91,3 +103,31 @@ def need(*packages):
             __import__(package)
         except ImportError:
             raise UserError(f'this needs {package}: pip install onnx onnxscript onnxruntime') from None
+
+
+def _halve_weights(graph):
+    """Store matrices and kernels as float16 and cast them back in the graph, which runtimes do once, when they load it.
+
+    Everything else stays as it is: biases, norms, the scans' decays and constants are a small part of a file. So do
+    weights that float16 does not hold.
+
+    Args:
+        graph: onnx_ir's, changed in place.
+    """
+    import onnx_ir as ir
+    for name, weight in list(graph.initializers.items()):
+        uses = list(weight.uses())
+        if weight.dtype != ir.DataType.FLOAT or not uses or any(use.node.op_type not in MATRICES for use in uses):
+            continue
+        values = weight.const_value.numpy()
+        if values.ndim < 2 or np.abs(values).max() > np.finfo(np.float16).max:
+            continue
+        stored = ir.Value(name=f'{name}_half', const_value=ir.tensor(values.astype(np.float16), name=f'{name}_half'),
+                          type=ir.TensorType(ir.DataType.FLOAT16), shape=weight.shape)
+        cast = ir.node('Cast', [stored], attributes=dict(to=ir.DataType.FLOAT), num_outputs=1)
+        cast.outputs[0].name, cast.outputs[0].type, cast.outputs[0].shape = f'{name}_single', weight.type, weight.shape
+        graph.insert_before(graph[0], cast)
+        for use in uses:
+            use.node.replace_input_with(use.idx, cast.outputs[0])
+        del graph.initializers[name]
+        graph.register_initializer(stored)

@@ -5,8 +5,7 @@ from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoI
 from mmdet.models.task_modules import AnchorGenerator, DeltaXYWHBBoxCoder
 
 from mmmambavision.errors import UserError
-from mmmambavision.export.boxes import anchors, check_coder, decode
-from mmmambavision.export.regions import RegionFeatures
+from mmmambavision.export.boxes import RegionFeatures, anchors, check_coder, decode
 
 
 def boxes_in(height, width, count, seed=0):

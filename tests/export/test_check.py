@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from mmmambavision.export import check
 from mmmambavision.export.check import LIMITS, compare, differences, picture, sizes_around
-from mmmambavision.export.metadata import describe
+from mmmambavision.export.contract import Contract
 from mmmambavision.openmmlab import models
 from mmmambavision.openmmlab.configs import fit_to_machine
 
@@ -93,7 +93,7 @@ def described(config, part='model', **options):
     cfg = Config.fromfile(ROOT / 'configs' / f'{config}.py')
     cfg.merge_from_dict({key.replace('__', '.'): value for key, value in options.items()})
     fit_to_machine(cfg)
-    return describe(models.load_model(cfg, None, 'cpu'), part, models.tested_on(cfg).pipeline)
+    return Contract.describe(models.load_model(cfg, None, 'cpu'), part, models.tested_on(cfg).pipeline).fields
 
 
 def test_description_of_detectors():

@@ -4,7 +4,7 @@ import torch
 import torchvision
 from mmcv.ops import batched_nms
 
-from mmmambavision.export.nms import fixed_nms, nms_by_class, translate
+from mmmambavision.export.boxes import fixed_nms, nms_by_class, translate_nms
 
 
 class Suppress(torch.nn.Module):
@@ -52,7 +52,7 @@ def test_in_onnx_runtime(threshold, tmp_path):
     program = torch.onnx.export(
         module, random_boxes(60, 0), dynamo=True, verbose=False, input_names=['boxes', 'scores', 'labels'],
         dynamic_shapes=({0: dynamic},) * 3, custom_translation_table={
-            torch.ops.mmmambavision.fixed_nms.default: translate})
+            torch.ops.mmmambavision.fixed_nms.default: translate_nms})
     program.save(str(tmp_path / 'nms.onnx'))
     session = onnxruntime.InferenceSession(str(tmp_path / 'nms.onnx'))
     for size in (1, 30, 500):

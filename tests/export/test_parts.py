@@ -13,10 +13,10 @@ pytest.importorskip('onnxruntime')
 
 from mmmambavision import MambaVision  # noqa: E402
 from mmmambavision.errors import UserError  # noqa: E402
-from mmmambavision.export.metadata import describe  # noqa: E402
+from mmmambavision.export.contract import Contract  # noqa: E402
 from mmmambavision.export.onnx import export, read  # noqa: E402
 from mmmambavision.export.parts import PARTS, Backbone, Neck  # noqa: E402
-from mmmambavision.export.pooling import AdaptiveAvgPool, replace_adaptive_pooling  # noqa: E402
+from mmmambavision.export.segmentor import AdaptiveAvgPool, replace_adaptive_pooling  # noqa: E402
 from mmmambavision.openmmlab import models  # noqa: E402
 from mmmambavision.openmmlab.configs import fit_to_machine  # noqa: E402
 from mmmambavision.presets import PRESETS  # noqa: E402
@@ -101,15 +101,14 @@ HEADS = dict(
 def test_segmentor_is_mmsegs(head, tmp_path):
     """Logits of a file at sizes that it has not seen, beside those that mmseg's own inference gives; in slide mode
     through the model that tools/test.py puts in the place of the config's."""
-    from mmseg.apis import inference_model
-
     from mmmambavision.openmmlab.exported.segmentor import ExportedSegmentor
+    from mmseg.apis import inference_model
     model = small_model('upernet_mambavision_demo', **HEADS[head])
     shapes = [(96, 128), (173, 123), (64, 200)]
     images = [np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8) for shape in shapes]
     expected = [inference_model(model, image) for image in images]
-    file, described = tmp_path / 's.onnx', describe(model, 'model', models.tested_on(model.cfg).pipeline)
-    export(PARTS['model'](model).eval(), torch.randn(2, 3, 80, 112), file, meta=described)
+    file, described = tmp_path / 's.onnx', Contract.describe(model, 'model', models.tested_on(model.cfg).pipeline)
+    export(PARTS['model'](model).eval(), torch.randn(2, 3, 80, 112), file, contract=described)
     exported = ExportedSegmentor(str(file), model.test_cfg)
     exported.cfg = model.cfg
     session = read(file)
@@ -126,7 +125,7 @@ def test_segmentor_is_mmsegs(head, tmp_path):
             assert (values.argmax(0) == sample.pred_sem_seg.data[0].numpy())[sure].all()
         assert (found.pred_sem_seg.data == sample.pred_sem_seg.data)[0][torch.from_numpy(sure)].all()
     meta = {entry.key: json.loads(entry.value) for entry in onnx.load(file).metadata_props}
-    assert meta == described
+    assert meta == described.fields
 
 
 @pytest.mark.parametrize('options, message', [
@@ -146,7 +145,7 @@ def test_parts_of_a_detector():
         maps = model.backbone(x)
         assert all(torch.equal(a, b) for a, b in zip(Backbone(model)(x), maps, strict=True))
         assert all(torch.equal(a, b) for a, b in zip(Neck(model)(x), model.neck(maps), strict=True))
-    with pytest.raises(UserError, match=facts('--part neck', '--part backbone')):
+    with pytest.raises(UserError, match=facts('neck', 'backbone')):
         Neck(small_model('upernet_mambavision_demo'))
 
 

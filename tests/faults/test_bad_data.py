@@ -72,7 +72,7 @@ def test_stops_or_skips(step, tmp_path, logged):
     results = dict(img_path=str(path), img_id=7)
     with pytest.raises(UserError) as stop:
         step(ann_file='train.json')(dict(results))
-    for fact in (str(path), 'cut off', 'image 7', 'train.json', '--skip-broken-images'):
+    for fact in (str(path), 'cut off', 'image 7', 'train.json', 'skip_broken_images'):
         assert fact in str(stop.value)
     skipping = step(skip_broken=True)
     assert skipping(dict(results)) is None and skipping(dict(results)) is None
@@ -116,7 +116,7 @@ def test_a_training_stops_at_a_bad_image_or_goes_round_it(tmp_path):
     output = train(config, tmp_path / 'stops', *options, status=1)
     assert 'Traceback' not in output
     error, = [line for line in output.splitlines() if line.startswith('error: ')]
-    assert f'{tmp_path}/data/images/training/' in error and '--skip-broken-images' in error
+    assert f'{tmp_path}/data/images/training/' in error and 'skip_broken_images' in error
     assert f'{tmp_path}/data/list.txt' in error
     output = train(config, tmp_path / 'skips', '--skip-broken-images', *options, 'train_dataloader.num_workers=2')
     assert 'Iter(train) [12/12]' in output

@@ -33,7 +33,7 @@ def test_the_second_names_the_first_and_its_children_hold_nothing(tmp_path):
     try:
         with pytest.raises(UserError) as refused:
             lock.hold(tmp_path)
-        for fact in (str(tmp_path), f'process {holder} on {socket.gethostname()}', '--work-dir'):
+        for fact in (str(tmp_path), f'process {holder} on {socket.gethostname()}', 'work_dir'):
             assert fact in str(refused.value)
         os.kill(holder, signal.SIGKILL)
         os.waitpid(holder, 0)

@@ -6,6 +6,7 @@ import torch
 from mmengine.config import Config
 
 from mmmambavision.checkpoints.files import read_checkpoint
+from mmmambavision.cli.hints import with_hint
 from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.training.loss import InvalidLossHook, put_into
 
@@ -31,9 +32,9 @@ def test_counts_in_a_row(runner):
     give(hook, runner, 1., nan, inf, 2., nan, nan)
     with pytest.raises(UserError) as stop:
         give(hook, runner, -inf)
-    message = str(stop.value)
+    message = with_hint(stop.value)
     for fact in ('3 losses', 'iteration 5', '5.jpg, 5.jpg', f'{runner.work_dir}/epoch_1.pth', '--resume',
-                 'optim_wrapper.optimizer.lr', 'optim_wrapper.clip_grad', '--amp'):
+                 'optim_wrapper.optimizer.lr', 'optim_wrapper.clip_grad', 'precision'):
         assert fact in message
 
 

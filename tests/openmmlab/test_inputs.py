@@ -155,7 +155,7 @@ def test_results_of_a_segmentor(tmp_path):
 
 def test_nothing_is_overwritten(folder, tmp_path):
     sources = find_inputs([str(folder)])
-    with pytest.raises(UserError, match=facts('a.JPG', 'b.png', 'c.bmp', '--out')):
+    with pytest.raises(UserError, match=facts('a.JPG', 'b.png', 'c.bmp')):
         Results(folder, [*sources[:3], Source(folder / 'notes.txt', Path('notes.txt'))], numbers=False)
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / 'predictions.json').write_text('mine')

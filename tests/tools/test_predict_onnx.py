@@ -21,6 +21,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from mmmambavision.export.contract import Contract
+
 from ..helpers.messages import facts
 from ..helpers.process import ROOT, load_tool
 
@@ -38,6 +40,10 @@ def save(path, nodes, outputs, meta, size=('h', 'w'), constants=()):
     helper.set_model_props(model, {key: json.dumps(value) for key, value in meta.items()})
     onnx.save(model, path)
     return path
+
+
+def test_the_reader_knows_the_fields_of_the_contract():
+    assert set(tool.KEYS) == set(Contract.__dataclass_fields__)
 
 
 def detector(path, meta=None, **outputs):

@@ -1,5 +1,5 @@
-# The budget of tools/benchmarks/peers_trained.py under Cascade Mask R-CNN: the demo's, shortened to 4 epochs.
-_base_ = '../../configs/cascade_mask_rcnn_mambavision_demo.py'
+# The budget of tools/benchmarks/peers_trained.py under Cascade Mask R-CNN: 4 epochs.
+_base_ = 'peers_cascade.py'
 
 max_epochs = 4
 iterations = 400  # 4 epochs of 400 images by 4

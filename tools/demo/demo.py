@@ -46,7 +46,7 @@ def main():
     work_dir = Path('work_dirs', name, datetime.now().strftime('%Y%m%d_%H%M%S'))
     try:
         if not DATA.exists():
-            call('demo/make_shapes_dataset.py', DATA)
+            call('demo/make_shapes_dataset.py', DATA, '--task', 'coloured')
         if classifies and not OBJECTS.exists():
             call('demo/crop_objects.py', DATA / 'coco', OBJECTS)
         call('train.py', config, '--work-dir', work_dir)

@@ -1,5 +1,6 @@
 """Draw a small data set of overlapping shapes on textured backgrounds, in COCO's and ADE20K's layouts.
 
+With --task coloured each class has a range of colours and the shapes are large: a small network learns them in minutes.
 With --task context each image has a marker in one of its corners, a disc that is light or dark inside: circles and
 triangles are what they are, but of rectangles and stars each has two classes, and the marker, which has two of its own,
 says which.
@@ -21,11 +22,12 @@ CONTEXT_CLASSES = (
     'circle', 'triangle', 'rectangle (light)', 'star (light)', 'rectangle (dark)', 'star (dark)',  # by the marker
     'light marker', 'dark marker')
 ANY_COLOUR = (40, 215)  # lowest and highest value
-# Of the context task, whose shapes are easy to find and to tell, so that the context is what is hard: lowest and
-# highest values of the colours of the background and of each kind of shape, in BGR.
+# Of the coloured and context tasks, whose shapes are easy to find and to tell apart: lowest and highest values of the
+# colours of the background and of each kind of shape, in BGR.
 GREYS = (100, 155)
 COLOURS = [((30, 30, 150), (90, 90, 230)), ((30, 150, 30), (90, 230, 90)), ((150, 90, 30), (230, 120, 90)),
            ((30, 150, 150), (90, 230, 230))]
+COLOURED_STYLE = dict(contrast=20, radii=(.14, .28), greys=GREYS, colours=COLOURS, most=4)
 CONTEXT_STYLE = dict(contrast=12, radii=(.14, .26), greys=GREYS, colours=COLOURS)
 SPLITS = {'train': ('train2017', 'training'), 'val': ('val2017', 'validation')}  # COCO's and ADE20K's folder names
 MAX_HIDDEN = 0.5  # a shape is not placed where it would hide more than this of one that is there
@@ -64,11 +66,12 @@ def outline(rng, kind, size, radii):
     return centre + radius * np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
-def draw(rng, size, contrast=45, radii=(.09, .26), greys=ANY_COLOUR, colours=(ANY_COLOUR,) * len(CLASSES)):
-    """An image (size, size, 3) uint8 and its shapes as a list of (class index, visible mask (size, size) bool)."""
+def draw(rng, size, contrast=45, radii=(.09, .26), greys=ANY_COLOUR, colours=(ANY_COLOUR,) * len(CLASSES), most=6):
+    """An image (size, size, 3) uint8 and its shapes, 2 to `most` where they fit, as a list of (class index, visible
+    mask (size, size) bool)."""
     image = texture(rng, size, contrast, *greys)
     shapes = []
-    for _ in range(rng.integers(2, 7)):
+    for _ in range(rng.integers(2, most + 1)):
         kind = int(rng.integers(len(CLASSES)))
         mask = np.zeros((size, size), np.uint8)
         cv2.fillPoly(mask, [np.round(outline(rng, kind, size, radii) * 16).astype(np.int32)], 1, shift=4)
@@ -143,7 +146,7 @@ def make_split(out, split, count, args):
             image, shapes = draw(rng, args.size, **CONTEXT_STYLE)
             shapes = add_marker(rng, image, shapes)
         else:
-            image, shapes = draw(rng, args.size)
+            image, shapes = draw(rng, args.size, **(COLOURED_STYLE if args.task == 'coloured' else {}))
         name = f'{index:06d}'
         for folder in (folders[0], folders[2]):
             cv2.imwrite(str(folder / f'{name}.jpg'), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
@@ -158,8 +161,9 @@ def make_split(out, split, count, args):
 def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('out', type=Path, help='new folder for the data set: OUT/coco and OUT/ade')
-    parser.add_argument('--task', choices=('shapes', 'context'), default='shapes',
-                        help='context: classes that depend on a marker in a corner')
+    parser.add_argument('--task', choices=('shapes', 'coloured', 'context'), default='shapes',
+                        help='coloured: a range of colours for each class; context: classes that depend on a '
+                             'marker in a corner')
     parser.add_argument('--train', type=int, default=400, help='images to train on')
     parser.add_argument('--val', type=int, default=100, help='images held out')
     parser.add_argument('--size', type=int, default=160, help='sides of the images in pixels, at least 32')

@@ -8,7 +8,7 @@ from rich.progress import track
 
 from ...errors import UserError
 from ...export.check import HALF_LIMITS, LIMITS, compare, picture, sizes_around
-from ...export.metadata import describe
+from ...export.contract import UNSET, Contract
 from ...export.onnx import export, need, read
 from ...export.parts import PARTS
 from ...openmmlab.configs import fit_to_machine, load_config
@@ -35,12 +35,12 @@ def write(args):
     module = PARTS[args.part](model).eval()
     begin = time.monotonic()
     batch = 2 if module.any_batch and not args.static else 1
-    meta = describe(model, args.part, tested_on(cfg).pipeline)
-    export(module, torch.randn(batch, 3, *args.size), args.out, args.scan, args.opset, args.static, args.half, meta)
+    contract = Contract.describe(model, args.part, tested_on(cfg).pipeline)
+    export(module, torch.randn(batch, 3, *args.size), args.out, args.scan, args.opset, args.static, args.half, contract)
     files = [path for path in (args.out, Path(f'{args.out}.data')) if path.exists()]  # the second of large networks
     megabytes = sum(path.stat().st_size for path in files) / 1e6
     print(f"{' and '.join(map(str, files))}: {megabytes:.1f} MB, in {time.monotonic() - begin:.0f} s")
-    if args.part == 'model' and 'resize' not in meta:
+    if args.part == 'model' and contract.resize is UNSET:
         print('warning: the test pipeline does more than resize, so tools/predict_onnx.py does not take this file')
     for key, count in getattr(module, 'counts', {}).items():
         if not 0 < count < TENSORRT_TOPK:

@@ -74,10 +74,10 @@ def replace_model(cfg, args):
     if scope == 'mmpretrain':
         raise UserError('classifiers are evaluated from checkpoints alone')
     if scope == 'mmseg':
-        from ...openmmlab.exported import segmentor  # noqa: F401 (it registers the type)
+        from ...export import exported_segmentor  # noqa: F401 (it registers the type)
         cfg.model = dict(type='ExportedSegmentor', file=args.checkpoint, test_cfg=cfg.model.test_cfg)
     else:
-        from ...openmmlab.exported import detector  # noqa: F401
+        from ...export import exported_detector  # noqa: F401
         cfg.model = dict(type='ExportedDetector', file=args.checkpoint)
 
 

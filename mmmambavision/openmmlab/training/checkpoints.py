@@ -39,8 +39,8 @@ class AtomicBackend(LocalBackend):
             os.replace(part, filepath)
         except OSError as error:
             Path(part).unlink(missing_ok=True)
-            raise UserError(
-                f'{filepath} could not be written: {error.strerror}. Make space. {way_on(folder)}', 'resume') from None
+            last, hint = way_on(folder)
+            raise UserError(f'{filepath} could not be written: {error.strerror}. Make space. {last}', hint) from None
         _sync_folder(folder)
         for path in self._outdated - {str(filepath)}:
             Path(path).unlink(missing_ok=True)
@@ -94,6 +94,6 @@ def latest_checkpoint(work_dir):
 
 
 def way_on(work_dir):
-    """Sentence that names the last whole checkpoint of a work dir."""
+    """A sentence that names the last whole checkpoint of a work dir, and the hint for commands, see `UserError`."""
     last = latest_checkpoint(work_dir) if checkpoints(work_dir) else None
-    return f'The last whole checkpoint, to resume from, is {last}' if last else 'There is no checkpoint yet'
+    return (f'The last whole checkpoint is {last}', 'resume') if last else ('There is no checkpoint yet', None)

@@ -30,15 +30,12 @@ def explained(work_dir):
         sentence = sentence_of(error)
         if not sentence:
             raise
-        resumable = '' if isinstance(error, UserError) else f'. {way_on(work_dir)}'
-        raise UserError(f'{sentence}{resumable}', hint_of(error)) from None
-
-
-def hint_of(error):
-    """The hint for commands, see `UserError`."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return 'less_memory'
-    return getattr(error, 'hint', None) or ('resume' if not isinstance(error, UserError) else None)
+        if isinstance(error, UserError):
+            raise UserError(sentence, *getattr(error, 'hints', ())) from None
+        last, hint = way_on(work_dir)
+        mended_by = ('less_memory' if isinstance(error, torch.OutOfMemoryError) else
+                     'work_dir' if isinstance(error, OSError) and error.errno in NOT_WRITTEN else None)
+        raise UserError(f'{sentence}. {last}', mended_by, hint) from None
 
 
 def sentence_of(error):

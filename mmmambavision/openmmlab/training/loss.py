@@ -50,10 +50,11 @@ class InvalidLossHook(Hook):
 
     def stop(self, runner, what):
         first = f'; the first such loss was that of {self.first}' if self.count else ''
+        last, hint = way_on(runner.work_dir)
         raise UserError(
-            f'training stopped: {what}{first}. {way_on(runner.work_dir)}. Try a lower learning rate '
+            f'training stopped: {what}{first}. {last}. Try a lower learning rate '
             '(optim_wrapper.optimizer.lr), clipped gradients (optim_wrapper.clip_grad.max_norm), float32 instead '
-            'of mixed precision, and look at these files and their annotations', 'resume')
+            'of mixed precision, and look at these files and their annotations', hint)
 
 
 def files(data_batch):

@@ -1,6 +1,6 @@
-"""The demo's detector trained for some steps against the losses that it had with mmcv's compiled operators.
+"""A small Cascade Mask R-CNN trained for some steps against the losses that it had with mmcv's compiled operators.
 
-`MMCV=compiled make setup`, then `.venv-compiled/bin/python -m tests.openmmlab.test_demo_losses` stored them.
+`MMCV=compiled make setup`, then `.venv-compiled/bin/python -m tests.openmmlab.test_cascade_losses` stored them.
 """
 import json
 
@@ -17,7 +17,7 @@ from ..helpers import seeded
 from ..helpers.compare import GOLDEN
 from ..helpers.process import ROOT
 
-STORED = GOLDEN / 'demo_losses.json'
+STORED = GOLDEN / 'cascade_losses.json'
 STEPS, SIZE = 5, 128
 
 
@@ -53,7 +53,7 @@ def train(dtype):
 
 
 def take_steps(dtype):
-    cfg = Config.fromfile(ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_demo.py')
+    cfg = Config.fromfile(ROOT / 'tools' / 'benchmarks' / 'peers_cascade.py')
     init_default_scope('mmdet')
     torch.manual_seed(0)
     model = seeded.fill(MODELS.build(cfg.model)).to(dtype).train()

@@ -6,7 +6,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 
-from .file import open_file
+from .onnx import open_model
 
 
 @MODELS.register_module()
@@ -22,8 +22,8 @@ class ExportedDetector(BaseModel):
 
     def __init__(self, file):
         super().__init__()  # with mmengine's plain preprocessor: normalisation and padding are in the file
-        self.session, meta = open_file(file, 'detection')
-        self.test_cfg = ConfigDict(mask_thr_binary=meta['mask_threshold'])
+        self.session, contract = open_model(file, 'detection')
+        self.test_cfg = ConfigDict(mask_thr_binary=contract.mask_threshold)
         self.mask_head = FCNMaskHead(num_convs=0, class_agnostic=True)  # which only pastes
 
     def forward(self, inputs, data_samples, mode):

@@ -5,7 +5,8 @@ import torch
 from mmengine.registry import MODELS
 from mmseg.models import BaseSegmentor, EncoderDecoder
 
-from .file import open_file
+from .contract import UNSET
+from .onnx import open_model
 
 
 @MODELS.register_module()
@@ -21,16 +22,16 @@ class ExportedSegmentor(EncoderDecoder):
     """
 
     def __init__(self, file, test_cfg):
-        self.session, meta = open_file(file, 'segmentation')
+        self.session, contract = open_model(file, 'segmentation')
         # Padding around windows is 0 after normalisation, so the mean is taken off here and put back before the file.
-        mean, divisor = meta.get('mean', [0., 0., 0.]), meta.get('size_divisor')
+        mean, divisor = ([0.] * 3, None) if contract.mean is UNSET else (contract.mean, contract.size_divisor)
         BaseSegmentor.__init__(self, data_preprocessor=dict(
             type='SegDataPreProcessor', mean=mean, std=[1., 1., 1.], bgr_to_rgb=True,
             test_cfg=dict(size_divisor=divisor) if divisor else None))
         self.mean = torch.tensor(mean)[:, None, None]
-        self.test_cfg, self.align_corners = test_cfg, meta['align_corners']
+        self.test_cfg, self.align_corners = test_cfg, contract.align_corners
         self.out_channels = self.session.get_outputs()[0].shape[1]
-        self.decode_head = SimpleNamespace(threshold=meta['binary_threshold'])
+        self.decode_head = SimpleNamespace(threshold=contract.binary_threshold)
 
     def encode_decode(self, inputs, batch_img_metas):
         """Logits (B, classes, H, W) of images (B, 3, H, W)."""

@@ -1,0 +1,95 @@
+"""What a program outside PyTorch has to know of an exported file."""
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+OTHER_STEPS = {'LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs', 'PackSegInputs'}
+UNSET = ...  # a field that does not apply to this file; it is not written
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The contents of a file's metadata_props, one JSON value per field.
+
+    `describe` makes it, `properties` writes it and `of_session` reads it. `tools/predict_onnx.py` has a copy of the
+    reader, since it runs without this package.
+
+    Attributes:
+        part: 'model', 'neck' or 'backbone'. The fields below `palette` are for whole models.
+        classes: their names.
+        palette: a colour (red, green, blue) for each class, or an empty list.
+        task: 'detection' or 'segmentation'.
+        resize: how images are resized, dict(scale=[width, height], keep_ratio=bool); None for not at all; unset where
+            the test pipeline does more than resize.
+        mask_threshold: of detectors, from which probability on a pixel belongs to an object.
+        align_corners: of segmentors, how logits are interpolated.
+        binary_threshold: of segmentors with one logit, from which probability on a pixel belongs to the class.
+        window: of segmentors in slide mode, dict(crop=[height, width], stride=[height, width]); None for whole images.
+        mean: in slide mode, the value of the padding around windows.
+        size_divisor: in slide mode, the number that divides the padded sides of a window, or None.
+    """
+    part: str
+    classes: list = UNSET
+    palette: list = UNSET
+    task: str = UNSET
+    resize: dict | None = UNSET
+    mask_threshold: float | None = UNSET
+    align_corners: bool = UNSET
+    binary_threshold: float | None = UNSET
+    window: dict | None = UNSET
+    mean: list = UNSET
+    size_divisor: int | None = UNSET
+
+    @classmethod
+    def describe(cls, model, part: str, pipeline) -> 'Contract':
+        """The contract of a part of a model.
+
+        Args:
+            model: of mmdet or mmseg, with its config as `cfg`, and `dataset_meta`.
+            part: 'model', 'neck' or 'backbone'.
+            pipeline: the config's steps before the model in tests.
+        """
+        fields = {key: list(model.dataset_meta.get(key) or []) for key in ('classes', 'palette')}
+        if part == 'model':
+            fields.update(_resize(pipeline))
+            fields.update(_segmentor(model) if hasattr(model, 'decode_head') else dict(
+                task='detection', mask_threshold=model.test_cfg.get('rcnn', {}).get('mask_thr_binary')))
+        return cls(part, **fields)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields that are set."""
+        return {key: value for key, value in asdict(self).items() if value is not UNSET}
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """The fields as metadata_props."""
+        return {key: json.dumps(value) for key, value in self.fields.items()}
+
+    @classmethod
+    def of_session(cls, session) -> 'Contract | None':
+        """The contract of an ONNX Runtime session; None for a file of another program. Other properties are ignored."""
+        properties = session.get_modelmeta().custom_metadata_map
+        if 'part' not in properties:
+            return None
+        return cls(**{key: json.loads(properties[key]) for key in cls.__dataclass_fields__ if key in properties})
+
+
+def _resize(pipeline) -> dict:
+    steps = [step for step in pipeline if step.type not in OTHER_STEPS]
+    if not steps or [(step.type, step.get('scale_factor')) for step in steps] == [('Resize', 1.)]:
+        return dict(resize=None)
+    if len(steps) == 1 and steps[0].type == 'Resize' and 'scale' in steps[0]:
+        return dict(resize=dict(scale=list(steps[0].scale), keep_ratio=steps[0].get('keep_ratio', False)))
+    return {}
+
+
+def _segmentor(model) -> dict:
+    fields = dict(task='segmentation', align_corners=model.align_corners, window=None,
+                  binary_threshold=model.decode_head.threshold)
+    if model.test_cfg.get('mode') == 'slide':
+        settings = model.cfg.model.data_preprocessor
+        fields.update(window=dict(crop=list(model.test_cfg.crop_size), stride=list(model.test_cfg.stride)),
+                      mean=list(settings.get('mean') or (0., 0., 0.)),
+                      size_divisor=(settings.get('test_cfg') or {}).get('size_divisor'))
+    return fields

@@ -1,1 +1,0 @@
-"""Files that tools/export.py wrote in the place of models, for mmdet's and mmseg's evaluation."""
