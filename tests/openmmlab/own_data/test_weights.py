@@ -98,4 +98,4 @@ def test_a_backbone_alone(tmp_path):
     torch.save(dict(state_dict=MODELS.build(cfg.model.backbone).state_dict()), tmp_path / 'x.pth')
     hook, notes = start_from(cfg, str(tmp_path / 'x.pth'))
     assert not hook.names and len(notes) == 1
-    assert notes[0].endswith('neck (48), roi_head (84), rpn_head (6)')
+    assert notes[0].endswith('neck (36), roi_head (66), rpn_head (6)')
