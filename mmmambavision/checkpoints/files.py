@@ -37,7 +37,7 @@ def load_checkpoint(name, map_location='cpu'):
     Raises:
         UserError: the file holds no weights by name, or none under that key; names the keys that it has.
     """
-    name, _, key = (str(name), '', '') if os.path.exists(name) else str(name).partition('#')
+    name, key = split_key(name)
     checkpoint = read_checkpoint(fetch(name), map_location)
     tensors = tensors_of(checkpoint)
     if not key:
@@ -55,6 +55,12 @@ def load_checkpoint(name, map_location='cpu'):
                         f"{', '.join(keys or sorted({path.split('.')[0] for path in tensors})) or 'none'}")
     rest = {k: v for k, v in checkpoint.items() if not (isinstance(v, dict) and any(map(torch.is_tensor, v.values())))}
     return {**rest, 'state_dict': chosen}
+
+
+def split_key(name):
+    """('NAME', 'KEY') of a checkpoint's name 'NAME#KEY'; KEY is empty where there is none."""
+    name, _, key = (str(name), '', '') if os.path.exists(name) else str(name).partition('#')
+    return name, key
 
 
 def tensors_of(checkpoint):
