@@ -1,7 +1,6 @@
 """A data set in COCO's format: read, counted, and made as mmdet and pycocotools need it."""
 import json
 import random
-import re
 from collections import Counter
 
 import numpy as np
@@ -127,11 +126,6 @@ def hold_out(coco, share, seed=0):
     return {split: dict(coco, images=[i for i in coco['images'] if (i['id'] in held) == (split == 'val')],
                         annotations=[a for a in coco['annotations'] if (a['image_id'] in held) == (split == 'val')])
             for split in ('train', 'val')}
-
-
-def base_name(file_name):
-    """The last part of a path of any system, or of a URL."""
-    return re.split(r'[\\/]', file_name.partition('?')[0] if '://' in file_name else file_name)[-1]
 
 
 def classes_of(coco, path):

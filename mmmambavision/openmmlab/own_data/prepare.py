@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...errors import UserError
 from . import coco, label_maps
-from .find import WORDS, find_images, find_json, find_label_maps, find_single_json
+from .find import WORDS, find_by_last_parts, find_images, find_json, find_label_maps, find_single_json
 from .fit import fit_detector, fit_segmentor, masks_as_pixels, predicts_masks
 from .masks import has_mask, has_run_lengths
 from .report import show_table
@@ -102,25 +102,32 @@ def prepare_detector(cfg, folder, images, given, quiet, holdout=None):
 def locate(contents, path, roots, split):
     """The folder of a split's images, and what was done to find them, as a sentence or None.
 
-    Names that are not in any folder, such as another machine's paths, are replaced by their last parts in `contents`
-    where those differ and are in one.
+    Names that are not in any folder, such as another machine's paths, are replaced in `contents` by those of the files
+    that they mean, see `find_by_last_parts`.
 
     Raises:
         UserError: none of the images is found.
     """
     names = [image['file_name'] for image in contents['images']]
-    bases = [coco.base_name(name) for name in names]
-    usable = bases != names and len(set(bases)) == len(bases)
+    there, folder, error = 0, None, None
     try:
         folder = find_images(names, path, roots, split)
-        if not usable or all((folder / name).is_file() for name in names):
-            return folder, None
-    except UserError:
-        if not usable:
-            raise
-    folder = find_images(bases, path, roots, split)
-    contents['images'] = [dict(image, file_name=base) for image, base in zip(contents['images'], bases)]
-    return folder, f'the images of {path} are found by the last part of their names: {bases[0]} for {names[0]}'
+        there = sum((folder / name).is_file() for name in names)
+    except UserError as caught:
+        error = caught
+    if there == len(names):
+        return folder, None
+    found = find_by_last_parts(names, path, roots, split)
+    if len(found) <= there:
+        if error:
+            raise error
+        return folder, None
+    folder = Path(os.path.commonpath([file.parent for file in found.values()]))
+    contents['images'] = [dict(image, file_name=str(found[name].relative_to(folder)) if name in found else name)
+                          for image, name in zip(contents['images'], names)]
+    first_name = next(name for name, file in found.items() if name != file.name)
+    return folder, (f'{len(found)} of the {len(names)} images of {path} are found by the last parts of their names: '
+                    f'{found[first_name]} for {first_name}')
 
 
 def turns_images(cfg):

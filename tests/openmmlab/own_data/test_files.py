@@ -2,6 +2,9 @@
 import copy
 import json
 import re
+import shutil
+import unicodedata
+from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -178,6 +181,42 @@ def test_names_of_other_machines(prefix, folder, tmp_path):
     assert [image['file_name'] for image in written['images']] == [f'{i}.png' for i in range(1, 5)]
     init_default_scope('mmdet')
     assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 4
+
+
+@pytest.mark.parametrize('rename', [
+    lambda name: name.upper(), lambda name: f' {name}', lambda name: f'https://host/{quote(name)}?key=a/b',
+    lambda name: unicodedata.normalize('NFD', name), lambda name: f'/home/user/{name}'])
+def test_names_in_other_letters(rename, folder, tmp_path):
+    """Capital ones, accents in two ways, those of URLs; of images in two folders, where one number is in both."""
+    contents = coco_contents()
+    for number, image in enumerate(contents['images']):
+        image['file_name'] = f'{"ab"[number % 2]}/é{number // 2}.png'
+    there = [image['file_name'] for image in contents['images']]
+    write_both(folder, contents)
+    for image in contents['images']:
+        image['file_name'] = rename(image['file_name'])
+    (folder / 'annotations' / 'instances_train.json').write_text(json.dumps(contents))
+    cfg, _, changes = prepared(folder, tmp_path)
+    assert any(rename('a/é0.png') in change for change in changes)
+    written = json.loads((tmp_path / 'work_dir' / 'annotations' / 'train.json').read_text())
+    assert [image['file_name'] for image in written['images']] == there
+    assert cfg.train_dataloader.dataset.data_prefix.img == 'train'
+
+
+def test_names_that_may_be_either_of_two_files_stop(folder, tmp_path):
+    """Unless the names have their folder."""
+    contents = coco_contents()
+    write_both(folder, contents)
+    shutil.copytree(folder / 'train', folder / 'small')
+    shutil.move(folder / 'train', folder / 'large')
+    for image in contents['images']:
+        image['file_name'] = image['file_name'].upper()
+    (folder / 'annotations' / 'instances_train.json').write_text(json.dumps(contents))
+    refused(folder, tmp_path, '1.PNG', '--images')
+    for image in contents['images']:
+        image['file_name'] = f'LARGE/{image["file_name"]}'
+    (folder / 'annotations' / 'instances_train.json').write_text(json.dumps(contents))
+    assert prepared(folder, tmp_path)[0].train_dataloader.dataset.data_prefix.img == 'large'
 
 
 def test_names_that_are_in_two_folders_stay(folder, tmp_path):
