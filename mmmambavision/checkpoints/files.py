@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from filelock import FileLock
 
-from ..errors import UnreachableError, UserError
+from ..errors import UnreachableError, UserError, not_the_file
 from .pickles import check_pickle
 
 logger = logging.getLogger(__name__)
@@ -228,7 +228,8 @@ def read_checkpoint(path, map_location='cpu'):
                 'unpickling it could run code. If you trust the class, allow it: '
                 f'torch.serialization.add_safe_globals([{found[1].split(".")[-1]}]). If you trust the author, save the '
                 'weights alone where the file can be loaded: torch.save(checkpoint["state_dict"], ...)') from None
-        raise UserError(f'{path} is not a checkpoint, or it is damaged or half written: {_first_line(error)}') from None
+        raise UserError(f'{path} is not a checkpoint, or it is damaged or half written: '
+                        f'{_pointer(path) or _first_line(error)}') from None
 
 
 def _check_before_unpickling(path):
@@ -275,6 +276,11 @@ def _read_safetensors(path, map_location):
         device = map_location.get('cpu', 'cpu') if isinstance(map_location, dict) else map_location
         devices = dict.fromkeys(tensors, device)
     return {name: tensor.to(devices[name]) for name, tensor in tensors.items()}
+
+
+def _pointer(path):
+    with open(path, 'rb') as file:
+        return not_the_file(file.read(64))
 
 
 def _first_line(error):

@@ -6,6 +6,7 @@ from PIL import Image, UnidentifiedImageError
 from rich.progress import track
 
 from ...errors import UserError
+from ..training.images import fault
 from .find import image_files
 from .headers import read_header
 from .survey import Survey, first, spread
@@ -98,7 +99,7 @@ def read(path):
     try:
         values = np.asarray(Image.open(path))
     except (OSError, UnidentifiedImageError):
-        raise UserError(f'{path} is not an image, or damaged') from None
+        raise UserError(f'{path} cannot be read: {fault(path) or "it is not an image, or damaged"}') from None
     if values.ndim != 2:
         raise UserError(f'{path} is in colours (its shape is {values.shape}): a label map has one channel, in it the '
                         'number of the class of each pixel')

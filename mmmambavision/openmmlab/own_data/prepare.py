@@ -76,8 +76,9 @@ def prepare_detector(cfg, folder, images, given, quiet, holdout=None):
         changes += [renamed] if renamed else []
     classes = coco.classes_of(contents['train'], paths['train'])
     also = coco.classes_of(contents['val'], paths['val'])
-    surveys = {split: coco.survey(contents[split], *files[split], turns=turns_images(cfg), quiet=quiet,
-                                  skip_broken=bool(cfg.get('skip_broken_images'))) for split in WORDS}
+    reading = dict(turns=turns_images(cfg), quiet=quiet, skip_broken=bool(cfg.get('skip_broken_images')),
+                   channels=cfg.model.backbone.get('in_channels', 3) if 'unchanged' in colours_read(cfg) else None)
+    surveys = {split: coco.survey(contents[split], *files[split], **reading) for split in WORDS}
     if not set(classes) & set(also):
         raise UserError(f'the classes of {paths["train"]} and {paths["val"]} have no name in common: '
                         f'{first(classes, 10)} in the first, {first(also, 10)} in the second')
@@ -132,9 +133,13 @@ def locate(contents, path, roots, split):
 
 def turns_images(cfg):
     """Whether the config's data set turns images by their EXIF orientation, as mmcv does by default."""
+    return not any('ignore_orientation' in kind or kind == 'unchanged' for kind in colours_read(cfg))
+
+
+def colours_read(cfg):
+    """How the config's data set reads images, such as 'color'."""
     steps = dataset_of(cfg).get('pipeline') or []
-    kinds = [str(step.get('color_type', 'color')) for step in steps if 'LoadImage' in str(step.get('type'))]
-    return not any('ignore_orientation' in kind or kind == 'unchanged' for kind in kinds)
+    return [str(step.get('color_type', 'color')) for step in steps if 'LoadImage' in str(step.get('type'))]
 
 
 def small_images(cfg, images, path):

@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mmmambavision.errors import UserError
-from mmmambavision.openmmlab.own_data import prepare
+from mmmambavision.openmmlab.own_data import draw_samples, prepare
 from mmmambavision.openmmlab.own_data.headers import read_header
 
 from ...helpers.data import DETECTOR, SEGMENTOR, coco_contents, recipe, write_both, write_label_maps, write_split
@@ -217,6 +217,54 @@ def test_names_that_may_be_either_of_two_files_stop(folder, tmp_path):
         image['file_name'] = f'LARGE/{image["file_name"]}'
     (folder / 'annotations' / 'instances_train.json').write_text(json.dumps(contents))
     assert prepared(folder, tmp_path)[0].train_dataloader.dataset.data_prefix.img == 'large'
+
+
+def test_files_that_are_cut_off(folder, tmp_path):
+    """Their headers are whole."""
+    write_both(folder)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
+    for path, kind in ((folder / 'train' / '1.png', 'PNG'), (folder / 'val' / '1.png', 'JPEG')):
+        image.save(path, kind)
+        path.write_bytes(path.read_bytes()[:-1000])
+    refused(folder, tmp_path, folder / 'train' / '1.png', folder / 'val' / '1.png', 'cut off')
+
+
+@pytest.mark.parametrize('kind', ['GIF', 'TIFF', 'WEBP', 'PNG'])
+def test_frames_behind_the_first_are_not_read(kind, folder, tmp_path):
+    write_both(folder)
+    pages = [Image.new('RGB', (64, 48), colour) for colour in ('red', 'blue')]
+    pages[0].save(folder / 'train' / '2.png', kind, save_all=True, append_images=pages[1:])
+    _, (warning,), _ = prepared(folder, tmp_path)
+    assert 'first' in warning and '2.png' in warning and warning.endswith(': 1')
+
+
+def test_pointers_of_git_lfs_in_the_place_of_annotations_and_label_maps(folder, tmp_path):
+    write_both(folder)
+    (folder / 'annotations' / 'instances_val.json').write_bytes(b'version https://git-lfs.github.com/spec/v1\n')
+    refused(folder, tmp_path, 'instances_val.json', 'git lfs pull')
+    write_label_maps(folder)
+    (folder / 'labels' / 'val' / 'a.png').write_bytes(b'version https://git-lfs.github.com/spec/v1\n')
+    with pytest.raises(UserError, match=facts('a.png', 'git lfs pull')):
+        prepared(folder, tmp_path, SEGMENTOR)
+
+
+READ_AS_IT_IS = {f'{loader}_dataloader.dataset.pipeline.0.color_type': 'unchanged' for loader in ('train', 'val')}
+
+
+def test_files_of_other_channels_than_the_backbones(folder, tmp_path):
+    """Files, where they are read as they are; else what the pipeline makes of them."""
+    write_both(folder)
+    plain = {'model.data_preprocessor.mean': None, 'model.data_preprocessor.std': None}
+    four = {**READ_AS_IT_IS, **plain, 'model.backbone.in_channels': 4}
+    refused(folder, tmp_path, '1.png', '3', 'in_channels', **four)
+    for channels in (1, 6):
+        cfg, _, _ = prepared(folder, tmp_path, **{'model.backbone.in_channels': channels})
+        with pytest.raises(UserError, match=facts(3, channels, 'in_channels')):
+            draw_samples(cfg, tmp_path / 'samples.jpg')
+    for path in folder.rglob('*.png'):
+        Image.new('RGBA', (64, 48)).save(path)
+    cfg, _, _ = prepared(folder, tmp_path, **four)
+    draw_samples(cfg, tmp_path / 'samples.jpg')
 
 
 def test_names_that_are_in_two_folders_stay(folder, tmp_path):
