@@ -14,6 +14,7 @@ from .survey import first
 
 ORIENTATION = 0x0112  # its number in EXIF data
 SWAPS = range(5, 9)  # orientations that swap width and height
+ONLY_8_BITS = 'only the highest 8 bits are read, so dark ones are nearly black'
 DEEP = {'I;16': 16, 'I;16B': 16, 'I;16L': 16, 'I': 32, 'F': 32}  # bits of Pillow's modes of more than 8
 
 
@@ -134,7 +135,6 @@ def check_files(sizes, folder, what, turns=True, skip_broken=False, quiet=False,
         (len(other), f'images in {folder} have other sizes than their annotations say: {first(other, 1)}')]
     oddities = [(len(mirrored), 'images that are turned or mirrored when they are read, as their EXIF orientation says '
                                 f'({first(mirrored, 1)}): their annotations have to be for the turned image'),
-                (len(deep), f'images of more than 8 bits per channel ({first(deep, 1)}): only the highest 8 bits are '
-                            'read, so dark ones are nearly black'),
+                (len(deep), f'images of more than 8 bits per channel ({first(deep, 1)}): {ONLY_8_BITS}'),
                 (len(longer), f'images of several frames or pages ({first(longer, 1)}): only the first is read')]
     return problems, oddities

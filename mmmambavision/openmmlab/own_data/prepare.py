@@ -39,7 +39,7 @@ def prepare(cfg, folder=None, jsons=None, images=None, quiet=False, holdout=None
         raise UserError("--data is for upright boxes: rotated ones are read from DOTA's format alone, where "
                         'train_dataloader.dataset and val_dataloader.dataset of the config say')
     if cfg.get('default_scope') == 'mmseg':
-        if any(jsons.values()) or images or holdout:
+        if any(jsons.values()) or images or holdout is not None:
             raise UserError('--train-json, --val-json, --images and --holdout are for detectors; a segmentor has '
                             '--data FOLDER with images and label maps')
         return prepare_segmentor(cfg, Path(folder).resolve(), quiet)
@@ -49,7 +49,7 @@ def prepare(cfg, folder=None, jsons=None, images=None, quiet=False, holdout=None
 
 
 def prepare_detector(cfg, folder, images, given, quiet, holdout=None):
-    changes = []
+    changes, parents, contents = [], [], {}
     if holdout is None:
         paths = {split: Path(given.get(split) or find_json(folder, split)).resolve() for split in WORDS}
         written = {split: coco.read(path) for split, path in paths.items()}
@@ -58,11 +58,11 @@ def prepare_detector(cfg, folder, images, given, quiet, holdout=None):
         if given.get('val'):
             raise UserError('--holdout takes images to validate with out of those to train on: leave out --val-json')
         path = Path(given.get('train') or find_single_json(folder)).resolve()
-        splits, paths, written = coco.hold_out(coco.read(path), holdout), dict.fromkeys(WORDS, path), {}
+        whole, parents = coco.plain(coco.read(path))
+        splits, paths, written = coco.hold_out(whole, holdout), dict.fromkeys(WORDS, path), {}
         counts = [len(content['images']) for content in splits.values()]
         changes.append(f'{counts[1]} of the {sum(counts)} images of {path} are held out for validation, drawn by a '
                        'fixed seed')
-    contents, parents = {}, []
     for split in WORDS:
         contents[split], found = coco.plain(splits[split])
         parents += found
@@ -176,7 +176,8 @@ def prepare_segmentor(cfg, folder, quiet):
     pairs = find_label_maps(folder)
     surveys, endings = {}, {}
     for split, pair in pairs.items():
-        surveys[split], endings[split] = label_maps.survey(split, *pair, quiet)
+        surveys[split], endings[split] = label_maps.survey(
+            split, *pair, quiet, bool(cfg.get('skip_broken_images')))
     classes = label_maps.class_names(folder, surveys['train'].classes)
     for split, survey in surveys.items():
         beyond = [value for value in survey.classes if value >= len(classes)]

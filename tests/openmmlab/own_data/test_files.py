@@ -303,6 +303,19 @@ def test_a_single_json_is_split(place, folder, tmp_path):
     assert len(DATASETS.build(cfg.val_dataloader.dataset)) == 3
 
 
+def test_held_out_images_keep_boxes_that_name_them_by_text(folder, tmp_path):
+    contents = coco_contents()
+    for annotation in contents['annotations']:
+        annotation['image_id'] = str(annotation['image_id'])
+    write_split(folder, contents, 'result.json', 'images')
+    cfg = Config.fromfile(ROOT / DETECTOR)
+    cfg.work_dir = str(tmp_path / 'work_dir')
+    prepare(cfg, folder, quiet=True, holdout=.25)
+    counts = [len(json.loads((tmp_path / 'work_dir' / 'annotations' / f'{split}.json').read_text())['annotations'])
+              for split in ('train', 'val')]
+    assert counts == [6, 2]
+
+
 @pytest.mark.parametrize('share', [0., 1., -1., 1.5])
 def test_shares_that_hold_out_nothing_or_all(share, folder, tmp_path):
     write_split(folder, coco_contents(), 'result.json', 'images')
