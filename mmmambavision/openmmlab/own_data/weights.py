@@ -17,6 +17,8 @@ ANOTHER_COUNT = 7919  # a number of classes that no model has: tensors whose sha
 class LeaveOut(Hook):
     """Gives a checkpoint that is loaded tensors of a model's names, without those that are to be left out."""
 
+    priority = 'VERY_HIGH'  # before the hook of averaged weights, which copies what is loaded
+
     def __init__(self, names, state):
         self.names, self.state = names, state
 

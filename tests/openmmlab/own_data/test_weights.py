@@ -4,7 +4,9 @@ import re
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
 
 from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.loading import load_state_dict
@@ -131,3 +133,21 @@ def test_of_a_teacher_and_a_student_the_taken_is_said_once(tmp_path, caplog):
     load_state_dict(MODELS.build(cfg.model), checkpoint['state_dict'])
     assert checkpoint['state_dict'].keys() == state.keys()
     assert caplog.text.count('#student') == 1
+
+
+def test_averaged_weights_start_from_the_same(tmp_path):
+    """mmengine's EMAHook, as RTMDet has, fills its model from the checkpoint; it took the layers of other classes."""
+    name = 'upernet_mambavision_demo'
+    state = save(tmp_path / 'x.pth', name, ('x', 'y', 'z'))
+    cfg = load(name)
+    hook, _ = start_from(cfg, str(tmp_path / 'x.pth'))
+    init_default_scope(cfg.default_scope)
+    runner = Runner(MODELS.build(cfg.model), str(tmp_path / 'work_dir'), custom_hooks=[dict(type='EMAHook')],
+                    default_scope=cfg.default_scope, experiment_name=tmp_path.name)
+    runner.register_hook(hook)
+    averaged = next(hook for hook in runner.hooks if isinstance(hook, EMAHook))
+    averaged.before_run(runner)
+    runner.load_checkpoint(str(tmp_path / 'x.pth'))
+    filled = averaged.ema_model.module.state_dict()
+    for key in ('decode_head.conv_seg.weight', 'backbone.levels.1.downsample.reduction.0.weight'):
+        assert torch.equal(filled[key], state[key]) == ('backbone' in key)
