@@ -16,3 +16,10 @@ class UserError(ValueError):
 
 class UnreachableError(UserError):
     """A file that does not exist, or that could not be downloaded."""
+
+
+def not_the_file(data):
+    """What the first bytes of a file say where Git LFS has left a pointer in the file's place, or None."""
+    if data.startswith(b'version https://git-lfs'):
+        return "it is a pointer of Git LFS in the file's place: git lfs pull brings the file"
+    return None

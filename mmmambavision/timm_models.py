@@ -56,7 +56,9 @@ def _create(variant, pretrained, drop_path_rate, pretrained_cfg=None, pretrained
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
     overlay = dict(pretrained_cfg_overlay or {})
     if pretrained and not cfg.state_dict:
-        overlay['state_dict'] = classifier_weights(load_checkpoint(_source(cfg)))
+        weights = overlay['state_dict'] = classifier_weights(load_checkpoint(_source(cfg)))
+        if 'head.weight' in weights:  # timm keeps the head of a file of as many classes as the model's
+            overlay.setdefault('num_classes', len(weights['head.weight']))
     side = cfg.input_size[-1]
     arch = variant.removeprefix('mambavision_')
     options = dict(arch=arch, window_size=(side // 16, side // 32), drop_path_rate=drop_path_rate) | kwargs

@@ -256,6 +256,20 @@ def test_averaged_weights_by_their_key(small, tmp_path, caplog):
     assert torch.equal(timms.head.weight, state['head.weight'])
 
 
+@pytest.mark.parametrize('classes, same', [(2, True), (None, True), (5, False), (0, False)])
+def test_the_head_of_a_file_is_taken_where_its_classes_are_as_many(classes, same, small, tmp_path):
+    """Whatever number of classes the released file has; by default the model has those of its file."""
+    options, state = small
+    torch.save(state, tmp_path / 'x.pth')
+    options = dict(arch=options['arch'], **({} if classes is None else dict(num_classes=classes)))
+    model = timm.create_model(SMALLEST, **options, pretrained=True,
+                              pretrained_cfg_overlay=dict(file=str(tmp_path / 'x.pth')))
+    assert model.num_classes == (2 if classes is None else classes)
+    given = model.state_dict()
+    assert torch.equal(given['norm.weight'], state['norm.weight'])
+    assert ('head.weight' in given and torch.equal(given['head.weight'], state['head.weight'])) == same
+
+
 @pytest.mark.parametrize('left, refused', [(('levels.3.',), False), (('levels.1.', 'levels.2.', 'levels.3.'), True)])
 def test_features_of_a_part_of_the_weights(left, refused, small, tmp_path, caplog):
     options, state = small

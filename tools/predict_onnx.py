@@ -11,6 +11,7 @@ import os
 import sys
 from glob import glob
 from itertools import product
+from mimetypes import guess_type
 from pathlib import Path
 
 try:
@@ -215,6 +216,11 @@ def find_images(names):
         for path in matches:
             root, files = (path, sorted(path.rglob('*'))) if path.is_dir() else (path.parent, [path])
             found = [file for file in files if file.suffix.lower() in IMAGES and not file.is_dir()]
+            other = [file.name for file in files if file.suffix.lower() not in IMAGES
+                     and str(guess_type(file.name)[0]).startswith(('image/', 'video/'))]
+            if found and other:
+                print(f"warning: {path}: {len(other)} files are passed over, such as {other[0]}: names ending in "
+                      f"{', '.join(sorted(IMAGES))} are taken", file=sys.stderr)
             if not found:
                 sys.exit(f"error: {path} is or holds no image by its name: it would end in {', '.join(sorted(IMAGES))}")
             images.update((os.path.realpath(file), (file, file.relative_to(root))) for file in found)
@@ -251,6 +257,8 @@ def predict(session, meta, path, name, args, coco):
         image = None
     if image is None:
         raise SkippedError('not an image that can be read')
+    if path.suffix.lower() not in ('.jpg', '.jpeg', '.bmp') and (pages := cv2.imcount(str(path))) > 1:
+        print(f'warning: {path} has {pages} pages or frames, of which the first is read', file=sys.stderr)
     entry = dict(id=len(coco['images']) + 1, file_name=str(name), height=image.shape[0], width=image.shape[1])
     if meta['task'] == 'segmentation':
         labels, entry['label_file'] = segment(session, meta, image), str(Path('labels', name).with_suffix('.png'))

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from filelock import FileLock
 
-from ..errors import UnreachableError, UserError
+from ..errors import UnreachableError, UserError, not_the_file
 from .pickles import check_pickle
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def load_checkpoint(name, map_location='cpu'):
     Raises:
         UserError: the file holds no weights by name, or none under that key; names the keys that it has.
     """
-    name, _, key = (str(name), '', '') if os.path.exists(name) else str(name).partition('#')
+    name, key = split_key(name)
     checkpoint = read_checkpoint(fetch(name), map_location)
     tensors = tensors_of(checkpoint)
     if not key:
@@ -55,6 +55,12 @@ def load_checkpoint(name, map_location='cpu'):
                         f"{', '.join(keys or sorted({path.split('.')[0] for path in tensors})) or 'none'}")
     rest = {k: v for k, v in checkpoint.items() if not (isinstance(v, dict) and any(map(torch.is_tensor, v.values())))}
     return {**rest, 'state_dict': chosen}
+
+
+def split_key(name):
+    """('NAME', 'KEY') of a checkpoint's name 'NAME#KEY'; KEY is empty where there is none."""
+    name, _, key = (str(name), '', '') if os.path.exists(name) else str(name).partition('#')
+    return name, key
 
 
 def tensors_of(checkpoint):
@@ -222,7 +228,8 @@ def read_checkpoint(path, map_location='cpu'):
                 'unpickling it could run code. If you trust the class, allow it: '
                 f'torch.serialization.add_safe_globals([{found[1].split(".")[-1]}]). If you trust the author, save the '
                 'weights alone where the file can be loaded: torch.save(checkpoint["state_dict"], ...)') from None
-        raise UserError(f'{path} is not a checkpoint, or it is damaged or half written: {_first_line(error)}') from None
+        raise UserError(f'{path} is not a checkpoint, or it is damaged or half written: '
+                        f'{_pointer(path) or _first_line(error)}') from None
 
 
 def _check_before_unpickling(path):
@@ -269,6 +276,11 @@ def _read_safetensors(path, map_location):
         device = map_location.get('cpu', 'cpu') if isinstance(map_location, dict) else map_location
         devices = dict.fromkeys(tensors, device)
     return {name: tensor.to(devices[name]) for name, tensor in tensors.items()}
+
+
+def _pointer(path):
+    with open(path, 'rb') as file:
+        return not_the_file(file.read(64))
 
 
 def _first_line(error):

@@ -241,9 +241,12 @@ def fit(weights, model):
     Raises:
         UserError: they belong to another network; says which preset they look like.
     """
+    own = model.state_dict()
+    if weights and own.keys().isdisjoint(weights):
+        raise UserError(f'the checkpoint is of another network: its backbone has {group_names(weights)}, that of the '
+                        f'model {group_names(own)}')
     if STEM not in weights:
         return weights  # a part of a network, on purpose
-    own = model.state_dict()
     given, wanted = weights[STEM].shape[1], own[STEM].shape[1]
     if given == 3 != wanted:
         weights = {**weights, STEM: adapt_to_channels(weights[STEM], wanted)}
@@ -288,8 +291,8 @@ def adapt_to_channels(weight, channels):
     return repeated * (3 / channels)
 
 
-def check_values(weights):
-    """See that tensors have values; warn of such as are not finite.
+def check_there(weights):
+    """See that tensors have values.
 
     Raises:
         UserError: a tensor was saved without its values, on the device `meta`.
@@ -298,6 +301,11 @@ def check_values(weights):
     if empty:
         raise UserError(f"the checkpoint has {len(empty)} tensors without values (on the device 'meta'), the first "
                         f'{empty[0]}: save the weights where they are in memory')
+
+
+def check_values(weights):
+    """See that tensors have values, see `check_there`; warn of such as are not finite."""
+    check_there(weights)
     broken = [name for name, value in weights.items() if torch.is_tensor(value) and value.is_floating_point()
               and value.element_size() > 1 and not value.isfinite().all()]
     if broken:

@@ -97,10 +97,12 @@ class MambaVisionMixer(nn.Module):
 def steps_and_bias(layer, inputs):
     """`layer(inputs)` for a linear layer, and its bias [out], with one call of the layer.
 
-    Where the layer is not torch's, or its bias is elsewhere, the bias is what the layer makes of one more token, of
-    zeros. Hooks may change the bias, so it is read after the call.
+    Where the layer is not torch's, its bias is elsewhere, or hooks around the call may bring the bias and take it away
+    again, the bias is what the layer makes of one more token, of zeros. A hook before the call alone, such as
+    pruning's, may change the bias, so it is read after the call.
     """
     if (type(layer) is nn.Linear and 'forward' not in layer.__dict__ and layer.bias is not None
+            and not (layer._forward_pre_hooks and layer._forward_hooks)
             and is_plain_tensor(layer.bias, inputs.device)):
         return call(layer, inputs), layer.bias
     outputs = call(layer, F.pad(inputs, (0, 0, 0, 1)))

@@ -1,15 +1,22 @@
 """A config that is read, checked and fitted to the machine: what the commands that run configs share."""
+import logging
 import os
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 
 from .. import recipes
 from ..errors import UserError
 from .amp import leave_amp
+
+READ = {*signature(Runner).parameters, 'auto_scale_lr', 'tta_model', 'tta_pipeline', 'runner_type', 'custom_imports',
+        'model_wrapper_cfg', 'find_unused_parameters', 'compile', 'activation_checkpointing', 'efficient_conv_bn_eval',
+        'skip_broken_images', 'strategy'}  # what is read of a config; the rest is variables of its files
 
 
 def load_config(path, settings=None, work_dir=None, launcher='none', local_rank=0):
@@ -37,6 +44,10 @@ def load_config(path, settings=None, work_dir=None, launcher='none', local_rank=
             cfg.merge_from_dict(settings)
         except (TypeError, KeyError) as error:  # such as a key of arch where arch is the name of a preset
             raise UserError(f'the settings do not fit {path}: {error}') from None
+        if unread := sorted({key.split('.')[0] for key in settings} - READ):
+            print_log(f"the settings have no effect in {path}: {', '.join(unread)}. Where a config's file uses such a "
+                      'variable its value is there already: set that key, such as train_cfg.max_epochs',
+                      level=logging.WARNING)
     cfg.launcher = launcher
     if work_dir:
         cfg.work_dir = work_dir

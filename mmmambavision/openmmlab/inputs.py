@@ -1,16 +1,20 @@
 """Images and videos that a command line names, frame by frame."""
+import logging
 import os
 from dataclasses import dataclass
 from glob import glob
+from mimetypes import guess_type
 from pathlib import Path
 from typing import Optional
 
 import cv2
 import mmcv
 import numpy as np
+from mmengine.logging import print_log
 from PIL import Image
 
 from ..errors import UserError
+from .training.images import ends_early, fault
 
 IMAGES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif'}
 TIFF = {'.tif', '.tiff'}
@@ -59,6 +63,11 @@ def find_inputs(names):
             if path.is_dir():
                 found = [Source(file, file.relative_to(path)) for file in sorted(path.rglob('*'))
                          if file.suffix.lower() in IMAGES | VIDEOS and not file.is_dir()]
+                other = [file.name for file in sorted(path.rglob('*')) if file.suffix.lower() not in IMAGES | VIDEOS
+                         and str(guess_type(file.name)[0]).startswith(('image/', 'video/'))]
+                if other:
+                    print_log(f"{path}: {len(other)} files are passed over, such as {other[0]}: names ending in "
+                              f"{', '.join(sorted(IMAGES | VIDEOS))} are taken", level=logging.WARNING)
                 if not found:
                     raise UserError(f'{path} holds no image or video: names ending in '
                                     f"{', '.join(sorted(IMAGES | VIDEOS))} are looked for")
@@ -133,12 +142,13 @@ def frames_of(source, colour='color'):
         UnreadableError: there is none in it.
     """
     if not source.is_video:
-        try:
-            image = read_page(source, colour) if source.path.stat().st_size else None
+        try:  # OpenCV fills what is missing of a file that is cut off with grey
+            whole = source.path.stat().st_size and not ends_early(source.path)
+            image = read_page(source, colour) if whole else None
         except Exception:  # a link to nowhere, a damaged page, more pixels than opencv takes
             image = None
         if image is None:
-            raise UnreadableError(f'{source.path} is not an image that can be read')
+            raise UnreadableError(f"{source.path} cannot be read: {fault(source.path) or 'it is not an image'}")
         yield Frame(source, image)
         return
     video = mmcv.VideoReader(str(source.path))

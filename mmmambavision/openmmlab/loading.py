@@ -63,19 +63,7 @@ def load_state_dict(module, state_dict, strict=False, logger=None):
     """
     model = module.module if is_model_wrapper(module) or isinstance(module, BaseTTAModel) else module
     own, metadata = model.state_dict(), getattr(state_dict, '_metadata', None)
-    state_dict = rename(state_dict, own)
-    prefixes = []
-    for name, part in model.named_modules():
-        if isinstance(part, (MambaVision, MambaVisionClassifier)):
-            prefix = f'{name}.' if name else ''
-            if isinstance(part, MambaVisionClassifier):
-                # Not the module's name: mmpretrain's TimmClassifier leaves its `model.` out of state dicts.
-                prefix = next(key for key in own if key.endswith(STEM)).removesuffix(STEM)
-            weights = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
-            fitted = fit(weights, part)
-            if STEM in fitted:
-                state_dict = {**state_dict, prefix + STEM: fitted[STEM]}
-            prefixes.append(prefix)
+    state_dict, prefixes = fit_backbones(rename(state_dict, own), model)
     _check_filled(state_dict, own, strict)
     if strict:
         _check_nothing_more(state_dict, own, prefixes)
@@ -85,6 +73,23 @@ def load_state_dict(module, state_dict, strict=False, logger=None):
     if metadata is not None:
         state_dict._metadata = metadata
     return _load_state_dict(module, state_dict, False, logger)
+
+
+def fit_backbones(state_dict, model):
+    """Tensors by a model's names, those of each MambaVision in it fitted, and the prefixes of these; see `fit`."""
+    prefixes = []
+    for name, part in model.named_modules():
+        if isinstance(part, (MambaVision, MambaVisionClassifier)):
+            prefix = f'{name}.' if name else ''
+            if isinstance(part, MambaVisionClassifier):
+                # Not the module's name: mmpretrain's TimmClassifier leaves its `model.` out of state dicts.
+                prefix = next(key for key in model.state_dict() if key.endswith(STEM)).removesuffix(STEM)
+            weights = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
+            fitted = fit(weights, part)
+            if STEM in fitted:
+                state_dict = {**state_dict, prefix + STEM: fitted[STEM]}
+            prefixes.append(prefix)
+    return state_dict, prefixes
 
 
 def _check_filled(state_dict, own, strict):

@@ -229,6 +229,14 @@ def test_files_that_are_none(tmp_path):
             read_checkpoint(tmp_path / name)
 
 
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_pointers_of_git_lfs(suffix, tmp_path):
+    file = tmp_path / f'x{suffix}'
+    file.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 127\n')
+    with pytest.raises(ValueError, match=facts(file, 'git lfs pull')):
+        read_checkpoint(file)
+
+
 def test_refusal_names_the_way_for_a_class_that_the_user_trusts(tmp_path):
     torch.save(dict(x=Mine()), tmp_path / 'x.pth')
     with pytest.raises(ValueError, match=r'torch.serialization.add_safe_globals\(\[Mine\]\)'):

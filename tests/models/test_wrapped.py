@@ -115,6 +115,32 @@ def test_offloaded_weights(network, images):
 
 
 @torch.no_grad()
+def test_storages_that_hooks_free_between_calls(network, images):
+    """The parameters stay what they are, plain and on the CPU; their memory is there during the call alone."""
+    expected = network(images)
+
+    def lend(layer):
+        lent = [(p.data, p.data.clone()) for p in layer.parameters(recurse=False)]
+
+        def fill(*_):
+            for data, value in lent:
+                data.untyped_storage().resize_(value.nbytes)
+                data.copy_(value)
+
+        def free(*_):
+            for data, _ in lent:
+                data.untyped_storage().resize_(0)
+
+        layer.register_forward_pre_hook(fill)
+        layer.register_forward_hook(free)
+        free()
+
+    for layer in layers(network).values():
+        lend(layer)
+    assert_equal(network(images), expected)
+
+
+@torch.no_grad()
 def test_offloading_by_accelerate(network, images):
     accelerate = pytest.importorskip('accelerate')
     expected = network(images)

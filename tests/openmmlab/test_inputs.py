@@ -60,6 +60,22 @@ def test_nothing_to_predict_on(folder, name, message):
         find_inputs([str(folder.parent / name)])
 
 
+def test_images_that_are_passed_over_are_named(folder, capfd):
+    (folder / 'deep' / 'x.ppm').write_bytes(b'P6 1 1 255\n...')
+    assert len(find_inputs([str(folder)])) == 4
+    assert re.search(facts('x.ppm', '1 files', '.webp'), ''.join(capfd.readouterr()))
+
+
+@pytest.mark.parametrize('ending', ['.png', '.jpg'])
+@pytest.mark.parametrize('contents, word', [(slice(0, -100), 'cut off'), (b'version https://git-lfs', 'git lfs pull')])
+def test_files_that_are_no_whole_images_are_told_by_what_they_are(ending, contents, word, tmp_path):
+    path = tmp_path / f'a{ending}'
+    cv2.imwrite(str(path), IMAGE)
+    path.write_bytes(path.read_bytes()[contents] if isinstance(contents, slice) else contents)
+    with pytest.raises(UnreadableError, match=facts(path, word)):
+        list(frames_of(Source(path, Path(path.name))))
+
+
 def test_every_page_of_an_image_is_predicted_on(tmp_path):
     pages = [Image.fromarray(np.full((24, 32, 3), value, np.uint8)) for value in (10, 120, 240)]
     for name in ('a.tif', 'b.gif'):

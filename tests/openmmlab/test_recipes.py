@@ -203,6 +203,15 @@ def test_channels_of_images_and_backbone():
         check(4, [0.] * 4, 'unchanged')
 
 
+def test_settings_that_nothing_reads_are_named(capfd):
+    """Variables of a config's file, such as max_epochs of the demo, are in other settings by then."""
+    load_config(ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_demo.py', {
+        'max_epochs': 2, 'norm_cfg.type': 'SyncBN', 'train_cfg.max_epochs': 2, 'randomness.seed': 1,
+        'tta_model.type': 'X'})
+    printed = ''.join(capfd.readouterr())
+    assert 'max_epochs, norm_cfg.' in printed and 'randomness' not in printed and 'tta_model' not in printed
+
+
 def test_options_that_do_not_fit_the_config_are_told():
     config = ROOT / 'configs' / 'dino_mambavision_t_1x.py'
     with pytest.raises(UserError, match=facts(config, 'arch')):

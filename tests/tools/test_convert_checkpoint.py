@@ -47,3 +47,11 @@ def test_dicts_of_dicts_and_tensors_without_values(tmp_path):
     torch.save({name: value.to('meta') for name, value in state.items()}, tmp_path / 'y.pth')
     with pytest.raises(SystemExit, match='meta'):
         run(lambda: main([str(tmp_path / 'y.pth'), str(tmp_path / 'z.pth')]))
+
+
+def test_weights_by_their_key(tmp_path):
+    state = Detector(MambaVision(NANO)).state_dict()
+    torch.save(dict(state_dict={k: torch.zeros_like(v) for k, v in state.items()}, ema=state), tmp_path / 'x.pth')
+    main([f'{tmp_path}/x.pth#ema', str(tmp_path / 'slim.pth')])
+    slim = read_checkpoint(tmp_path / 'slim.pth')['state_dict']
+    assert slim.keys() == state.keys() and all(torch.equal(slim[name], value) for name, value in state.items())

@@ -338,6 +338,17 @@ def test_patterns_and_folders_name_each_image_once(tmp_path, picture):
     assert [(path, str(name)) for path, name in names] == [(picture, 'x.png')]
 
 
+def test_what_is_not_predicted_on_is_said(tmp_path, capsys):
+    """Files of other names, and pages behind the first."""
+    (tmp_path / 'in').mkdir()
+    pages = [Image.new('RGB', (40, 30), colour) for colour in ('red', 'blue')]
+    for name in ('a.gif', 'b.tif'):
+        pages[0].save(tmp_path / 'in' / name, save_all=True, append_images=pages[1:])
+    assert predict(brightest(tmp_path / 'x.onnx'), tmp_path / 'in', '--out', tmp_path / 'out') == 0
+    passed_over, first_page = capsys.readouterr().err.splitlines()
+    assert re.search(facts('1 files', 'a.gif'), passed_over) and re.search(facts('b.tif', '2 pages'), first_page)
+
+
 def test_unreadable_images_are_counted(tmp_path, picture, capsys):
     folder = tmp_path / 'in'
     (folder / 'folder.jpg').mkdir(parents=True)

@@ -14,6 +14,7 @@ from mmengine.registry import MODELS
 from mmmambavision.cli import parse
 from mmmambavision.cli import train as command
 from mmmambavision.cli.work import train as work
+from mmmambavision.openmmlab import own_data
 
 from ..helpers.data import DETECTOR, data_options
 from ..helpers.messages import facts
@@ -183,6 +184,15 @@ def test_weights_that_cannot_be_had_stop_the_run(key, backbone):
     work.apply_options(cfg, parse(command, ['x.py', '--from-scratch']))
     work.check_weights(cfg)
     assert cfg.model.backbone.get('init_cfg') is None and cfg.model.backbone.get('pretrained') is None
+
+
+def test_options_that_would_not_be_obeyed_stop(tmp_path):
+    cfg = Config(dict(work_dir=str(tmp_path), model=dict(backbone=dict(type='MambaVision'))))
+    with pytest.raises(ValueError, match=facts('--from-scratch', '--weights')):
+        work.apply_options(cfg, parse_args(['x.py', '--from-scratch', '--weights', 'x.pth']))
+    assert work.has_own_data(parse_args(['x.py', '--holdout', '0.2']))
+    with pytest.raises(ValueError, match='--data'):
+        own_data.prepare(cfg, holdout=.2)
 
 
 @pytest.mark.parametrize('how', ['resume', 'load_from'])

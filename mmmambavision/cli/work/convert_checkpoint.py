@@ -4,19 +4,18 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ...checkpoints.files import fetch, read_checkpoint, tensors_of
+from ...checkpoints.files import fetch, load_checkpoint, split_key, tensors_of
 from ...checkpoints.weights import backbone_weights, check_values, is_bare
 
 
 def convert(checkpoint, out):
     """Write the weights of a checkpoint, a path, URL or hf:// name, to a new file, .safetensors or .pth."""
-    path = fetch(checkpoint)
-    weights = weights_of(read_checkpoint(path))
+    weights = weights_of(load_checkpoint(checkpoint))
     if out.suffix == '.pth':
         torch.save(dict(state_dict=weights, meta={}), out)
     else:
         save_file(weights, out)
-    sizes = [Path(file).stat().st_size / 2 ** 20 for file in (path, out)]
+    sizes = [Path(file).stat().st_size / 2 ** 20 for file in (fetch(split_key(checkpoint)[0]), out)]
     print(f'{len(weights)} tensors in {out}: {sizes[0]:.1f} MiB became {sizes[1]:.1f} MiB')
 
 

@@ -5,7 +5,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ...checkpoints.files import fetch
+from ...checkpoints.files import fetch, split_key
 from ...errors import UserError
 from ...openmmlab import own_data
 from ...openmmlab.configs import add_hook, check_data, fit_to_machine, load_config
@@ -24,7 +24,7 @@ def evaluate(args):
     determinism.put_into(cfg)
     checkpoint, cfg.load_from = cfg.load_from, None
     if checkpoint:
-        fetch(checkpoint)  # an error before the data set is read
+        fetch(split_key(checkpoint)[0])  # an error before the data set is read
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if checkpoint:
         try:

@@ -34,6 +34,8 @@ def train(args):
     if args.weights and not cfg.get('resume'):
         hook, taken = own_data.start_from(cfg, args.weights)
         changes += taken
+    elif args.weights:
+        changes.append(f'--weights {args.weights} is not read: the training goes on from {cfg.load_from}')
     check_weights(cfg)
     make_safe(cfg)
     add_hook(cfg, 'CheckClasses')
@@ -56,6 +58,9 @@ def train(args):
 
 
 def apply_options(cfg, args):
+    if args.from_scratch and args.weights:
+        raise UserError('--from-scratch starts the backbone from random weights, and --weights from those of a file: '
+                        'leave out one of them')
     if args.amp:
         use_amp(cfg)
     if args.skip_broken_images:
@@ -118,7 +123,7 @@ def check_batch(cfg):
 
 
 def has_own_data(args):
-    return any((args.data, args.train_json, args.val_json, args.images))
+    return any((args.data, args.train_json, args.val_json, args.images, args.holdout is not None))
 
 
 def use_own_data(cfg, args):

@@ -2,13 +2,14 @@
 import json
 import random
 import re
+import unicodedata
 from collections import Counter
 
 import numpy as np
 
-from ...errors import UserError
+from ...errors import UserError, not_the_file
 from .headers import check_files
-from .masks import extent, fault, has_mask, is_number, whole_polygons
+from .masks import extent, fault, has_mask, is_few_points, is_number, whole_polygons
 from .survey import Survey, first, spread
 
 NEEDED = dict(images=('id', 'file_name', 'width', 'height'), annotations=('image_id', 'category_id', 'bbox'),
@@ -22,11 +23,12 @@ def read(path):
         UserError: it cannot be read, or what mmdet needs is not in it; names the entry.
     """
     try:
-        coco = json.loads(path.read_bytes())  # in UTF-8, with or without a byte-order mark, UTF-16 or UTF-32
+        data = path.read_bytes()
+        coco = json.loads(data)  # in UTF-8, with or without a byte-order mark, UTF-16 or UTF-32
     except OSError as error:
         raise UserError(f'{path} cannot be read: {error.strerror}') from None
     except ValueError as error:
-        raise UserError(f'{path} is not JSON, or damaged: {error}') from None
+        raise UserError(f'{path} is not JSON, or damaged: {not_the_file(data) or error}') from None
     lists = coco if isinstance(coco, dict) else {}
     lacking = [part for part in NEEDED if not isinstance(lists.get(part), list)]
     if lacking:
@@ -60,14 +62,13 @@ def is_plain(path):
 
 
 def plain(coco):
-    """The contents of a json without what tells readers apart: blanks around names, ids as texts in one list and as
+    """The contents of a json without what tells readers apart: blanks in names, ids as texts in one list and as
     numbers in another, `iscrowd` as text, and the category that Roboflow adds as the others' parent.
 
     Returns:
         The contents, new where they differ, and the names of the parents left out.
     """
-    categories = [dict(category, name=category['name'].strip().strip('\ufeff').strip())
-                  for category in coco['categories']]
+    categories = [dict(category, name=plain_name(category['name'])) for category in coco['categories']]
     ids = {key: {str(entry['id']): entry['id'] for entry in coco[part]}
            for key, part in (('image_id', 'images'), ('category_id', 'categories'))}
     known = {key: set(values.values()) for key, values in ids.items()}
@@ -81,6 +82,11 @@ def plain(coco):
                and all(other.get('supercategory') == category['name'] for other in categories if other is not category)]
     return dict(coco, categories=[category for category in categories if category not in parents],
                 annotations=annotations), [parent['name'] for parent in parents]
+
+
+def plain_name(name):
+    """A name without what is not seen: blanks of any kind around it, or several for one, and two forms of accents."""
+    return ' '.join(re.sub('[\u200b\ufeff]', '', unicodedata.normalize('NFC', name)).split())
 
 
 def is_text(value):
@@ -127,11 +133,6 @@ def hold_out(coco, share, seed=0):
     return {split: dict(coco, images=[i for i in coco['images'] if (i['id'] in held) == (split == 'val')],
                         annotations=[a for a in coco['annotations'] if (a['image_id'] in held) == (split == 'val')])
             for split in ('train', 'val')}
-
-
-def base_name(file_name):
-    """The last part of a path of any system, or of a URL."""
-    return re.split(r'[\\/]', file_name.partition('?')[0] if '://' in file_name else file_name)[-1]
 
 
 def classes_of(coco, path):
@@ -184,10 +185,15 @@ def survey(coco, path, images, **reading):
         {name: size for name, size in there.items() if name not in set(missing)}, images, path.name, **reading)
     faults = [fault(a.get('segmentation'), *map(int, sizes[a['image_id']])) for a in known]
     faulty = [f'that of the annotation {a.get("id")} has {reason}' for a, reason in zip(known, faults) if reason]
+    few_points = sum(not reason and bool(a.get('segmentation')) and is_few_points(a['segmentation'])
+                     for a, reason in zip(known, faults))
     extents = [None if reason else extent(a.get('segmentation')) for a, reason in zip(known, faults)]
     masked = np.array([place is not None for place in extents], bool)
     places = np.array([place for place in extents if place is not None], float).reshape(-1, 4)
     form = form_of(boxes, limits, masked, places)
+    reaching = int(outside.any(1).sum())
+    # Boxes of smaller images, or in other units: none reaches the right or the lower half of its image.
+    cornered = len(boxes) >= 10 and not form and bool((ends < limits / 2).all())
     apart = 0 if form else int((overlap(boxes[masked], places) < .1)[~flat[masked]].sum())
     learnt = ~(flat | thin | beyond | crowds | ignored)
 
@@ -199,7 +205,7 @@ def survey(coco, path, images, **reading):
         'boxes with masks': sum(map(has_mask, coco['annotations'])),
         'crowds': sum(bool(a.get('iscrowd')) for a in coco['annotations']),
         'root of box area': spread(np.sqrt(boxes[:, 2:].clip(0).prod(1)).round(1).tolist()),
-        'boxes out of bounds': int(outside.any(1).sum()), 'boxes of no area': int(flat.sum()),
+        'boxes out of bounds': reaching, 'boxes of no area': int(flat.sum()),
         'missing files': len(missing), 'duplicate image ids': len(twice), 'duplicate annotation ids': len(ids),
         'annotations of no image': len(lost),
     }
@@ -210,16 +216,22 @@ def survey(coco, path, images, **reading):
                      f'{first(twice)}'),
         (0 if learnt.any() else 'no', f'boxes in {path} to learn from or to compare with'),
         (len(boxes) if form else 0, f'boxes of {path} are {form}: COCO\'s format has x, y, width and height in pixels'),
+        (reaching if learnt.any() and not form and reaching > len(boxes) / 2 else 0,
+         f'of the {len(boxes)} boxes of {path} reach out of their images: they are in other units than pixels, or of '
+         'images of another size'),
         (len(faulty), f'masks of {path} cannot be used: {first(faulty, 1)}'),
         (apart if apart > len(places) / 2 else 0, f'of the {len(places)} masks of {path} lie elsewhere than their '
                                                   'boxes: one of the two is in other units, or of another image'),
         *file_problems]
     oddities = [
         (empty, "images without boxes, which are trained on or not as the config's filter_cfg says"),
-        (rows['boxes out of bounds'], 'boxes that reach out of their images by more than a pixel'),
+        (reaching, 'boxes that reach out of their images by more than a pixel'),
         (rows['boxes of no area'], 'boxes of no area, left out'),
         (int(thin.sum()), 'boxes less than a pixel wide or high, left out'),
         (int((beyond & ~flat).sum()), 'boxes outside of their images, left out'),
+        (len(boxes) if cornered else 0, 'boxes that all lie in the upper left quarter of their images, as those '
+                                        'in other units or of smaller images do'),
+        (few_points, 'masks of fewer than three points, which are none'),
         (int(ignored.sum()), 'annotations marked with ignore, left out'),
         (int(crowds.sum()) if crowds.sum() > len(known) / 2 else 0, 'crowds (iscrowd), which are not learnt from'),
         (apart, 'masks that lie elsewhere than their boxes'),

@@ -1,6 +1,11 @@
 """Which files of a folder are to train on and which to validate with, by their names."""
+import os
 import re
+import unicodedata
+from collections import defaultdict
+from glob import iglob
 from pathlib import Path
+from urllib.parse import unquote
 
 from ...errors import UserError
 
@@ -61,9 +66,7 @@ def find_images(names, json, roots, split):
     Raises:
         UserError: none of the images is in any.
     """
-    other = 'val' if split == 'train' else 'train'
-    if names_split(json.stem, other):  # train and val of one file, on purpose
-        split, other = other, split
+    split, other = splits_of(json, split)
     folders = {json.parent: json.parent.name}
     for root in roots:
         folders.update({root / path: path for path in ('', *subfolders(root))})
@@ -80,6 +83,50 @@ def find_images(names, json, roots, split):
         raise UserError(f"none of the images of {json} was found, {sample[0]} for one; looked in {where}. --images "
                         'FOLDER says where they are')
     return best
+
+
+def splits_of(json, split):
+    """The split whose images a json has, and the other one."""
+    other = 'val' if split == 'train' else 'train'
+    return (other, split) if names_split(json.stem, other) else (split, other)  # train and val of one file, on purpose
+
+
+def find_by_last_parts(names, json, roots, split):
+    """The files of names from elsewhere, with another machine's folders, a URL, or other capital letters.
+
+    Of files with one last part, the one is meant that is in the first root, then the one that has most of the name's
+    other parts before it, then the one with the same capital letters, then the one in folders of the split.
+
+    Args:
+        names, json, split: as of `find_images`.
+        roots: folders to look in, however deep, beside the json's.
+
+    Returns:
+        {name: path}, of names for which there is just one file, and which are alone in meaning it.
+    """
+    split, other = splits_of(json, split)
+    wanted, files = {parts_of(name)[:1] for name in names}, defaultdict(dict)
+    for number, root in enumerate((*roots, json.parent)):
+        for path in map(Path, iglob('**', root_dir=root, recursive=True)):
+            parts, named = parts_of(path.name), names_split(path.parent, split)
+            if parts in wanted and (named or not names_split(path.parent, other)) and (root / path).is_file():
+                files[parts].setdefault((root / path).resolve(), (root / path, number, named))
+    found = defaultdict(list)
+    for name in dict.fromkeys(names):
+        parts, exact = parts_of(name), unicodedata.normalize('NFC', name)
+        ranks = {file: (-number, len(os.path.commonprefix([parts, parts_of(str(file))])),
+                        exact.endswith(unicodedata.normalize('NFC', file.name)), named)
+                 for file, number, named in files[parts[:1]].values()}
+        best = [file for file, rank in ranks.items() if rank == max(ranks.values())]
+        if len(best) == 1:
+            found[best[0]].append(name)
+    return {means[0]: file for file, means in found.items() if len(means) == 1}
+
+
+def parts_of(name):
+    """The parts of a path of any system or of a URL, the last first, in small letters."""
+    text = unicodedata.normalize('NFC', unquote(name.partition('?')[0] if '://' in name else name))
+    return tuple(filter(None, re.split(r'[\\/]', text.strip().casefold())))[::-1]
 
 
 def subfolders(root):

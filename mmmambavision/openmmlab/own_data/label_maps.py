@@ -6,8 +6,9 @@ from PIL import Image, UnidentifiedImageError
 from rich.progress import track
 
 from ...errors import UserError
+from ..training.images import ends_early, fault
 from .find import image_files
-from .headers import read_header
+from .headers import ONLY_8_BITS, read_header
 from .survey import Survey, first, spread
 
 IGNORED = 255  # value of pixels that neither train nor count
@@ -43,8 +44,13 @@ def class_names(folder, values):
     return names
 
 
-def survey(split, images, labels, quiet=False):
+def survey(split, images, labels, quiet=False, skip_broken=False):
     """What is in one split, and what is wrong with it; reads every label map.
+
+    Args:
+        split: its name.
+        images, labels: folders.
+        quiet, skip_broken: as of `check_files`.
 
     Returns:
         The `Survey`, its classes by value, and the ending of the image files.
@@ -61,11 +67,16 @@ def survey(split, images, labels, quiet=False):
                         'ending: rename or convert them')
     expected = {labels / path.relative_to(images).with_suffix('.png'): path for path in files}
     missing = [str(label.relative_to(labels)) for label in expected if not label.is_file()]
+    if len(missing) == len(files):
+        raise UserError(f'no image of {images} has a label map in {labels}: that of {files[0].name} would be '
+                        f'{missing[0]}')
     unused = len(set(labels.rglob('*.png')) - set(expected))
 
-    widths, heights, other_size, classes, ignored, partly = [], [], [], Counter(), 0, 0
+    widths, heights, other_size, deep, broken, classes, ignored, partly = [], [], [], [], [], Counter(), 0, 0
     for label, image in track(expected.items(), f'reading the label maps of {split}', disable=quiet):
-        width, height = read_header(image)[:2]
+        width, height, _, bits, _ = read_header(image)
+        deep += [image.name] if bits > 8 else []
+        broken += [f'{file}: {reason}' for file in (image, label) if file.is_file() and (reason := ends_early(file))]
         widths.append(width)
         heights.append(height)
         if label.is_file():
@@ -82,8 +93,10 @@ def survey(split, images, labels, quiet=False):
             WITH_IGNORED: partly}
     problems = [
         (len(missing), f'of the {len(files)} images in {images} have no label map in {labels}: {first(missing)}'),
-        (len(other_size), f'label maps in {labels} are of another size than their images: {first(other_size)}')]
+        (len(other_size), f'label maps in {labels} are of another size than their images: {first(other_size)}'),
+        (0 if skip_broken else len(broken), f'files cannot be read, such as {first(broken, 1)}')]
     oddities = [
+        (len(deep), f'images of more than 8 bits per channel ({first(deep, 1)}): {ONLY_8_BITS}'),
         (unused, 'label maps that have no image, left out'),
         (ignored, f'label maps that are {IGNORED} all over, from which nothing is learned')]
     return Survey(rows, classes, 'images', problems, oddities), endings.popitem()[0]
@@ -98,7 +111,7 @@ def read(path):
     try:
         values = np.asarray(Image.open(path))
     except (OSError, UnidentifiedImageError):
-        raise UserError(f'{path} is not an image, or damaged') from None
+        raise UserError(f'{path} cannot be read: {fault(path) or "it is not an image, or damaged"}') from None
     if values.ndim != 2:
         raise UserError(f'{path} is in colours (its shape is {values.shape}): a label map has one channel, in it the '
                         'number of the class of each pixel')

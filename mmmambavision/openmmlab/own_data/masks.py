@@ -58,15 +58,18 @@ def fault(mask, width, height):
         if isinstance(counts, list) and sum(counts) != width * height:
             return 'run lengths that do not add up to the size of the image'
         coco_mask.decode(run_lengths(mask))
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, KeyError):
         return 'run lengths that cannot be read'
     return None
 
 
 def is_few_points(mask):
     """Whether a list has points and lines alone, as tools write them for keypoints: no mask, and no fault."""
-    return all(is_number(part) or isinstance(part, list) and all(is_number(v) or is_point(v) for v in part)
-               for part in mask)
+    if not isinstance(mask, list):
+        return False
+    parts = [mask] if all(map(is_number, mask)) else mask
+    return all(is_point(part) or isinstance(part, list) and len(part) < 6 and all(
+        is_number(value) or is_point(value) for value in part) for part in parts) and not polygons(mask)
 
 
 def run_lengths(mask):
@@ -78,7 +81,7 @@ def run_lengths(mask):
 
 def extent(mask):
     """The box [x, y, width, height] around a segmentation that has no `fault`, or None where it has no area."""
-    if isinstance(mask, dict):
+    if mask and isinstance(mask, dict):
         box = coco_mask.toBbox(run_lengths(mask)).tolist()
         return box if box[2] * box[3] > 0 else None
     points = np.concatenate([np.reshape(part, (-1, 2)) for part in polygons(mask)] or [np.zeros((0, 2))])

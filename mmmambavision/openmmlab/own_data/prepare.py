@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...errors import UserError
 from . import coco, label_maps
-from .find import WORDS, find_images, find_json, find_label_maps, find_single_json
+from .find import WORDS, find_by_last_parts, find_images, find_json, find_label_maps, find_single_json
 from .fit import fit_detector, fit_segmentor, masks_as_pixels, predicts_masks
 from .masks import has_mask, has_run_lengths
 from .report import show_table
@@ -39,7 +39,7 @@ def prepare(cfg, folder=None, jsons=None, images=None, quiet=False, holdout=None
         raise UserError("--data is for upright boxes: rotated ones are read from DOTA's format alone, where "
                         'train_dataloader.dataset and val_dataloader.dataset of the config say')
     if cfg.get('default_scope') == 'mmseg':
-        if any(jsons.values()) or images or holdout:
+        if any(jsons.values()) or images or holdout is not None:
             raise UserError('--train-json, --val-json, --images and --holdout are for detectors; a segmentor has '
                             '--data FOLDER with images and label maps')
         return prepare_segmentor(cfg, Path(folder).resolve(), quiet)
@@ -49,7 +49,7 @@ def prepare(cfg, folder=None, jsons=None, images=None, quiet=False, holdout=None
 
 
 def prepare_detector(cfg, folder, images, given, quiet, holdout=None):
-    changes = []
+    changes, parents, contents = [], [], {}
     if holdout is None:
         paths = {split: Path(given.get(split) or find_json(folder, split)).resolve() for split in WORDS}
         written = {split: coco.read(path) for split, path in paths.items()}
@@ -58,11 +58,11 @@ def prepare_detector(cfg, folder, images, given, quiet, holdout=None):
         if given.get('val'):
             raise UserError('--holdout takes images to validate with out of those to train on: leave out --val-json')
         path = Path(given.get('train') or find_single_json(folder)).resolve()
-        splits, paths, written = coco.hold_out(coco.read(path), holdout), dict.fromkeys(WORDS, path), {}
+        whole, parents = coco.plain(coco.read(path))
+        splits, paths, written = coco.hold_out(whole, holdout), dict.fromkeys(WORDS, path), {}
         counts = [len(content['images']) for content in splits.values()]
         changes.append(f'{counts[1]} of the {sum(counts)} images of {path} are held out for validation, drawn by a '
                        'fixed seed')
-    contents, parents = {}, []
     for split in WORDS:
         contents[split], found = coco.plain(splits[split])
         parents += found
@@ -76,8 +76,9 @@ def prepare_detector(cfg, folder, images, given, quiet, holdout=None):
         changes += [renamed] if renamed else []
     classes = coco.classes_of(contents['train'], paths['train'])
     also = coco.classes_of(contents['val'], paths['val'])
-    surveys = {split: coco.survey(contents[split], *files[split], turns=turns_images(cfg), quiet=quiet,
-                                  skip_broken=bool(cfg.get('skip_broken_images'))) for split in WORDS}
+    reading = dict(turns=turns_images(cfg), quiet=quiet, skip_broken=bool(cfg.get('skip_broken_images')),
+                   channels=cfg.model.backbone.get('in_channels', 3) if 'unchanged' in colours_read(cfg) else None)
+    surveys = {split: coco.survey(contents[split], *files[split], **reading) for split in WORDS}
     if not set(classes) & set(also):
         raise UserError(f'the classes of {paths["train"]} and {paths["val"]} have no name in common: '
                         f'{first(classes, 10)} in the first, {first(also, 10)} in the second')
@@ -102,32 +103,43 @@ def prepare_detector(cfg, folder, images, given, quiet, holdout=None):
 def locate(contents, path, roots, split):
     """The folder of a split's images, and what was done to find them, as a sentence or None.
 
-    Names that are not in any folder, such as another machine's paths, are replaced by their last parts in `contents`
-    where those differ and are in one.
+    Names that are not in any folder, such as another machine's paths, are replaced in `contents` by those of the files
+    that they mean, see `find_by_last_parts`.
 
     Raises:
         UserError: none of the images is found.
     """
     names = [image['file_name'] for image in contents['images']]
-    bases = [coco.base_name(name) for name in names]
-    usable = bases != names and len(set(bases)) == len(bases)
+    there, folder, error = 0, None, None
     try:
         folder = find_images(names, path, roots, split)
-        if not usable or all((folder / name).is_file() for name in names):
-            return folder, None
-    except UserError:
-        if not usable:
-            raise
-    folder = find_images(bases, path, roots, split)
-    contents['images'] = [dict(image, file_name=base) for image, base in zip(contents['images'], bases)]
-    return folder, f'the images of {path} are found by the last part of their names: {bases[0]} for {names[0]}'
+        there = sum((folder / name).is_file() for name in names)
+    except UserError as caught:
+        error = caught
+    if there == len(names):
+        return folder, None
+    found = find_by_last_parts(names, path, roots, split)
+    if len(found) <= there:
+        if error:
+            raise error
+        return folder, None
+    folder = Path(os.path.commonpath([file.parent for file in found.values()]))
+    contents['images'] = [dict(image, file_name=str(found[name].relative_to(folder)) if name in found else name)
+                          for image, name in zip(contents['images'], names)]
+    first_name = next(name for name, file in found.items() if name != file.name)
+    return folder, (f'{len(found)} of the {len(names)} images of {path} are found by the last parts of their names: '
+                    f'{found[first_name]} for {first_name}')
 
 
 def turns_images(cfg):
     """Whether the config's data set turns images by their EXIF orientation, as mmcv does by default."""
+    return not any('ignore_orientation' in kind or kind == 'unchanged' for kind in colours_read(cfg))
+
+
+def colours_read(cfg):
+    """How the config's data set reads images, such as 'color'."""
     steps = dataset_of(cfg).get('pipeline') or []
-    kinds = [str(step.get('color_type', 'color')) for step in steps if 'LoadImage' in str(step.get('type'))]
-    return not any('ignore_orientation' in kind or kind == 'unchanged' for kind in kinds)
+    return [str(step.get('color_type', 'color')) for step in steps if 'LoadImage' in str(step.get('type'))]
 
 
 def small_images(cfg, images, path):
@@ -164,7 +176,8 @@ def prepare_segmentor(cfg, folder, quiet):
     pairs = find_label_maps(folder)
     surveys, endings = {}, {}
     for split, pair in pairs.items():
-        surveys[split], endings[split] = label_maps.survey(split, *pair, quiet)
+        surveys[split], endings[split] = label_maps.survey(
+            split, *pair, quiet, bool(cfg.get('skip_broken_images')))
     classes = label_maps.class_names(folder, surveys['train'].classes)
     for split, survey in surveys.items():
         beyond = [value for value in survey.classes if value >= len(classes)]

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 
+from ...errors import UserError
 from ...terminal import show
 
 MOST = 40  # classes in the table
@@ -31,6 +32,9 @@ def draw_samples(cfg, path, count=9):
     Args:
         cfg: the config.
         path: of the picture.
+
+    Raises:
+        UserError: they have another number of channels than the backbone takes.
     """
     init_default_scope(cfg.default_scope)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
@@ -46,7 +50,10 @@ def draw_samples(cfg, path, count=9):
 
 def draw(visualizer, cfg, sample):
     """One sample with its annotations, BGR (CELL, CELL, 3)."""
-    image = sample['inputs'].numpy().transpose(1, 2, 0)
+    image, channels = sample['inputs'].numpy().transpose(1, 2, 0), cfg.model.backbone.get('in_channels', 3)
+    if image.shape[2] != channels:
+        raise UserError(f'the pipeline of training gives images of {image.shape[2]} channels, and the backbone takes '
+                        f'{channels}: set model.backbone.in_channels={image.shape[2]}, or have it read {channels}')
     if cfg.model.get('data_preprocessor', {}).get('bgr_to_rgb'):
         image = image[..., ::-1]
     annotated = sample['data_samples']

@@ -6,22 +6,25 @@ from mmengine.hooks import Hook
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from ...checkpoints.weights import group_names, rename
+from ...checkpoints.weights import check_there, group_names, rename
 from ...errors import UserError
+from ..loading import fit_backbones
 from .fit import fit_model
 
 ANOTHER_COUNT = 7919  # a number of classes that no model has: tensors whose shapes it changes are of the classes
 
 
 class LeaveOut(Hook):
-    """Takes tensors, by their names in a model, out of a checkpoint before it is loaded."""
+    """Gives a checkpoint that is loaded tensors of a model's names, without those that are to be left out."""
 
-    def __init__(self, names, own):
-        self.names, self.own = names, own
+    priority = 'VERY_HIGH'  # before the hook of averaged weights, which copies what is loaded
+
+    def __init__(self, names, state):
+        self.names, self.state = names, state
 
     def after_load_checkpoint(self, runner, checkpoint):
-        state = rename(checkpoint['state_dict'], self.own)
-        checkpoint['state_dict'] = {key: value for key, value in state.items() if key not in self.names}
+        checkpoint['state_dict'] = {key: value for key, value in self.state.items() if key not in self.names}
+        self.state = None  # no memory for the time of the training
 
 
 def start_from(cfg, source):
@@ -38,9 +41,14 @@ def start_from(cfg, source):
         UserError: the checkpoint cannot be had, or is of another model; names the first layer that differs.
     """
     checkpoint = CheckpointLoader.load_checkpoint(source, map_location='cpu')
-    model = tensors(cfg)
+    model = build(cfg)
+    try:
+        state, _ = fit_backbones(rename(checkpoint['state_dict'], model.state_dict()), model)
+        check_there(state)
+    except UserError as error:
+        raise UserError(f'{source}: {error}') from None
     own, others, given = ({name: value.shape for name, value in state.items() if torch.is_tensor(value)} for state in (
-        model, tensors(cfg, ANOTHER_COUNT), rename(checkpoint['state_dict'], model)))
+        model.state_dict(), build(cfg, ANOTHER_COUNT).state_dict(), state))
     of_classes = {name for name in own if own[name] != others.get(name)}
     other = [name for name in own if name in given and own[name] != given[name]]
     wrong = next((name for name in other if name not in of_classes and not name.startswith('backbone.')), None)
@@ -64,17 +72,17 @@ def start_from(cfg, source):
         notes.append(f'left out, since the classes differ: {", ".join(sorted(left_out))}')
     elif of_classes & given.keys() and not theirs:
         notes.append(f'{source} does not say its classes; as many as here, they were taken for the same')
-    return LeaveOut(left_out, model), notes
+    return LeaveOut(left_out, state), notes
 
 
-def tensors(cfg, count=None):
-    """The model's tensors by name, without values, if every head had `count` classes."""
+def build(cfg, count=None):
+    """The model without values, as if every head had `count` classes."""
     model = copy.deepcopy(cfg.model)
     if count:
         fit_model(model, count)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     with torch.device('meta'):
-        return MODELS.build(model).state_dict()
+        return MODELS.build(model)
 
 
 def dataset_of(cfg):

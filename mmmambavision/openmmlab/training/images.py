@@ -1,5 +1,6 @@
 """Files of a training set that cannot be read: named, and skipped where that is asked for."""
 import logging
+import os
 import zlib
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ from mmcv.transforms import BaseTransform
 from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
 
-from ...errors import UserError
+from ...errors import UserError, not_the_file
 from ..configs import datasets_of
 
 READERS = {'LoadImageFromFile': 'img_path', 'LoadAnnotations': 'seg_map_path'}
@@ -88,8 +89,8 @@ def fault(path):
         return error.strerror
     if not data:
         return 'it is empty'
-    if data.startswith(b'version https://git-lfs'):
-        return "it is a pointer of Git LFS in the image's place: git lfs pull brings the image"
+    if pointer := not_the_file(data):
+        return pointer
     if cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) is None:
         return too_short(path) or 'it is not an image'
     return too_short(path)
@@ -106,6 +107,14 @@ def too_short(path):
     if data.startswith(b'\x89PNG') and b'IEND\xaeB`\x82' not in data:
         return 'the PNG has no end, it was cut off'
     return None
+
+
+def ends_early(path):
+    """As `too_short`, of files whose last bytes are not those of the format, and without reading the others whole."""
+    with open(path, 'rb') as file:
+        file.seek(-min(64, file.seek(0, os.SEEK_END)), os.SEEK_END)
+        tail = file.read()
+    return None if b'\xff\xd9' in tail or b'IEND\xaeB`\x82' in tail else too_short(path)
 
 
 def first_scan(jpeg):

@@ -177,4 +177,39 @@ def test_points_and_lines_are_no_masks(folder):
     contents = coco_contents(3)
     contents['annotations'][0]['segmentation'] = [[1, 2, 3, 4]]
     contents['annotations'][1]['segmentation'] = dict(size=[48, 64], counts=[1, 48 * 64 - 1])
-    assert surveyed(folder, contents).rows['boxes with masks'] == 5
+    contents['annotations'][2]['segmentation'] = {}
+    found = surveyed(folder, contents)
+    assert found.rows['boxes with masks'] == 4 and not found.errors
+    assert any('three points' in warning and warning.endswith(': 1') for warning in found.warnings)
+
+
+@pytest.mark.parametrize('mask', [[5, 5, 15, 5, 15, 25, 5], [[5, 5, 15, 5, 15, 25, 5]], dict(size=[48, 64])])
+def test_masks_that_are_damaged_are_not_taken_for_none(mask, folder):
+    contents = coco_contents(3)
+    for annotation in contents['annotations']:
+        annotation['segmentation'] = mask
+    assert any('masks' in error for error in surveyed(folder, contents).errors)
+
+
+def test_boxes_of_images_of_another_size(folder):
+    """Without masks, which would tell: of larger images most reach out, of smaller ones all lie in a corner."""
+    contents = coco_contents(6)
+    for annotation in contents['annotations']:
+        del annotation['segmentation']
+    boxes = [annotation['bbox'] for annotation in contents['annotations']]
+
+    def scaled(factor):
+        for annotation, box in zip(contents['annotations'], boxes):
+            annotation['bbox'] = [factor * value for value in box]
+        return surveyed(folder, contents)
+
+    assert not scaled(1).warnings and not scaled(1).errors
+    assert any('12 of the 12 boxes' in error for error in scaled(2.5).errors)
+    warning, = scaled(.5).warnings
+    assert 'quarter' in warning and warning.endswith(': 12')
+
+
+@pytest.mark.parametrize('name', [
+    'caf\u00e9 bar', 'cafe\u0301 bar', 'caf\u00e9  bar ', 'caf\u00e9\u00a0bar', '\ufeffcaf\u00e9\tbar'])
+def test_names_that_look_alike_are_the_same(name):
+    assert plain(coco_contents(classes=(name, 'b')))[0]['categories'][0]['name'] == 'caf\u00e9 bar'

@@ -2,6 +2,9 @@
 import copy
 import json
 import re
+import shutil
+import unicodedata
+from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -13,7 +16,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mmmambavision.errors import UserError
-from mmmambavision.openmmlab.own_data import prepare
+from mmmambavision.openmmlab.own_data import draw_samples, prepare
 from mmmambavision.openmmlab.own_data.headers import read_header
 
 from ...helpers.data import DETECTOR, SEGMENTOR, coco_contents, recipe, write_both, write_label_maps, write_split
@@ -180,6 +183,90 @@ def test_names_of_other_machines(prefix, folder, tmp_path):
     assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 4
 
 
+@pytest.mark.parametrize('rename', [
+    lambda name: name.upper(), lambda name: f' {name}', lambda name: f'https://host/{quote(name)}?key=a/b',
+    lambda name: unicodedata.normalize('NFD', name), lambda name: f'/home/user/{name}'])
+def test_names_in_other_letters(rename, folder, tmp_path):
+    """Capital ones, accents in two ways, those of URLs; of images in two folders, where one number is in both."""
+    contents = coco_contents()
+    for number, image in enumerate(contents['images']):
+        image['file_name'] = f'{"ab"[number % 2]}/é{number // 2}.png'
+    there = [image['file_name'] for image in contents['images']]
+    write_both(folder, contents)
+    for image in contents['images']:
+        image['file_name'] = rename(image['file_name'])
+    (folder / 'annotations' / 'instances_train.json').write_text(json.dumps(contents))
+    cfg, _, changes = prepared(folder, tmp_path)
+    assert any(rename('a/é0.png') in change for change in changes)
+    written = json.loads((tmp_path / 'work_dir' / 'annotations' / 'train.json').read_text())
+    assert [image['file_name'] for image in written['images']] == there
+    assert cfg.train_dataloader.dataset.data_prefix.img == 'train'
+
+
+def test_names_that_may_be_either_of_two_files_stop(folder, tmp_path):
+    """Unless the names have their folder."""
+    contents = coco_contents()
+    write_both(folder, contents)
+    shutil.copytree(folder / 'train', folder / 'small')
+    shutil.move(folder / 'train', folder / 'large')
+    for image in contents['images']:
+        image['file_name'] = image['file_name'].upper()
+    (folder / 'annotations' / 'instances_train.json').write_text(json.dumps(contents))
+    refused(folder, tmp_path, '1.PNG', '--images')
+    for image in contents['images']:
+        image['file_name'] = f'LARGE/{image["file_name"]}'
+    (folder / 'annotations' / 'instances_train.json').write_text(json.dumps(contents))
+    assert prepared(folder, tmp_path)[0].train_dataloader.dataset.data_prefix.img == 'large'
+
+
+def test_files_that_are_cut_off(folder, tmp_path):
+    """Their headers are whole."""
+    write_both(folder)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
+    for path, kind in ((folder / 'train' / '1.png', 'PNG'), (folder / 'val' / '1.png', 'JPEG')):
+        image.save(path, kind)
+        path.write_bytes(path.read_bytes()[:-1000])
+    refused(folder, tmp_path, folder / 'train' / '1.png', folder / 'val' / '1.png', 'cut off')
+
+
+@pytest.mark.parametrize('kind', ['GIF', 'TIFF', 'WEBP', 'PNG'])
+def test_frames_behind_the_first_are_not_read(kind, folder, tmp_path):
+    write_both(folder)
+    pages = [Image.new('RGB', (64, 48), colour) for colour in ('red', 'blue')]
+    pages[0].save(folder / 'train' / '2.png', kind, save_all=True, append_images=pages[1:])
+    _, (warning,), _ = prepared(folder, tmp_path)
+    assert 'first' in warning and '2.png' in warning and warning.endswith(': 1')
+
+
+def test_pointers_of_git_lfs_in_the_place_of_annotations_and_label_maps(folder, tmp_path):
+    write_both(folder)
+    (folder / 'annotations' / 'instances_val.json').write_bytes(b'version https://git-lfs.github.com/spec/v1\n')
+    refused(folder, tmp_path, 'instances_val.json', 'git lfs pull')
+    write_label_maps(folder)
+    (folder / 'labels' / 'val' / 'a.png').write_bytes(b'version https://git-lfs.github.com/spec/v1\n')
+    with pytest.raises(UserError, match=facts('a.png', 'git lfs pull')):
+        prepared(folder, tmp_path, SEGMENTOR)
+
+
+READ_AS_IT_IS = {f'{loader}_dataloader.dataset.pipeline.0.color_type': 'unchanged' for loader in ('train', 'val')}
+
+
+def test_files_of_other_channels_than_the_backbones(folder, tmp_path):
+    """Files, where they are read as they are; else what the pipeline makes of them."""
+    write_both(folder)
+    plain = {'model.data_preprocessor.mean': None, 'model.data_preprocessor.std': None}
+    four = {**READ_AS_IT_IS, **plain, 'model.backbone.in_channels': 4}
+    refused(folder, tmp_path, '1.png', '3', 'in_channels', **four)
+    for channels in (1, 6):
+        cfg, _, _ = prepared(folder, tmp_path, **{'model.backbone.in_channels': channels})
+        with pytest.raises(UserError, match=facts(3, channels, 'in_channels')):
+            draw_samples(cfg, tmp_path / 'samples.jpg')
+    for path in folder.rglob('*.png'):
+        Image.new('RGBA', (64, 48)).save(path)
+    cfg, _, _ = prepared(folder, tmp_path, **four)
+    draw_samples(cfg, tmp_path / 'samples.jpg')
+
+
 def test_names_that_are_in_two_folders_stay(folder, tmp_path):
     contents = coco_contents()
     contents['images'][0]['file_name'] = 'a/1.png'
@@ -214,6 +301,19 @@ def test_a_single_json_is_split(place, folder, tmp_path):
         assert {a['category_id'] for a in part['annotations']} == {1, 2, 3}
     init_default_scope('mmdet')
     assert len(DATASETS.build(cfg.val_dataloader.dataset)) == 3
+
+
+def test_held_out_images_keep_boxes_that_name_them_by_text(folder, tmp_path):
+    contents = coco_contents()
+    for annotation in contents['annotations']:
+        annotation['image_id'] = str(annotation['image_id'])
+    write_split(folder, contents, 'result.json', 'images')
+    cfg = Config.fromfile(ROOT / DETECTOR)
+    cfg.work_dir = str(tmp_path / 'work_dir')
+    prepare(cfg, folder, quiet=True, holdout=.25)
+    counts = [len(json.loads((tmp_path / 'work_dir' / 'annotations' / f'{split}.json').read_text())['annotations'])
+              for split in ('train', 'val')]
+    assert counts == [6, 2]
 
 
 @pytest.mark.parametrize('share', [0., 1., -1., 1.5])

@@ -79,6 +79,33 @@ def test_damaged_files(kind, folder):
         surveyed(folder)
 
 
+@pytest.mark.parametrize('kind', ['images', 'labels'])
+def test_files_that_are_cut_off(kind, folder):
+    """Unless such files are to be passed over."""
+    write_label_maps(folder)
+    path = folder / kind / 'train' / 'a.png'
+    path.write_bytes(path.read_bytes()[:-12])
+    error, = surveyed(folder)[0].errors
+    assert str(path) in error and 'cut off' in error
+    folders = [folder / part / 'train' for part in ('images', 'labels')]
+    assert not survey('train', *folders, skip_broken=True)[0].errors
+
+
+def test_images_of_sixteen_bits(folder):
+    write_label_maps(folder)
+    Image.fromarray(np.zeros((48, 64), np.uint16)).save(folder / 'images' / 'train' / 'b.png')
+    warning, = surveyed(folder)[0].warnings
+    assert '8 bits' in warning and 'b.png' in warning and warning.endswith(': 1')
+
+
+def test_label_maps_under_other_names(folder):
+    write_label_maps(folder)
+    for name in 'ab':
+        label_map(folder, name).rename(label_map(folder, f'{name}_mask'))
+    with pytest.raises(ValueError, match=facts(folder / 'labels' / 'train', 'a.png')):
+        surveyed(folder)
+
+
 def test_no_images_or_of_several_endings(folder):
     write_label_maps(folder)
     Image.new('RGB', (64, 48)).save(folder / 'images' / 'train' / 'c.jpg')

@@ -4,8 +4,12 @@ import re
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
 
+from mmmambavision.errors import UserError
+from mmmambavision.openmmlab.loading import load_state_dict
 from mmmambavision.openmmlab.own_data.fit import fit_model
 from mmmambavision.openmmlab.own_data.weights import start_from
 
@@ -99,3 +103,51 @@ def test_a_backbone_alone(tmp_path):
     hook, notes = start_from(cfg, str(tmp_path / 'x.pth'))
     assert not hook.names and len(notes) == 1
     assert notes[0].endswith('neck (36), roi_head (66), rpn_head (6)')
+
+
+def test_another_backbone_under_the_same_heads(tmp_path):
+    """Such as a ResNet's detector with a neck of the same sizes; the network stays without its pretrained backbone."""
+    cfg, name = load('cascade_mask_rcnn_mambavision_demo'), 'cascade_mask_rcnn_mambavision_demo'
+    state = {key: value for key, value in save(tmp_path / 'x.pth', name, CLASSES).items() if 'backbone.' not in key}
+    torch.save(dict(state_dict={'backbone.conv1.weight': torch.zeros(64, 3, 7, 7), **state}), tmp_path / 'x.pth')
+    with pytest.raises(UserError, match=facts('x.pth', 'conv1', 'patch_embed')):
+        start_from(cfg, str(tmp_path / 'x.pth'))
+    assert cfg.model.backbone.init_cfg and not cfg.get('load_from')
+
+
+def test_tensors_without_values_stop(tmp_path):
+    state = save(tmp_path / 'x.pth', 'cascade_mask_rcnn_mambavision_demo', CLASSES)
+    torch.save({name: value.to('meta') for name, value in state.items()}, tmp_path / 'x.pth')
+    with pytest.raises(UserError, match=facts('x.pth', 'meta')):
+        start_from(load('cascade_mask_rcnn_mambavision_demo'), str(tmp_path / 'x.pth'))
+
+
+def test_of_a_teacher_and_a_student_the_taken_is_said_once(tmp_path, caplog):
+    state = save(tmp_path / 'x.pth', 'cascade_mask_rcnn_mambavision_demo', CLASSES)
+    both = {prefix + key: value for prefix in ('teacher.', 'student.') for key, value in state.items()}
+    torch.save(dict(state_dict=both), tmp_path / 'x.pth')
+    cfg = load('cascade_mask_rcnn_mambavision_demo')
+    hook, _ = start_from(cfg, str(tmp_path / 'x.pth'))
+    checkpoint = dict(state_dict=both)
+    hook.after_load_checkpoint(None, checkpoint)
+    load_state_dict(MODELS.build(cfg.model), checkpoint['state_dict'])
+    assert checkpoint['state_dict'].keys() == state.keys()
+    assert caplog.text.count('#student') == 1
+
+
+def test_averaged_weights_start_from_the_same(tmp_path):
+    """mmengine's EMAHook, as RTMDet has, fills its model from the checkpoint; it took the layers of other classes."""
+    name = 'upernet_mambavision_demo'
+    state = save(tmp_path / 'x.pth', name, ('x', 'y', 'z'))
+    cfg = load(name)
+    hook, _ = start_from(cfg, str(tmp_path / 'x.pth'))
+    init_default_scope(cfg.default_scope)
+    runner = Runner(MODELS.build(cfg.model), str(tmp_path / 'work_dir'), custom_hooks=[dict(type='EMAHook')],
+                    default_scope=cfg.default_scope, experiment_name=tmp_path.name)
+    runner.register_hook(hook)
+    averaged = next(hook for hook in runner.hooks if isinstance(hook, EMAHook))
+    averaged.before_run(runner)
+    runner.load_checkpoint(str(tmp_path / 'x.pth'))
+    filled = averaged.ema_model.module.state_dict()
+    for key in ('decode_head.conv_seg.weight', 'backbone.levels.1.downsample.reduction.0.weight'):
+        assert torch.equal(filled[key], state[key]) == ('backbone' in key)
