@@ -191,7 +191,7 @@ def test_options_that_would_not_be_obeyed_stop(tmp_path):
     with pytest.raises(ValueError, match=facts('--from-scratch', '--weights')):
         work.apply_options(cfg, parse(command, ['x.py', '--from-scratch', '--weights', 'x.pth']))
     assert work.has_own_data(parse(command, ['x.py', '--holdout', '0.2']))
-    with pytest.raises(ValueError, match='--data'):
+    with pytest.raises(ValueError, match='data'):
         own_data.prepare(cfg, holdout=.2)
 
 
