@@ -14,6 +14,7 @@ import mmmambavision.ops
 from mmmambavision.models.presets import PRESETS
 from mmmambavision.ops import attention
 from mmmambavision.ops.attn import available_backends, cpu, interface
+from mmmambavision.ops.attn.interface import ATTENTION
 
 if absent := available_backends()['cpu'] or cpu.refuses(torch.empty(0)):
     needs_kernel = pytest.mark.skip(reason=absent)
@@ -203,15 +204,19 @@ def chosen(q, k, v, **options):
     """Name of the implementation that 'auto' takes."""
     taken = []
     with pytest.MonkeyPatch.context() as patch:
-        for name in interface.BACKENDS:
-            patch.setitem(interface.BACKENDS, name, lambda *_, name=name: taken.append(name))
+        for name, there in ATTENTION.backends.items():
+            patch.setitem(ATTENTION.backends, name, there._replace(run=lambda *_, name=name: taken.append(name)))
         attention(q, k, v, **options)
     return taken[0]
 
 
+def without_numba(monkeypatch):
+    monkeypatch.setattr(ATTENTION, 'absent', lambda name: 'numba is not installed' if name == 'cpu' else None)
+
+
 @needs_kernel
 def test_choice(monkeypatch):
-    monkeypatch.delenv(interface.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.delenv(ATTENTION.variable, raising=False)
     long, short = inputs(1, 1, 3, LONG, 8), inputs(1, 1, LONG, LONG - 1, 8)
     assert chosen(*long) == 'cpu' and chosen(*short) == 'torch'
     assert chosen(*(t.double() for t in long)) == chosen(*(t.half() for t in long)) == 'torch'
@@ -227,21 +232,21 @@ def test_choice(monkeypatch):
                                    ({'avx512f': True, 'avx512bf16': True, 'amx-bf16': True}, 'torch')):
         monkeypatch.setattr(cpu, 'features', lambda: instructions)
         assert chosen(*(t.bfloat16() for t in long)) == expected
-    monkeypatch.setattr(interface, 'absent', lambda: 'numba is not installed: pip install numba')
+    without_numba(monkeypatch)
     assert chosen(*long) == 'torch'
 
 
 def test_environment_variable_and_argument(monkeypatch):
-    monkeypatch.setenv(interface.ENVIRONMENT_VARIABLE, 'reference')
+    monkeypatch.setenv(ATTENTION.variable, 'reference')
     assert chosen(*inputs()) == 'reference' and chosen(*inputs(), backend='torch') == 'torch'
-    monkeypatch.setenv(interface.ENVIRONMENT_VARIABLE, 'flash')
+    monkeypatch.setenv(ATTENTION.variable, 'flash')
     with pytest.raises(ValueError, match='flash'):
         attention(*inputs())
 
 
 def test_refusals(monkeypatch):
     q, k, v = inputs()
-    monkeypatch.setattr(interface, 'absent', lambda: None)
+    monkeypatch.setattr(ATTENTION, 'absent', lambda name: None)
     monkeypatch.setattr(cpu, 'features', lambda: dict(avx512f=True))
     for tensor, reason in ((q.double(), 'float64'), (q.to('meta'), 'meta'), (q.bfloat16(), 'AVX512-BF16')):
         with pytest.raises(ValueError, match=reason):
@@ -249,8 +254,8 @@ def test_refusals(monkeypatch):
     monkeypatch.setattr(cpu, 'features', lambda: dict(neon=True))
     with pytest.raises(ValueError, match='AVX2'):
         attention(q, k, v, 'cpu')
-    monkeypatch.setattr(interface, 'absent', lambda: 'numba is not installed: pip install numba')
-    assert available_backends() == {'reference': None, 'torch': None, 'cpu': interface.absent()}
+    without_numba(monkeypatch)
+    assert available_backends() == {'reference': None, 'torch': None, 'cpu': 'numba is not installed'}
     with pytest.raises(ValueError, match='numba'):
         attention(q, k, v, 'cpu')
 
@@ -294,7 +299,7 @@ def operators(graph):
 
 @needs_kernel
 def test_compiled_graphs_have_the_kernel_and_exported_ones_torchs_operator(monkeypatch):
-    monkeypatch.delenv(interface.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.delenv(ATTENTION.variable, raising=False)
     seen = []
 
     class Layer(torch.nn.Module):
@@ -331,7 +336,7 @@ def test_compiled():
 @needs_kernel
 def test_under_torch_func(monkeypatch):
     """Transformed functions take torch's operator."""
-    monkeypatch.delenv(interface.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.delenv(ATTENTION.variable, raising=False)
     q, k, v = inputs(3, 1, 4, LONG, 8)
     found = torch.func.vmap(lambda *one: attention(*(t[None] for t in one))[0])(q, k, v)
     torch.testing.assert_close(found.double(), by_definition(q, k, v), rtol=1e-4, atol=1e-5)
@@ -382,14 +387,14 @@ selective_scan(u, u, -torch.ones(8, 2, dtype=torch.float32), u[:, :2], u[:, :2],
 @needs_kernel
 def test_forward_mode_is_not_lost(monkeypatch):
     """A custom operator would drop the tangents without a word."""
-    monkeypatch.delenv(interface.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.delenv(ATTENTION.variable, raising=False)
     with torch.autograd.forward_ad.dual_level():
         assert chosen(*inputs(1, 1, 3, LONG, 8)) == 'torch'
 
 
 @needs_kernel
 def test_types_that_autocast_changes(monkeypatch):
-    monkeypatch.delenv(interface.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.delenv(ATTENTION.variable, raising=False)
     q, k, v = inputs(1, 1, 3, LONG, 8)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         assert chosen(q, k, v) == chosen(q, k.bfloat16(), v.bfloat16()) == 'torch'

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from mmmambavision import MambaVision
 from mmmambavision.ops import available_backends, selective_scan
 from mmmambavision.ops.scan import chunked, interface, mamba_ssm, triton
-from mmmambavision.ops.scan.interface import BACKENDS, ENVIRONMENT_VARIABLE
+from mmmambavision.ops.scan.interface import BACKENDS, SCAN
 
 from ..helpers.nets import NANO
 from ..helpers.process import ROOT
@@ -246,10 +246,10 @@ def test_table_of_backends_and_choice(monkeypatch):
     inputs = dict(make_inputs(dtype=torch.float32), delta_softplus=True)
     expected = selective_scan(**inputs, backend='cpu')
     assert torch.equal(selective_scan(**inputs), expected)
-    monkeypatch.setenv(ENVIRONMENT_VARIABLE, 'chunked')
+    monkeypatch.setenv(SCAN.variable, 'chunked')
     assert torch.equal(selective_scan(**inputs), selective_scan(**inputs, backend='chunked'))
     assert torch.equal(selective_scan(**inputs, backend='cpu'), expected)  # the argument wins
-    monkeypatch.setenv(ENVIRONMENT_VARIABLE, 'quick')
+    monkeypatch.setenv(SCAN.variable, 'quick')
     with pytest.raises(ValueError, match='quick'):
         selective_scan(**inputs)
 
@@ -257,8 +257,8 @@ def test_table_of_backends_and_choice(monkeypatch):
 @pytest.mark.parametrize('device, missing, price', [('cpu', 'cpu', 'four times'), ('cuda', 'triton', '40 times')])
 def test_fallback_to_plain_operations_is_told_once(monkeypatch, device, missing, price):
     """With tensors that have no values, so that no GPU is needed."""
-    monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
-    monkeypatch.setattr(interface, 'absent', lambda name: None if name == 'chunked' else f'{name} is not here')
+    monkeypatch.delenv(SCAN.variable, raising=False)
+    monkeypatch.setattr(SCAN, 'absent', lambda name: None if name == 'chunked' else f'{name} is not here')
     interface._warn_of_slow_scan.cache_clear()
     with FakeTensorMode():
         inputs = {k: torch.empty(v.shape, device=device) for k, v in make_inputs(1, 5, 7, 3).items()}

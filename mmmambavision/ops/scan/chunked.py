@@ -95,7 +95,7 @@ def kept_shape(u, A, B):
 
 
 def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep=False):
-    """As `operators.register` wants it."""
+    """As `make_operator` wants it."""
     parts = _Parts(u, delta, A, B, C, delta_bias, delta_softplus)
     state, kept, rows = parts.zero, [], []
     for step, weighted, b, c in parts.stretches():
@@ -113,7 +113,7 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep=False):
 
 
 def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    """As `operators.register` wants it; finds `kept` itself where it is None."""
+    """As `make_operator` wants it; finds `kept` itself where it is None."""
     if kept is None:
         kept = forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep=True)[2]
     parts = _Parts(u, delta, A, B, C, delta_bias, delta_softplus)

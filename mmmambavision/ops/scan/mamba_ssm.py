@@ -47,7 +47,7 @@ def kept_shape(u, A, B):
 
 
 def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
-    """As `operators.register` wants it. The gate z is applied outside: the kernel would keep two outputs for it."""
+    """As `make_operator` wants it. The gate z is applied outside: the kernel would keep two outputs for it."""
     u, delta, A, B, C, D, delta_bias = _as_wanted(u, delta, A, B, C, D, delta_bias)
     y, states = _kernel().fwd(u, delta, A, B, C, D, None, delta_bias, delta_softplus)
     last_state = states[:, :, -1, 1::2]
@@ -55,7 +55,7 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
 
 
 def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    """As `operators.register` wants it; `chunked` adds what depends on the last state, which the kernel leaves out."""
+    """As `make_operator` wants it; `chunked` adds what depends on the last state, which the kernel leaves out."""
     inputs = u, delta, A, B, C, D, z, delta_bias
     u, delta, A, B, C, D, delta_bias = _as_wanted(u, delta, A, B, C, D, delta_bias)
     dz = None

@@ -138,7 +138,7 @@ def kept_shape(u, A, B):
 
 
 def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
-    """As `operators.register` wants it."""
+    """As `make_operator` wants it."""
     launch = _Launch(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     y, last_state = like(u), launch.new(*u.shape[:2], A.shape[1])
     kept = launch.new(*kept_shape(u, A, B) if keep else (0,))
@@ -151,7 +151,7 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
 
 
 def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    """As `operators.register` wants it."""
+    """As `make_operator` wants it."""
     launch = _Launch(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     batch, blocks, segments, states, width = launch.states_shape
     groups, length = B.shape[1], u.shape[2]
