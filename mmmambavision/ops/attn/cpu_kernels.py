@@ -8,32 +8,14 @@ import numpy as np
 from numba import njit
 
 from ..compiled import jit_options
-from .products import ROWS, TILE, add_product, bfloat16_pair, power_of_two, put_product
+from ..cpu_math import exp2
+from .products import ROWS, TILE, add_product, bfloat16_pair, put_product
 
 BLOCK = 64
 LOWEST = np.finfo(np.float32).min
 RISE = np.float32(8.)
 LOG_2 = np.float32(np.log(2))
-# Added to a number from -127 to 127 it rounds that to an integer k; the lowest bits of the sum are those of k + 127.
-MAGIC = np.float32(1.5 * 2 ** 23 + 127)
 JIT = dict(jit_options(), fastmath={'contract', 'nsz'})
-
-
-@njit(inline='always', **JIT)
-def exp2(x):
-    """2^x in float32 for x up to 126, within 2 units in the last place; 0 for x below -126, NaN for NaN."""
-    low = x < np.float32(-126.)
-    x = np.float32(-126.) if low else x
-    shifted = x + MAGIC
-    r = x - (shifted - MAGIC)  # from -1/2 to 1/2, where this polynomial has the least greatest relative error: 2e-9
-    p = np.float32(1.534581182e-4)
-    p = p * r + np.float32(1.339993122e-3)
-    p = p * r + np.float32(9.618488958e-3)
-    p = p * r + np.float32(5.550328777e-2)
-    p = p * r + np.float32(2.402264689e-1)
-    p = p * r + np.float32(6.931472057e-1)
-    p = p * r + np.float32(1.)
-    return np.float32(0.) if low else p * power_of_two(shifted)
 
 
 @njit(**JIT)

@@ -143,14 +143,6 @@ def add_product(typing_context, out, out_at, a, a_at, row, term, b, b_at, terms)
 
 
 @intrinsic
-def power_of_two(typing_context, shifted):
-    """2^k of a float32 whose lowest bits are those of k + 127: they become the exponent."""
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(builder.shl(builder.bitcast(arguments[0], INTEGER), INTEGER(23)), FLOAT)
-    return types.float32(types.float32), generate
-
-
-@intrinsic
 def bfloat16_pair(typing_context, even, odd):
     """Two float32 numbers rounded to bfloat16, ties away from zero, as one int32, `even` in the lower half."""
     def generate(context, builder, signature, arguments):

@@ -4,67 +4,15 @@ A kernel works on blocks of WIDTH channels of one sequence, loaded so that they 
 is over WIDTH numbers and becomes vector instructions. Inputs are flat arrays with strides of their own.
 """
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
 from ..compiled import jit_options
+from ..cpu_math import exp, sigmoid, softplus
 
 WIDTH = 16   # channels in a block: one vector of AVX-512, two of AVX2
 CHUNK = 64   # steps between the states that the forward pass keeps for the backward pass
 # Reordering of sums lets the compiler use vectors; it is the same order on every run.
-FASTMATH = {'contract', 'reassoc', 'nsz'}
-
-
-JIT = dict(jit_options(), fastmath=FASTMATH)
-
-
-@intrinsic
-def power_of_two(typing_context, k):
-    """2^k for a float32 k that is an integer from -126 to 127, put together from its bits."""
-    def generate(context, builder, signature, args):
-        bits = builder.add(builder.fptosi(args[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 127))
-        return builder.bitcast(builder.shl(bits, ir.Constant(ir.IntType(32), 23)), ir.FloatType())
-    return types.float32(types.float32), generate
-
-
-@njit(inline='always', **JIT)
-def exp(x):
-    """e^x in float32 to 2 units in the last place: 2^k times a polynomial (Cody and Waite's reduction)."""
-    x = min(max(x, np.float32(-87.)), np.float32(88.))
-    k = np.floor(x * np.float32(1.44269504) + np.float32(.5))
-    r = x - k * np.float32(0.693359375) + k * np.float32(2.12194440e-4)
-    p = np.float32(1 / 5040)
-    p = p * r + np.float32(1 / 720)
-    p = p * r + np.float32(1 / 120)
-    p = p * r + np.float32(1 / 24)
-    p = p * r + np.float32(1 / 6)
-    p = p * r + np.float32(1 / 2)
-    p = p * r + np.float32(1.)
-    p = p * r + np.float32(1.)
-    return p * power_of_two(k)
-
-
-@njit(inline='always', **JIT)
-def softplus(x):
-    """log(1 + e^x) in float32: max(x, 0) + log(1 + e), e = e^-|x|, by the series of 2 artanh(e / (2 + e))."""
-    e = exp(-abs(x))
-    s = e / (e + np.float32(2.))
-    q = s * s
-    p = np.float32(1 / 15)
-    p = p * q + np.float32(1 / 13)
-    p = p * q + np.float32(1 / 11)
-    p = p * q + np.float32(1 / 9)
-    p = p * q + np.float32(1 / 7)
-    p = p * q + np.float32(1 / 5)
-    p = p * q + np.float32(1 / 3)
-    p = p * q + np.float32(1.)
-    return max(x, np.float32(0.)) + np.float32(2.) * s * p
-
-
-@njit(inline='always', **JIT)
-def sigmoid(x):
-    return np.float32(1.) / (np.float32(1.) + exp(-x))
+JIT = dict(jit_options(), fastmath={'contract', 'reassoc', 'nsz'})
 
 
 @njit(**JIT)
