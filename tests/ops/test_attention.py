@@ -352,7 +352,7 @@ def test_on_a_cpu_with_avx2_alone(tmp_path):
                         for name, has in binding.get_host_cpu_features().items())
     environment = {**os.environ, 'NUMBA_CPU_NAME': 'haswell', 'NUMBA_CPU_FEATURES': features,
                    'NUMBA_CACHE_DIR': str(tmp_path)}
-    code = 'from mmmambavision.ops.attn import products; print(products.LANES, products.ROWS)'
+    code = 'from mmmambavision.ops.attn import products; print(products.VECTOR, products.ROWS)'
     done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ['8', '4']
     tests = [f'{__file__}::{name}' for name in ('test_values', 'test_gradients', 'test_nan_and_infinity_as_torch')]

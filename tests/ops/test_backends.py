@@ -178,17 +178,17 @@ def test_same_bits_on_every_run(backend):
         assert all(torch.equal(first[k], again[k]) for k in first)
 
 
-@pytest.mark.parametrize('together', [1, chunked.TOGETHER])
+@pytest.mark.parametrize('numbers', [1, chunked.STATES_PER_STRETCH])
 @pytest.mark.parametrize('length', [1, 15, 16, 17, 255, 256, 257, 700])
-def test_ends_of_chunks_and_stretches(monkeypatch, together, length):
+def test_ends_of_chunks_and_stretches(monkeypatch, numbers, length):
     """With stretches of 256 steps, and in one."""
-    monkeypatch.setattr(chunked, 'TOGETHER', together)
+    monkeypatch.setattr(chunked, 'STATES_PER_STRETCH', numbers)
     assert_as_reference('chunked', make_inputs(2, 6, length, 3, groups=2))
 
 
 def test_chunked_under_transforms(monkeypatch):
     """Tangents, and a batch of parameters and inputs, as those of the reference."""
-    monkeypatch.setattr(chunked, 'TOGETHER', 1)
+    monkeypatch.setattr(chunked, 'STATES_PER_STRETCH', 1)
     inputs = [torch.stack([v, v.flip(0)]) for v in make_inputs(1, 4, 270, 2, groups=2).values()]
     tangents = [torch.randn_like(v) for v in inputs]
     results = []

@@ -10,7 +10,7 @@ from . import chunked
 from .operators import refusal
 
 MODULE = 'selective_scan_cuda'
-CHUNK = 2048  # of that kernel: states are kept before every so many steps
+CUDA_CHUNK_STEPS = 2048  # of that kernel: states are kept before every so many steps
 
 
 def unavailable():
@@ -43,7 +43,7 @@ def _as_wanted(u, delta, A, B, C, D, delta_bias):
 
 def kept_shape(u, A, B):
     """Shape of the states kept for the backward pass, (B, D, chunks, 2 N), as the kernel lays them out."""
-    return (*u.shape[:2], -(-u.shape[2] // CHUNK), 2 * A.shape[1])
+    return (*u.shape[:2], -(-u.shape[2] // CUDA_CHUNK_STEPS), 2 * A.shape[1])
 
 
 def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
