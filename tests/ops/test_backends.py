@@ -32,7 +32,7 @@ ARGUMENTS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias')
 def few_segments_together(monkeypatch):
     """So that the small sizes of these tests go round every loop of the Triton kernels."""
     if triton.interpreted():
-        for name, value in (('TOGETHER', 3), ('SHORTEST', 2), ('FEWEST', 2)):
+        for name, value in (('SEGMENTS_PER_LOAD', 3), ('MIN_CHUNKS_PER_SEGMENT', 2), ('MIN_SEGMENTS', 2)):
             monkeypatch.setattr(triton, name, value)
 
 
@@ -298,18 +298,20 @@ def test_segments_of_triton(monkeypatch, length, segments):
     if triton.unavailable():
         pytest.skip(triton.unavailable())
     monkeypatch.setattr(triton, 'multiprocessors', lambda device: 1)
-    monkeypatch.setattr(triton, 'WARPS', segments)
+    monkeypatch.setattr(triton, 'WARPS_PER_MULTIPROCESSOR', segments)
     inputs = make_inputs(1, 5, length, 8)
-    from mmmambavision.ops.scan import triton_kernels
-    grids = {name: spy_on(monkeypatch, triton_kernels, name) for name in ('segment_ends', 'forward', 'backward')}
+    from mmmambavision.ops.scan import triton_backward, triton_kernels
+    forward, backward, ends = (spy_on(monkeypatch, module, f'selective_scan_{name}_kernel') for module, name in (
+        (triton_kernels, 'fwd'), (triton_backward, 'bwd'), (triton_kernels, 'segment_ends')))
     assert_as_reference('triton', inputs)
-    assert set(grids['forward']) == set(grids['backward']) == {(1, segments)}
-    assert set(grids['segment_ends']) == ({(1, segments)} if segments > 1 else set())
+    assert set(forward) == set(backward) == {(1, segments)}
+    assert set(ends) == ({(1, segments)} if segments > 1 else set())
 
 
 # Upper bounds: registers, and instructions for each channel, step and state (see tools/benchmarks/scan_static.py).
-LIMITS = dict(segment_ends=(80, 12.5), segment_starts=(255, 17), forward=(96, 17), backward=(255, 38),
-              depthwise_silu_forward=(80, None), depthwise_silu_backward=(128, None))
+LIMITS = dict(selective_scan_segment_ends_kernel=(80, 12.5), selective_scan_segment_starts_kernel=(255, 17),
+              selective_scan_fwd_kernel=(96, 17), selective_scan_bwd_kernel=(255, 38),
+              depthwise_silu_fwd_kernel=(80, None), depthwise_silu_bwd_kernel=(128, None))
 
 
 @pytest.mark.parametrize('targets, dtypes', [(('80', '90'), ('bfloat16',)), full(
@@ -322,8 +324,7 @@ def test_what_triton_kernels_compile_to(targets, dtypes, tmp_path):
     subprocess.run([sys.executable, tool, '--targets', *targets, '--dtype', *dtypes, '--json', tmp_path / 'x.json'],
                    env=environment, check=True, stdout=subprocess.DEVNULL)
     records = json.loads((tmp_path / 'x.json').read_text())
-    expected = Counter(segment_ends=2, segment_starts=2, forward=1, backward=1, depthwise_silu_forward=1,
-                       depthwise_silu_backward=1)
+    expected = {name: 2 if 'segment' in name else 1 for name in LIMITS}
     assert Counter(record['kernel'] for record in records) == {
         name: count * len(targets) * len(dtypes) for name, count in expected.items()}
     for record in records:
@@ -338,7 +339,7 @@ def test_how_sequences_are_cut(monkeypatch):
     if triton.unavailable():
         pytest.skip(triton.unavailable())
     from mmmambavision.ops.scan import triton_kernels
-    for name, value in dict(SHORTEST=5, FEWEST=4, multiprocessors=lambda device: 132).items():
+    for name, value in dict(MIN_CHUNKS_PER_SEGMENT=5, MIN_SEGMENTS=4, multiprocessors=lambda device: 132).items():
         monkeypatch.setattr(triton, name, value)
 
     class Launches:
@@ -346,8 +347,8 @@ def test_how_sequences_are_cut(monkeypatch):
             grids.append(grid)
             return lambda *args, **named: None
 
-    for name in ('segment_ends', 'segment_starts', 'forward'):
-        monkeypatch.setattr(triton_kernels, name, Launches())
+    for name in ('segment_ends', 'segment_starts', 'fwd'):
+        monkeypatch.setattr(triton_kernels, f'selective_scan_{name}_kernel', Launches())
     for length, segments in ((49, 1), (196, 16), (4200, 128), (12544, 128)):
         grids, inputs = [], make_inputs(1, 64, length, 8)
         triton.forward(*(inputs[name] for name in ('u', 'delta', 'A')), *(
