@@ -22,7 +22,7 @@ else:
     needs_kernel = pytest.mark.filterwarnings('default')
 refused = absent or cpu.refuses(torch.empty(0, dtype=torch.bfloat16))
 needs_bfloat16 = pytest.mark.skipif(bool(refused), reason=str(refused))
-LONG = cpu.shortest()
+LONG = cpu.fewest_keys()
 
 
 def inputs(batch=2, heads=2, queries=70, keys=None, dim=40, dtype=torch.float32, layout='mixer'):
@@ -217,8 +217,8 @@ def without_numba(monkeypatch):
 @needs_kernel
 def test_choice(monkeypatch):
     monkeypatch.delenv(ATTENTION.variable, raising=False)
-    long, short = inputs(1, 1, 3, LONG, 8), inputs(1, 1, LONG, LONG - 1, 8)
-    assert chosen(*long) == 'cpu' and chosen(*short) == 'torch'
+    assert chosen(*inputs(1, 1, 3, LONG, 8)) == 'cpu' and chosen(*inputs(1, 1, LONG, LONG - 1, 8)) == 'torch'
+    long = inputs(1, 1, 3, 2048, 8)  # enough for any CPU
     assert chosen(*(t.double() for t in long)) == chosen(*(t.half() for t in long)) == 'torch'
     assert chosen(*(t.to('meta') for t in long)) == 'torch'
     assert chosen(*(t[:0] for t in long)) == 'torch'
@@ -234,6 +234,17 @@ def test_choice(monkeypatch):
         assert chosen(*(t.bfloat16() for t in long)) == expected
     without_numba(monkeypatch)
     assert chosen(*long) == 'torch'
+
+
+@pytest.mark.parametrize('amd, instructions, border', [
+    (True, dict(avx512f=True), 512), (True, dict(avx2=True, fma=True), 1050), (False, dict(avx512f=True), 2048),
+    (False, dict(avx2=True, fma=True), 2048)])
+def test_border_by_maker_and_vector_width(monkeypatch, amd, instructions, border):
+    monkeypatch.delenv(ATTENTION.variable, raising=False)
+    monkeypatch.setattr(ATTENTION, 'absent', lambda name: None)
+    monkeypatch.setattr(cpu, '_is_amds', lambda: amd)
+    monkeypatch.setattr(cpu, 'features', lambda: instructions)
+    assert [chosen(*inputs(1, 1, 3, keys, 8)) for keys in (border - 1, border)] == ['torch', 'cpu']
 
 
 def test_environment_variable_and_argument(monkeypatch):

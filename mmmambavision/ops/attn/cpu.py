@@ -32,10 +32,14 @@ def has(feature):
 
 
 @torch.compiler.assume_constant_result
-def shortest():
-    """Keys from which on the kernels overtake torch's, by tools/benchmarks/attention.py. torch's products are MKL's,
-    which takes a slower way on AMD's CPUs."""
-    return 512 if _is_amds() else 2048
+def fewest_keys():
+    """Keys from which on the kernels are faster than torch's, by tools/benchmarks/attention.py.
+
+    torch's products are MKL's, which takes a slower way on AMD's CPUs; ours are slower where vectors are half as long.
+    """
+    if not _is_amds():
+        return 2048
+    return 512 if has('avx512f') else 1050
 
 
 @lru_cache(maxsize=None)
@@ -61,7 +65,7 @@ def refuses(q):
 
 def is_faster(q, k):
     """Whether this implementation, if it takes the queries, is faster than torch's, which uses AMX for bfloat16."""
-    return k.shape[2] >= shortest() and not (q.dtype == torch.bfloat16 and has('amx-bf16'))
+    return k.shape[2] >= fewest_keys() and not (q.dtype == torch.bfloat16 and has('amx-bf16'))
 
 
 @lru_cache(maxsize=None)
