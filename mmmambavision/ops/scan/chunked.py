@@ -132,10 +132,10 @@ def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplu
         outgoing = grads[0][:, 0]
         drates, found = torch.zeros_like(grads[0]), []
         for i in range(STEPS_PER_CHUNK):
-            total, dexponent = grads[i + 1] + own[:, :, i], grads[i] * states[i]
+            dh, dexponent = grads[i + 1] + own[:, :, i], grads[i] * states[i]
             drates = torch.addcmul(drates, dexponent, step[:, :, i])
-            found.append(((dexponent * parts.rates).sum(-2), torch.matmul(b[:, :, i].mT, total),
-                          torch.matmul(total, weighted[:, :, i].mT), torch.matmul(states[i + 1], grad[:, :, i].mT),
+            found.append(((dexponent * parts.rates).sum(-2), torch.matmul(b[:, :, i].mT, dh),
+                          torch.matmul(dh, weighted[:, :, i].mT), torch.matmul(states[i + 1], grad[:, :, i].mT),
                           *([] if z is None else [torch.matmul(c[:, :, i].mT, states[i + 1])])))
         dA = dA + drates.sum((0, 1))
         rows.append(zip(*found))
