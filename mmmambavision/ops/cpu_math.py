@@ -12,19 +12,30 @@ from numba.extending import intrinsic
 
 from .compiled import jit_options
 
-# The number with its lowest bits 127: added to an integer k from -126 to 127, it makes these bits k + 127; added to
-# another number of that range, it rounds that to an integer first.
+# Its lowest bits are 127. Added to x from -126 to 127, it rounds x to an integer k, and these bits become k + 127.
 ROUND = np.float32(1.5 * 2 ** 23 + 127)
 JIT = dict(jit_options(), inline='always')
+INTEGER = ir.IntType(32)
+
+
+def _as_exponent(builder, bits):
+    """The float32 whose exponent is the lowest bits of an integer: 2^k of k + 127."""
+    return builder.bitcast(builder.shl(bits, INTEGER(23)), ir.FloatType())
 
 
 @intrinsic
-def power_of_two(typing_context, shifted):
-    """2^k, exact, for shifted = ROUND + k, k from -126 to 127: the lowest bits become the exponent."""
+def power_of_two(typing_context, k):
+    """2^k, exact, for a float32 k that is an integer from -126 to 127."""
     def generate(context, builder, signature, arguments):
-        integer = ir.IntType(32)
-        bits = builder.shl(builder.bitcast(arguments[0], integer), integer(23))
-        return builder.bitcast(bits, ir.FloatType())
+        return _as_exponent(builder, builder.add(builder.fptosi(arguments[0], INTEGER), INTEGER(127)))
+    return types.float32(types.float32), generate
+
+
+@intrinsic
+def power_of_two_rounded(typing_context, shifted):
+    """2^k, exact, of shifted = x + ROUND, which has rounded x to k already."""
+    def generate(context, builder, signature, arguments):
+        return _as_exponent(builder, builder.bitcast(arguments[0], INTEGER))
     return types.float32(types.float32), generate
 
 
@@ -45,7 +56,7 @@ def exp2(x):
     p = p * r + np.float32(2.402264689e-1)
     p = p * r + np.float32(6.931472057e-1)
     p = p * r + np.float32(1.)
-    return np.float32(0.) if low else p * power_of_two(shifted)
+    return np.float32(0.) if low else p * power_of_two_rounded(shifted)
 
 
 @njit(**JIT)
@@ -65,7 +76,7 @@ def exp(x):
     p = p * r + np.float32(1 / 2)
     p = p * r + np.float32(1.)
     p = p * r + np.float32(1.)
-    return p * power_of_two(k + ROUND)
+    return p * power_of_two(k)
 
 
 @njit(**JIT)

@@ -50,11 +50,12 @@ def test_beyond_the_range():
 
 def test_powers_of_two_are_exact():
     @numba.njit
-    def run(x, out):
-        for i in range(x.size):
-            out[i] = cpu_math.power_of_two(x[i] + cpu_math.ROUND)
+    def run(k, out, rounded):
+        for i in range(k.size):
+            out[i] = cpu_math.power_of_two(k[i])
+            rounded[i] = cpu_math.power_of_two_rounded(k[i] + np.float32(.25) + cpu_math.ROUND)
 
     k = np.arange(-126, 128, dtype=np.float32)
-    out = np.empty_like(k)
-    run(k, out)
-    assert np.array_equal(out, np.exp2(k.astype(np.float64)))
+    out, rounded = np.empty_like(k), np.empty_like(k)
+    run(k, out, rounded)
+    assert np.array_equal(out, np.exp2(k.astype(np.float64))) and np.array_equal(rounded, out)
