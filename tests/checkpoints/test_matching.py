@@ -8,7 +8,7 @@ from mmmambavision import MambaVision
 from mmmambavision.checkpoints.weights import STEM
 from mmmambavision.cli.test import main as evaluate
 from mmmambavision.errors import UserError
-from mmmambavision.openmmlab.configs import fit_to_machine
+from mmmambavision.openmmlab.machine import fit_to_machine
 from mmmambavision.openmmlab.models import load_model
 from mmmambavision.openmmlab.own_data.weights import start_from
 
