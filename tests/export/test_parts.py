@@ -18,7 +18,7 @@ from mmmambavision.export.onnx import export, read  # noqa: E402
 from mmmambavision.export.parts import PARTS, Backbone, Neck  # noqa: E402
 from mmmambavision.export.segmentor import AdaptiveAvgPool, replace_adaptive_pooling  # noqa: E402
 from mmmambavision.openmmlab import models  # noqa: E402
-from mmmambavision.openmmlab.configs import fit_to_machine  # noqa: E402
+from mmmambavision.openmmlab.machine import fit_to_machine  # noqa: E402
 from mmmambavision.presets import PRESETS  # noqa: E402
 
 from ..helpers.messages import facts  # noqa: E402

@@ -9,8 +9,7 @@ from . import coco, label_maps
 from .find import WORDS, find_by_last_parts, find_images, find_json, find_label_maps, find_single_json
 from .fit import fit_detector, fit_segmentor, masks_as_pixels, predicts_masks
 from .masks import has_mask, has_run_lengths
-from .report import show_table
-from .survey import first
+from .survey import first, show_table
 from .weights import dataset_of
 
 
