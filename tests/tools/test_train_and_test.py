@@ -189,8 +189,8 @@ def test_weights_that_cannot_be_had_stop_the_run(key, backbone):
 def test_options_that_would_not_be_obeyed_stop(tmp_path):
     cfg = Config(dict(work_dir=str(tmp_path), model=dict(backbone=dict(type='MambaVision'))))
     with pytest.raises(ValueError, match=facts('--from-scratch', '--weights')):
-        work.apply_options(cfg, parse_args(['x.py', '--from-scratch', '--weights', 'x.pth']))
-    assert work.has_own_data(parse_args(['x.py', '--holdout', '0.2']))
+        work.apply_options(cfg, parse(command, ['x.py', '--from-scratch', '--weights', 'x.pth']))
+    assert work.has_own_data(parse(command, ['x.py', '--holdout', '0.2']))
     with pytest.raises(ValueError, match='--data'):
         own_data.prepare(cfg, holdout=.2)
 

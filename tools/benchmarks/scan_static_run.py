@@ -62,8 +62,8 @@ class Compiling:
         # torch aligns its memory to 16 bytes, and so says a launch of numbers that are multiples of 16.
         aligned = {(index,): [['tt.divisibility', 16]] for index, name in enumerate(names)
                    if name not in fixed and (torch.is_tensor(values[name])
-                                             or isinstance(values[name], int) and values[name] % 16 == 0
-                                             and name not in self.kernel.do_not_specialize)}
+                                             or (isinstance(values[name], int) and values[name] % 16 == 0
+                                                 and name not in self.kernel.do_not_specialize))}
         source = ASTSource(self.kernel, signature=signature, constexprs={name: values[name] for name in fixed},
                            attrs=aligned)
         compiled = compiler.compile(source, target=GPUTarget('cuda', self.capability, 32), options=options)

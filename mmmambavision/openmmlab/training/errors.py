@@ -61,7 +61,7 @@ def sentence_of(error):
         return ('of very many images in a row not one could be read, as warnings above say: see that data_root and '
                 'data_prefix of train_dataloader.dataset name the folder of the images')
     if dist.is_initialized() and (isinstance(error, dist.DistError) or
-                                  isinstance(error, RuntimeError) and CONNECTION.search(text)):
+                                  (isinstance(error, RuntimeError) and CONNECTION.search(text))):
         return (f'process {dist.get_rank()} of {dist.get_world_size()} has lost another one, which ended or was '
                 f'killed; what that one says last tells why ({text.strip().splitlines()[0][:200]})')
     return None

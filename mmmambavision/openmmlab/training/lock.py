@@ -31,7 +31,7 @@ def hold(work_dir):
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), 'r+')
+        file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), 'r+')  # noqa: SIM115 (HELD keeps it open)
     except OSError:  # not a folder to write to, as whatever writes there first will say
         return
     try:
