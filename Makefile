@@ -40,7 +40,7 @@ lint: setup
 
 # The site, in site/. It needs no torch: the API reference is read from the source.
 docs: $(STAMP)-docs
-	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs --quiet build --strict
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 test: setup
 	@$(TEST) -m 'not slow and not full'
