@@ -3,6 +3,9 @@ from ..errors import UserError
 
 HINTS = dict(
     config='Name the config: --config CONFIG',
+    data='On the command line: --data FOLDER',
+    holdout='To hold out a fifth of the images: --holdout 0.2',
+    images='To name the folder of the images: --images FOLDER',
     less_memory='On the command line: --cfg-options train_dataloader.batch_size=1 --auto-scale-lr; --amp; '
                 '--cfg-options model.backbone.with_cp=True',
     new_start='On the command line: --weights CHECKPOINT --work-dir NEW_FOLDER',
@@ -10,6 +13,8 @@ HINTS = dict(
     part='On the command line: --part neck or --part backbone',
     part_backbone='On the command line: --part backbone',
     resume='To resume: the same command with --resume',
+    train_json='To name the json of training: --train-json FILE',
+    val_json='To name the json of validation: --val-json FILE',
     work_dir='On the command line: --work-dir NEW_FOLDER',
 )
 

@@ -21,7 +21,7 @@ from ..helpers.process import ROOT
 def config(num_classes=4):
     cfg = Config.fromfile(ROOT / DETECTOR)
     cfg.model.backbone.arch = NANO
-    cfg.model.neck.in_channels = [16, 32, 64, 128]
+    cfg.model.neck.in_channels = [32, 64, 128]
     for head in (*cfg.model.roi_head.bbox_head, cfg.model.roi_head.mask_head):
         head.num_classes = num_classes
     fit_to_machine(cfg)

@@ -78,6 +78,8 @@ def test_hints_are_those_that_errors_name():
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'UserError':
                 named |= {part.value for part in node.args[1:] if isinstance(part, ast.Constant)}
+                found |= {part for part in HINTS for arg in node.args[1:] if isinstance(arg, ast.JoinedStr)
+                          and part.endswith(arg.values[-1].value)}
             if isinstance(node, ast.Constant) and node.value in HINTS and file.name != 'hints.py':
                 found.add(node.value)
     assert named <= HINTS.keys() == found

@@ -229,7 +229,7 @@ SMALL_DETECTOR = """
 _base_ = '{root}/configs/cascade_mask_rcnn_mambavision_demo.py'
 model = dict(
     backbone=dict(arch=dict(dim=16, in_dim=8, num_heads=(1, 2, 2, 4)), drop_path_rate=.5),
-    neck=dict(in_channels=[16, 32, 64, 128]))
+    neck=dict(in_channels=[32, 64, 128]))
 metainfo = dict(classes=('person', 'bicycle', 'car', 'motorcycle'))
 dataset = dict(data_root='{data}/', metainfo=metainfo)
 train_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False, dataset=dict(**dataset, pipeline=[

@@ -157,7 +157,7 @@ def test_boxes_without_masks(tmp_path):
 
 
 def test_rotated_boxes_of_ones_own_are_refused(tmp_path):
-    with pytest.raises(UserError, match=facts('--data', 'DOTA')):
+    with pytest.raises(UserError, match=facts('DOTA')):
         prepare(dict(default_scope='mmrotate'), tmp_path)
 
 

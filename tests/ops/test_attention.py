@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import mmmambavision.ops
 from mmmambavision.ops import attention
 from mmmambavision.ops.attn import available_backends, cpu, interface
+from mmmambavision.ops.attn.interface import ATTENTION
 from mmmambavision.presets import PRESETS
 
 if absent := available_backends()['cpu'] or cpu.refuses(torch.empty(0)):
@@ -21,7 +22,7 @@ else:
     needs_kernel = pytest.mark.filterwarnings('default')
 refused = absent or cpu.refuses(torch.empty(0, dtype=torch.bfloat16))
 needs_bfloat16 = pytest.mark.skipif(bool(refused), reason=str(refused))
-LONG = cpu.shortest()
+LONG = cpu.fewest_keys()
 
 
 def inputs(batch=2, heads=2, queries=70, keys=None, dim=40, dtype=torch.float32, layout='mixer'):
@@ -203,17 +204,21 @@ def chosen(q, k, v, **options):
     """Name of the implementation that 'auto' takes."""
     taken = []
     with pytest.MonkeyPatch.context() as patch:
-        for name in interface.BACKENDS:
-            patch.setitem(interface.BACKENDS, name, lambda *_, name=name: taken.append(name))
+        for name, there in ATTENTION.backends.items():
+            patch.setitem(ATTENTION.backends, name, there._replace(run=lambda *_, name=name: taken.append(name)))
         attention(q, k, v, **options)
     return taken[0]
 
 
+def without_numba(monkeypatch):
+    monkeypatch.setattr(ATTENTION, 'absent', lambda name: 'numba is not installed' if name == 'cpu' else None)
+
+
 @needs_kernel
 def test_choice(monkeypatch):
-    monkeypatch.delenv(interface.ENVIRONMENT_VARIABLE, raising=False)
-    long, short = inputs(1, 1, 3, LONG, 8), inputs(1, 1, LONG, LONG - 1, 8)
-    assert chosen(*long) == 'cpu' and chosen(*short) == 'torch'
+    monkeypatch.delenv(ATTENTION.variable, raising=False)
+    assert chosen(*inputs(1, 1, 3, LONG, 8)) == 'cpu' and chosen(*inputs(1, 1, LONG, LONG - 1, 8)) == 'torch'
+    long = inputs(1, 1, 3, 2048, 8)  # enough for any CPU
     assert chosen(*(t.double() for t in long)) == chosen(*(t.half() for t in long)) == 'torch'
     assert chosen(*(t.to('meta') for t in long)) == 'torch'
     assert chosen(*(t[:0] for t in long)) == 'torch'
@@ -227,21 +232,32 @@ def test_choice(monkeypatch):
                                    ({'avx512f': True, 'avx512bf16': True, 'amx-bf16': True}, 'torch')):
         monkeypatch.setattr(cpu, 'features', lambda: instructions)
         assert chosen(*(t.bfloat16() for t in long)) == expected
-    monkeypatch.setattr(interface, 'absent', lambda: 'numba is not installed: pip install numba')
+    without_numba(monkeypatch)
     assert chosen(*long) == 'torch'
 
 
+@pytest.mark.parametrize('amd, instructions, border', [
+    (True, dict(avx512f=True), 512), (True, dict(avx2=True, fma=True), 1050), (False, dict(avx512f=True), 2048),
+    (False, dict(avx2=True, fma=True), 2048)])
+def test_border_by_maker_and_vector_width(monkeypatch, amd, instructions, border):
+    monkeypatch.delenv(ATTENTION.variable, raising=False)
+    monkeypatch.setattr(ATTENTION, 'absent', lambda name: None)
+    monkeypatch.setattr(cpu, '_is_amds', lambda: amd)
+    monkeypatch.setattr(cpu, 'features', lambda: instructions)
+    assert [chosen(*inputs(1, 1, 3, keys, 8)) for keys in (border - 1, border)] == ['torch', 'cpu']
+
+
 def test_environment_variable_and_argument(monkeypatch):
-    monkeypatch.setenv(interface.ENVIRONMENT_VARIABLE, 'reference')
+    monkeypatch.setenv(ATTENTION.variable, 'reference')
     assert chosen(*inputs()) == 'reference' and chosen(*inputs(), backend='torch') == 'torch'
-    monkeypatch.setenv(interface.ENVIRONMENT_VARIABLE, 'flash')
+    monkeypatch.setenv(ATTENTION.variable, 'flash')
     with pytest.raises(ValueError, match='flash'):
         attention(*inputs())
 
 
 def test_refusals(monkeypatch):
     q, k, v = inputs()
-    monkeypatch.setattr(interface, 'absent', lambda: None)
+    monkeypatch.setattr(ATTENTION, 'absent', lambda name: None)
     monkeypatch.setattr(cpu, 'features', lambda: dict(avx512f=True))
     for tensor, reason in ((q.double(), 'float64'), (q.to('meta'), 'meta'), (q.bfloat16(), 'AVX512-BF16')):
         with pytest.raises(ValueError, match=reason):
@@ -249,8 +265,8 @@ def test_refusals(monkeypatch):
     monkeypatch.setattr(cpu, 'features', lambda: dict(neon=True))
     with pytest.raises(ValueError, match='AVX2'):
         attention(q, k, v, 'cpu')
-    monkeypatch.setattr(interface, 'absent', lambda: 'numba is not installed: pip install numba')
-    assert available_backends() == {'reference': None, 'torch': None, 'cpu': interface.absent()}
+    without_numba(monkeypatch)
+    assert available_backends() == {'reference': None, 'torch': None, 'cpu': 'numba is not installed'}
     with pytest.raises(ValueError, match='numba'):
         attention(q, k, v, 'cpu')
 
@@ -294,7 +310,7 @@ def operators(graph):
 
 @needs_kernel
 def test_compiled_graphs_have_the_kernel_and_exported_ones_torchs_operator(monkeypatch):
-    monkeypatch.delenv(interface.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.delenv(ATTENTION.variable, raising=False)
     seen = []
 
     class Layer(torch.nn.Module):
@@ -331,7 +347,7 @@ def test_compiled():
 @needs_kernel
 def test_under_torch_func(monkeypatch):
     """Transformed functions take torch's operator."""
-    monkeypatch.delenv(interface.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.delenv(ATTENTION.variable, raising=False)
     q, k, v = inputs(3, 1, 4, LONG, 8)
     found = torch.func.vmap(lambda *one: attention(*(t[None] for t in one))[0])(q, k, v)
     torch.testing.assert_close(found.double(), by_definition(q, k, v), rtol=1e-4, atol=1e-5)
@@ -347,7 +363,7 @@ def test_on_a_cpu_with_avx2_alone(tmp_path):
                         for name, has in binding.get_host_cpu_features().items())
     environment = {**os.environ, 'NUMBA_CPU_NAME': 'haswell', 'NUMBA_CPU_FEATURES': features,
                    'NUMBA_CACHE_DIR': str(tmp_path)}
-    code = 'from mmmambavision.ops.attn import products; print(products.LANES, products.ROWS)'
+    code = 'from mmmambavision.ops.attn import products; print(products.VECTOR, products.ROWS)'
     done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ['8', '4']
     tests = [f'{__file__}::{name}' for name in ('test_values', 'test_gradients', 'test_nan_and_infinity_as_torch')]
@@ -382,14 +398,14 @@ selective_scan(u, u, -torch.ones(8, 2, dtype=torch.float32), u[:, :2], u[:, :2],
 @needs_kernel
 def test_forward_mode_is_not_lost(monkeypatch):
     """A custom operator would drop the tangents without a word."""
-    monkeypatch.delenv(interface.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.delenv(ATTENTION.variable, raising=False)
     with torch.autograd.forward_ad.dual_level():
         assert chosen(*inputs(1, 1, 3, LONG, 8)) == 'torch'
 
 
 @needs_kernel
 def test_types_that_autocast_changes(monkeypatch):
-    monkeypatch.delenv(interface.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.delenv(ATTENTION.variable, raising=False)
     q, k, v = inputs(1, 1, 3, LONG, 8)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         assert chosen(q, k, v) == chosen(q, k.bfloat16(), v.bfloat16()) == 'torch'

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from mmmambavision import MambaVision
 from mmmambavision.ops import available_backends, selective_scan
 from mmmambavision.ops.scan import chunked, interface, mamba_ssm, triton
-from mmmambavision.ops.scan.interface import BACKENDS, ENVIRONMENT_VARIABLE
+from mmmambavision.ops.scan.interface import BACKENDS, SCAN
 
 from ..helpers.nets import NANO
 from ..helpers.process import ROOT
@@ -32,7 +32,7 @@ ARGUMENTS = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias')
 def few_segments_together(monkeypatch):
     """So that the small sizes of these tests go round every loop of the Triton kernels."""
     if triton.interpreted():
-        for name, value in (('TOGETHER', 3), ('SHORTEST', 2), ('FEWEST', 2)):
+        for name, value in (('SEGMENTS_PER_LOAD', 3), ('MIN_CHUNKS_PER_SEGMENT', 2), ('MIN_SEGMENTS', 2)):
             monkeypatch.setattr(triton, name, value)
 
 
@@ -178,17 +178,17 @@ def test_same_bits_on_every_run(backend):
         assert all(torch.equal(first[k], again[k]) for k in first)
 
 
-@pytest.mark.parametrize('together', [1, chunked.TOGETHER])
+@pytest.mark.parametrize('numbers', [1, chunked.STATES_PER_STRETCH])
 @pytest.mark.parametrize('length', [1, 15, 16, 17, 255, 256, 257, 700])
-def test_ends_of_chunks_and_stretches(monkeypatch, together, length):
+def test_ends_of_chunks_and_stretches(monkeypatch, numbers, length):
     """With stretches of 256 steps, and in one."""
-    monkeypatch.setattr(chunked, 'TOGETHER', together)
+    monkeypatch.setattr(chunked, 'STATES_PER_STRETCH', numbers)
     assert_as_reference('chunked', make_inputs(2, 6, length, 3, groups=2))
 
 
 def test_chunked_under_transforms(monkeypatch):
     """Tangents, and a batch of parameters and inputs, as those of the reference."""
-    monkeypatch.setattr(chunked, 'TOGETHER', 1)
+    monkeypatch.setattr(chunked, 'STATES_PER_STRETCH', 1)
     inputs = [torch.stack([v, v.flip(0)]) for v in make_inputs(1, 4, 270, 2, groups=2).values()]
     tangents = [torch.randn_like(v) for v in inputs]
     results = []
@@ -246,10 +246,10 @@ def test_table_of_backends_and_choice(monkeypatch):
     inputs = dict(make_inputs(dtype=torch.float32), delta_softplus=True)
     expected = selective_scan(**inputs, backend='cpu')
     assert torch.equal(selective_scan(**inputs), expected)
-    monkeypatch.setenv(ENVIRONMENT_VARIABLE, 'chunked')
+    monkeypatch.setenv(SCAN.variable, 'chunked')
     assert torch.equal(selective_scan(**inputs), selective_scan(**inputs, backend='chunked'))
     assert torch.equal(selective_scan(**inputs, backend='cpu'), expected)  # the argument wins
-    monkeypatch.setenv(ENVIRONMENT_VARIABLE, 'quick')
+    monkeypatch.setenv(SCAN.variable, 'quick')
     with pytest.raises(ValueError, match='quick'):
         selective_scan(**inputs)
 
@@ -257,8 +257,8 @@ def test_table_of_backends_and_choice(monkeypatch):
 @pytest.mark.parametrize('device, missing, price', [('cpu', 'cpu', 'four times'), ('cuda', 'triton', '40 times')])
 def test_fallback_to_plain_operations_is_told_once(monkeypatch, device, missing, price):
     """With tensors that have no values, so that no GPU is needed."""
-    monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
-    monkeypatch.setattr(interface, 'absent', lambda name: None if name == 'chunked' else f'{name} is not here')
+    monkeypatch.delenv(SCAN.variable, raising=False)
+    monkeypatch.setattr(SCAN, 'absent', lambda name: None if name == 'chunked' else f'{name} is not here')
     interface._warn_of_slow_scan.cache_clear()
     with FakeTensorMode():
         inputs = {k: torch.empty(v.shape, device=device) for k, v in make_inputs(1, 5, 7, 3).items()}
@@ -298,18 +298,20 @@ def test_segments_of_triton(monkeypatch, length, segments):
     if triton.unavailable():
         pytest.skip(triton.unavailable())
     monkeypatch.setattr(triton, 'multiprocessors', lambda device: 1)
-    monkeypatch.setattr(triton, 'WARPS', segments)
+    monkeypatch.setattr(triton, 'WARPS_PER_MULTIPROCESSOR', segments)
     inputs = make_inputs(1, 5, length, 8)
-    from mmmambavision.ops.scan import triton_kernels
-    grids = {name: spy_on(monkeypatch, triton_kernels, name) for name in ('segment_ends', 'forward', 'backward')}
+    from mmmambavision.ops.scan import triton_backward, triton_kernels
+    forward, backward, ends = (spy_on(monkeypatch, module, f'selective_scan_{name}_kernel') for module, name in (
+        (triton_kernels, 'fwd'), (triton_backward, 'bwd'), (triton_kernels, 'segment_ends')))
     assert_as_reference('triton', inputs)
-    assert set(grids['forward']) == set(grids['backward']) == {(1, segments)}
-    assert set(grids['segment_ends']) == ({(1, segments)} if segments > 1 else set())
+    assert set(forward) == set(backward) == {(1, segments)}
+    assert set(ends) == ({(1, segments)} if segments > 1 else set())
 
 
 # Upper bounds: registers, and instructions for each channel, step and state (see tools/benchmarks/scan_static.py).
-LIMITS = dict(segment_ends=(80, 12.5), segment_starts=(255, 17), forward=(96, 17), backward=(255, 38),
-              depthwise_silu_forward=(80, None), depthwise_silu_backward=(128, None))
+LIMITS = dict(selective_scan_segment_ends_kernel=(80, 12.5), selective_scan_segment_starts_kernel=(255, 17),
+              selective_scan_fwd_kernel=(96, 17), selective_scan_bwd_kernel=(255, 38),
+              depthwise_silu_fwd_kernel=(80, None), depthwise_silu_bwd_kernel=(128, None))
 
 
 @pytest.mark.parametrize('targets, dtypes', [(('80', '90'), ('bfloat16',)), full(
@@ -322,8 +324,7 @@ def test_what_triton_kernels_compile_to(targets, dtypes, tmp_path):
     subprocess.run([sys.executable, tool, '--targets', *targets, '--dtype', *dtypes, '--json', tmp_path / 'x.json'],
                    env=environment, check=True, stdout=subprocess.DEVNULL)
     records = json.loads((tmp_path / 'x.json').read_text())
-    expected = Counter(segment_ends=2, segment_starts=2, forward=1, backward=1, depthwise_silu_forward=1,
-                       depthwise_silu_backward=1)
+    expected = {name: 2 if 'segment' in name else 1 for name in LIMITS}
     assert Counter(record['kernel'] for record in records) == {
         name: count * len(targets) * len(dtypes) for name, count in expected.items()}
     for record in records:
@@ -338,7 +339,7 @@ def test_how_sequences_are_cut(monkeypatch):
     if triton.unavailable():
         pytest.skip(triton.unavailable())
     from mmmambavision.ops.scan import triton_kernels
-    for name, value in dict(SHORTEST=5, FEWEST=4, multiprocessors=lambda device: 132).items():
+    for name, value in dict(MIN_CHUNKS_PER_SEGMENT=5, MIN_SEGMENTS=4, multiprocessors=lambda device: 132).items():
         monkeypatch.setattr(triton, name, value)
 
     class Launches:
@@ -346,8 +347,8 @@ def test_how_sequences_are_cut(monkeypatch):
             grids.append(grid)
             return lambda *args, **named: None
 
-    for name in ('segment_ends', 'segment_starts', 'forward'):
-        monkeypatch.setattr(triton_kernels, name, Launches())
+    for name in ('segment_ends', 'segment_starts', 'fwd'):
+        monkeypatch.setattr(triton_kernels, f'selective_scan_{name}_kernel', Launches())
     for length, segments in ((49, 1), (196, 16), (4200, 128), (12544, 128)):
         grids, inputs = [], make_inputs(1, 64, length, 8)
         triton.forward(*(inputs[name] for name in ('u', 'delta', 'A')), *(

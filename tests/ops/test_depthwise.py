@@ -4,7 +4,8 @@ import torch
 
 from mmmambavision.models.mixers import MambaVisionMixer
 from mmmambavision.ops import depthwise_silu
-from mmmambavision.ops.depthwise import available_backends, interface, triton
+from mmmambavision.ops.depthwise import available_backends, triton
+from mmmambavision.ops.depthwise.interface import DEPTHWISE
 
 from ..helpers.tiers import slow
 
@@ -87,12 +88,13 @@ def test_no_tokens(backend):
 
 
 def test_choice_and_errors(monkeypatch):
-    monkeypatch.delenv(interface.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.delenv(DEPTHWISE.variable, raising=False)
     x, weight, taken = torch.randn(1, 5, 4), torch.randn(4, 1, 3), []
     assert torch.equal(depthwise_silu(x, weight), depthwise_silu(x, weight, 'torch'))
-    shifted = interface.BACKENDS['shifted']
-    monkeypatch.setitem(interface.BACKENDS, 'shifted', lambda *given: taken.append(1) or shifted(*given))
-    monkeypatch.setenv(interface.ENVIRONMENT_VARIABLE, 'shifted')
+    shifted = DEPTHWISE.backends['shifted']
+    monkeypatch.setitem(DEPTHWISE.backends, 'shifted', shifted._replace(
+        run=lambda *given: taken.append(1) or shifted.run(*given)))
+    monkeypatch.setenv(DEPTHWISE.variable, 'shifted')
     depthwise_silu(x, weight)
     depthwise_silu(x, weight, 'torch')  # the argument wins
     assert len(taken) == 1
@@ -100,11 +102,11 @@ def test_choice_and_errors(monkeypatch):
         depthwise_silu(x, weight, 'cudnn')
     with pytest.raises(ValueError, match='weight'):
         depthwise_silu(x, weight[:3], 'shifted')
-    monkeypatch.setattr(interface, 'absent', lambda: None)
+    monkeypatch.setattr(DEPTHWISE, 'absent', lambda name: None)
     for wrong, reason in ((x.double(), 'float64'), (x.to('meta'), 'meta')):
         with pytest.raises(ValueError, match=reason):
             depthwise_silu(wrong, weight, 'triton')
-    monkeypatch.setattr(interface, 'absent', lambda: 'triton is not installed')
+    monkeypatch.setattr(DEPTHWISE, 'absent', lambda name: 'triton is not installed')
     with pytest.raises(ValueError, match='not installed'):
         depthwise_silu(x, weight, 'triton')
 
@@ -116,7 +118,7 @@ def test_mixer(monkeypatch, backend, compiled):
     mixer = MambaVisionMixer(16).to(device_of(backend))
     tokens, results = torch.randn(2, 20, 16, device=device_of(backend)), []
     for name in ('torch', backend):
-        monkeypatch.setenv(interface.ENVIRONMENT_VARIABLE, name)
+        monkeypatch.setenv(DEPTHWISE.variable, name)
         torch._dynamo.reset()
         call = torch.compile(mixer, fullgraph=True, backend='aot_eager') if compiled and name == backend else mixer
         out = call(tokens)

@@ -30,7 +30,8 @@ def test_export_and_check(options, tmp_path):
             for value in onnx.load(tmp_path / 'm.onnx').graph.output]
     cfg = Config.fromfile(DETECTOR).model
     if '--static' in options:
-        assert maps == [[1, cfg.backbone.arch.dim * 2 ** i, 96 // 4 // 2 ** i, 128 // 4 // 2 ** i] for i in range(4)]
+        assert maps == [[1, cfg.backbone.arch.dim * 2 ** i, 96 // 4 // 2 ** i, 128 // 4 // 2 ** i]
+                        for i in cfg.backbone.out_indices]
     else:
         assert [channels for _, channels, *_ in maps] == [cfg.neck.out_channels] * cfg.neck.num_outs
     sizes = ['96x128'] if '--static' in options else ['112x160', '320x224', '123x173', '256x384']

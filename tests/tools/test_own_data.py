@@ -63,9 +63,9 @@ def test_a_detector_on_boxes(boxes, tmp_path):
     for said in (('without masks', 'mask_roi_extractor', 'mask_head', 'bbox'), ('num_classes', '3', '4', *(
             f'model.roi_head.bbox_head.{stage}' for stage in range(3))), ('left out', *(
                 f'roi_head.bbox_head.{stage}.fc_cls.{kind}' for stage in range(3) for kind in ('bias', 'weight'))),
-                 ('learning rate', '0.001', '4', '0.002', '8')):
+                 ('learning rate', '0.001', '2', '0.004', '8')):
         assert any(all(fact in line for fact in said) for line in output.splitlines()), said
-    assert 'LR is set based on batch size of 4 and the current batch size is 8' in output
+    assert 'LR is set based on batch size of 2 and the current batch size is 8' in output
     assert 'size mismatch' not in output
     assert len(re.findall(r' loss: [\d.]+', output)) == 2 and 'segm_mAP' not in output
     assert cv2.imread(str(work_dir / 'samples.jpg')).std() > 10

@@ -37,7 +37,7 @@ def test_train(trained):
     assert len(losses) == 4 and all(0 < loss < 100 for loss in losses)
     assert 'coco/bbox_mAP' in output and 'coco/segm_mAP' in output
     assert (work_dir / 'epoch_1.pth').is_file()
-    assert 'LR is set based on batch size of 4 and the current batch size is 4' in output
+    assert 'LR is set based on batch size of 2 and the current batch size is 4' in output
     if not torch.cuda.is_available():
         assert "type='BFloat16OptimWrapper'" in output
         assert 'SyncBN' in output
@@ -90,7 +90,7 @@ def test_fewer_than_three_channels(shapes, tmp_path):
     message = error_of('train', ROOT / DETECTOR, *options, 'train_dataloader.dataset.pipeline.0.color_type=grayscale')
     assert 'train_dataloader.dataset.pipeline' in message
     message = error_of('train', ROOT / DETECTOR, *options, 'model.type=OneChannel')
-    assert '(B, 3, H, W)' in message and '(4, 1, 96, 96)' in message
+    assert '(B, 3, H, W)' in message and '(2, 1, 96, 96)' in message
 
 
 @MODELS.register_module()
@@ -191,7 +191,7 @@ def test_options_that_would_not_be_obeyed_stop(tmp_path):
     with pytest.raises(ValueError, match=facts('--from-scratch', '--weights')):
         work.apply_options(cfg, parse(command, ['x.py', '--from-scratch', '--weights', 'x.pth']))
     assert work.has_own_data(parse(command, ['x.py', '--holdout', '0.2']))
-    with pytest.raises(ValueError, match='--data'):
+    with pytest.raises(ValueError, match='data'):
         own_data.prepare(cfg, holdout=.2)
 
 

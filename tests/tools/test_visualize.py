@@ -69,7 +69,8 @@ def visualize(*options):
 
 def backbone(folder):
     """The detector's backbone by itself."""
-    trunk = MambaVision(Config.fromfile(DETECTOR).model.backbone.arch).eval()
+    backbone = Config.fromfile(DETECTOR).model.backbone
+    trunk = MambaVision(backbone.arch, out_indices=backbone.out_indices).eval()
     state = torch.load(folder / 'detector.pth', weights_only=True)['state_dict']
     trunk.load_state_dict({k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')})
     return trunk
@@ -225,7 +226,7 @@ def test_errors(folder, tmp_path, capsys):
     assert 'no.png' in error_of(arguments(folder, 'erf', *out, images=('no.png',)))
     assert '--checkpoint' in error_of(['attention', '--config', DETECTOR, *out, folder / 'a.png'])
     assert '2.1, 3.1' in error_of(arguments(folder, 'attention', '--block', '1.0', *out))
-    assert '--point 110,0' in error_of(arguments(folder, 'scan', '--point', '110,0', *out))
+    assert '110,0' in error_of(arguments(folder, 'scan', '--point', '110,0', *out))
     assert 'no.py' in error_of(['erf', '--config', 'no.py', *out, folder / 'a.png'])
     assert 'no.pth' in error_of(
         ['scan', '--config', DETECTOR, '--checkpoint', 'no.pth', *out, folder / 'a.png'])

@@ -17,15 +17,16 @@ from triton.compiler import ASTSource
 
 from mmmambavision.ops import depthwise
 from mmmambavision.ops.depthwise import triton_kernels as depthwise_kernels
-from mmmambavision.ops.scan import triton, triton_kernels
+from mmmambavision.ops.scan import triton, triton_backward, triton_kernels
 from mmmambavision.terminal import show
 
 POINTERS = {torch.float32: '*fp32', torch.bfloat16: '*bf16'}
 TOOLS = Path(compiler.__file__).parent / 'backends' / 'nvidia' / 'bin'
 OPTIONS = {'num_warps', 'num_stages'}
-KERNELS = {triton_kernels: ('segment_ends', 'segment_starts', 'forward', 'backward'),
-           depthwise_kernels: ('depthwise_silu_forward', 'depthwise_silu_backward')}
-LANES = 32
+ENDS, STARTS = 'selective_scan_segment_ends_kernel', 'selective_scan_segment_starts_kernel'
+FORWARD, BACKWARD = 'selective_scan_fwd_kernel', 'selective_scan_bwd_kernel'
+KERNELS = {triton_kernels: (ENDS, STARTS, FORWARD), triton_backward: (BACKWARD,),
+           depthwise_kernels: ('depthwise_silu_fwd_kernel', 'depthwise_silu_bwd_kernel')}
 STATES = 8
 # Multiprocessors, warps that issue an instruction in each cycle of one, GHz and GB/s of the SXM boards
 # (NVIDIA's data sheets and architecture papers).
@@ -56,7 +57,7 @@ class Compiling:
         values = {**dict(zip(names, args)), **named}
         assert set(values) == set(names), set(values) ^ set(names)
         fixed = {p.name for p in self.kernel.params if p.is_constexpr}
-        fixed |= {name for name, value in values.items() if isinstance(value, int) and value == 1}
+        fixed |= {name for name, value in values.items() if value is None or isinstance(value, int) and value == 1}
         signature = {name: 'constexpr' if name in fixed else POINTERS[values[name].dtype]
                      if torch.is_tensor(values[name]) else 'i32' for name in names}
         # torch aligns its memory to 16 bytes, and so says a launch of numbers that are multiples of 16.
@@ -117,14 +118,14 @@ def compile_all(capability, dtype, z, batch=1, channels=160, length=300):
 
 
 # Of each kernel: what a thread's loop does it for, and the tensors of (B, D, L) that are read or written.
-UNITS = {'segment_ends': 2, 'segment_starts': 0, 'forward': 3, 'backward': 5}
+UNITS = {ENDS: 2, STARTS: 0, FORWARD: 3, BACKWARD: 5}
 
 
 def per_unit(name, loop):
-    """Instructions of a thread for each channel, step and state, or for each segment and state in segment_starts."""
-    if name == 'segment_starts':
-        return loop / triton.TOGETHER
-    return loop / (triton.chunk_size(STATES) * triton.WIDTH // LANES * STATES)
+    """Instructions of a thread for each channel, step and state, or for each segment and state in STARTS."""
+    if name == STARTS:
+        return loop / triton.SEGMENTS_PER_LOAD
+    return loop / (triton.chunk_size(STATES) * triton.WIDTH // triton.WARP_LANES * STATES)
 
 
 def seconds(name, loop, gpu, dtype, shape):
@@ -133,7 +134,7 @@ def seconds(name, loop, gpu, dtype, shape):
     processors, issued, ghz, bandwidth = GPUS[gpu]
     size = batch * channels * length
     moved = UNITS[name] * size * torch.finfo(getattr(torch, dtype)).bits / 8
-    rate = processors * issued * LANES * ghz * 1e9  # instructions of threads per second
+    rate = processors * issued * triton.WARP_LANES * ghz * 1e9  # instructions of threads per second
     return max(size * STATES * per_unit(name, loop) / rate, moved / (bandwidth * 1e9))
 
 

@@ -32,13 +32,12 @@ def find_json(folder, split):
     found = [file for file in found if file.name.startswith('instances')] or found  # COCO's captions are beside them
     if len(found) == 1:
         return found[0]
-    option = f'--{split}-json FILE'
     if found:
-        raise UserError(f"{folder} has several annotations for {split}: {', '.join(map(str, found))}; {option} says "
-                        'which')
+        raise UserError(f"{folder} has several annotations for {split}: {', '.join(map(str, found))}; say which",
+                        f'{split}_json')
     raise UserError(f"{folder} has no annotations for {split}: looked for *.json in it and in its folders with "
-                    f"{' or '.join(WORDS[split])} in the file's or the folder's name. {option} names one; of a "
-                    'single json, --holdout 0.2 takes a fifth of the images to validate with')
+                    f"{' or '.join(WORDS[split])} in the file's or the folder's name. Name the file, or hold out "
+                    'images of a single json for validation', f'{split}_json', 'holdout')
 
 
 def find_single_json(folder):
@@ -50,7 +49,7 @@ def find_single_json(folder):
     files = sorted(folder.glob('*.json')) + sorted(folder.glob('*/*.json'))
     if len(files) != 1:
         found = f"several: {', '.join(map(str, files))}" if files else 'none'
-        raise UserError(f'images are held out of one json, and {folder} has {found}. --train-json FILE says which')
+        raise UserError(f'images are held out of one json, and {folder} has {found}; say which', 'train_json')
     return files[0]
 
 
@@ -80,8 +79,8 @@ def find_images(names, json, roots, split):
     best = max((folder for folder in folders if rank(folder)[1]), key=rank, default=None)
     if best is None:
         where = ', '.join(map(str, list(folders)[:8]))
-        raise UserError(f"none of the images of {json} was found, {sample[0]} for one; looked in {where}. --images "
-                        'FOLDER says where they are')
+        raise UserError(f"none of the images of {json} was found, {sample[0]} for one; looked in {where}. Name their "
+                        'folder', 'images')
     return best
 
 

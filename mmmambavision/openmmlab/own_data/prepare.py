@@ -36,15 +36,16 @@ def prepare(cfg, folder=None, jsons=None, images=None, quiet=False, holdout=None
         if not Path(path).is_dir():
             raise UserError(f'the folder {path} does not exist')
     if cfg.get('default_scope') == 'mmrotate':
-        raise UserError("--data is for upright boxes: rotated ones are read from DOTA's format alone, where "
-                        'train_dataloader.dataset and val_dataloader.dataset of the config say')
+        raise UserError("a folder of your own is read for upright boxes. Rotated boxes are read in DOTA's format only, "
+                        'from where train_dataloader.dataset and val_dataloader.dataset of the config say')
     if cfg.get('default_scope') == 'mmseg':
         if any(jsons.values()) or images or holdout is not None:
-            raise UserError('--train-json, --val-json, --images and --holdout are for detectors; a segmentor has '
-                            '--data FOLDER with images and label maps')
+            raise UserError('json files, their images and a holdout are for detectors; a segmentor takes a folder with '
+                            'images and label maps', 'data')
         return prepare_segmentor(cfg, Path(folder).resolve(), quiet)
     if not folder and not all(jsons.get(split) for split in WORDS) and not (holdout and jsons.get('train')):
-        raise UserError('--data FOLDER says where the data is, or both of --train-json FILE and --val-json FILE')
+        raise UserError('say where the data is: its folder, or the json files of training and validation', 'data',
+                        'train_json', 'val_json')
     return prepare_detector(cfg, *(path and Path(path).resolve() for path in (folder, images)), jsons, quiet, holdout)
 
 
@@ -56,7 +57,8 @@ def prepare_detector(cfg, folder, images, given, quiet, holdout=None):
         splits = written
     else:
         if given.get('val'):
-            raise UserError('--holdout takes images to validate with out of those to train on: leave out --val-json')
+            raise UserError('a holdout takes the images for validation from those for training: leave out the json of '
+                            'validation')
         path = Path(given.get('train') or find_single_json(folder)).resolve()
         whole, parents = coco.plain(coco.read(path))
         splits, paths, written = coco.hold_out(whole, holdout), dict.fromkeys(WORDS, path), {}
@@ -152,8 +154,8 @@ def small_images(cfg, images, path):
     count = sum(min(image['width'], image['height']) < least for image in images)
     what = f"smaller than {least} pixels, which the config's filter_cfg leaves out"
     if count == len(images):
-        raise UserError(f'all images of {path} are {what}: --cfg-options '
-                        'train_dataloader.dataset.filter_cfg.min_size=0 takes them')
+        raise UserError(f'all images of {path} are {what}: set '
+                        'train_dataloader.dataset.filter_cfg.min_size=0 to take them')
     return [f'train: images {what}: {count}'] if count else []
 
 

@@ -32,10 +32,14 @@ def has(feature):
 
 
 @torch.compiler.assume_constant_result
-def shortest():
-    """Keys from which on the kernels overtake torch's, by tools/benchmarks/attention.py. torch's products are MKL's,
-    which takes a slower way on AMD's CPUs."""
-    return 512 if _is_amds() else 2048
+def fewest_keys():
+    """Keys from which on the kernels are faster than torch's, by tools/benchmarks/attention.py.
+
+    torch's products are MKL's, which takes a slower way on AMD's CPUs; ours are slower where vectors are half as long.
+    """
+    if not _is_amds():
+        return 2048
+    return 512 if has('avx512f') else 1050
 
 
 @lru_cache(maxsize=None)
@@ -61,7 +65,7 @@ def refuses(q):
 
 def is_faster(q, k):
     """Whether this implementation, if it takes the queries, is faster than torch's, which uses AMX for bfloat16."""
-    return k.shape[2] >= shortest() and not (q.dtype == torch.bfloat16 and has('amx-bf16'))
+    return k.shape[2] >= fewest_keys() and not (q.dtype == torch.bfloat16 and has('amx-bf16'))
 
 
 @lru_cache(maxsize=None)
@@ -104,15 +108,15 @@ def forward(q, k, v):
 
 def _forward(kernels, q, k, v):
     batch, heads, queries, dim = q.shape
-    keys, in_pairs = k.shape[2], q.dtype == torch.bfloat16
+    keys, is_bfloat16 = k.shape[2], q.dtype == torch.bfloat16
     q, k = _in_one_piece(q, 1, 2), _in_one_piece(k, kernels.ROWS, 2, last_again=True)
     v = _in_one_piece(v, kernels.ROWS, kernels.ROWS)
-    if in_pairs:
+    if is_bfloat16:
         v = v.unflatten(1, (-1, 2)).transpose(2, 3).flatten(2)  # values of two keys beside each other
         q, k, v = (tensor.view(torch.int32) for tensor in (q, k, v))
     out, lse = _empty(batch, queries, heads, dim), _empty(batch * heads, queries)
     in_parallel(kernels.forward, batch * heads * -(-queries // kernels.TILE), q.numpy(), k.numpy(), v.numpy(), keys,
-                _scale(dim), out.numpy(), lse.numpy(), True if in_pairs else None)
+                _scale(dim), out.numpy(), lse.numpy(), True if is_bfloat16 else None)
     return out.transpose(1, 2), lse.view(batch, heads, queries)
 
 
@@ -125,12 +129,12 @@ def _backward(kernels, dout, q, k, v, out, lse):
     batch, heads, queries, dim = q.shape
     keys, scale = k.shape[2], _scale(dim)
     dout, q, k, v = (tensor.float() for tensor in (dout, q, k, v))
-    delta = (dout * out.float()).sum(-1).flatten(0, 1).numpy()
+    D = (dout * out.float()).sum(-1).flatten(0, 1).numpy()  # of the paper's algorithm 4
     lse = lse.flatten(0, 1).contiguous().numpy()
     dout, q, k, v = (_in_one_piece(tensor, kernels.ROWS, kernels.ROWS) for tensor in (dout, q, k, v))
     dq = _empty(batch * heads, -(-dim // kernels.TILE), q.shape[1], kernels.TILE).zero_()
     dk, dv = (_empty(batch, keys, heads, dim) for _ in range(2))
     in_parallel(kernels.backward, batch * heads, q.numpy(), k.numpy(), v.numpy(), dout.numpy(), queries, keys, scale,
-                lse, delta, dq.numpy(), dk.numpy(), dv.numpy())
+                lse, D, dq.numpy(), dk.numpy(), dv.numpy())
     dq = dq.view(batch, heads, *dq.shape[1:]).permute(0, 3, 1, 2, 4).flatten(3)[:, :queries, :, :dim]
     return ((dq / math.sqrt(dim)).transpose(1, 2), *(gradient.transpose(1, 2) for gradient in (dk, dv)))

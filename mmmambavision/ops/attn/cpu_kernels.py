@@ -1,39 +1,23 @@
 """Kernels of attention on a CPU, compiled by numba; see `cpu.py` for what they are given.
 
-They are FlashAttention (Dao et al. 2022, arXiv 2205.14135, algorithms 1 and 4) with a tile of TILE queries in the lanes
-of vectors and keys in blocks of BLOCK, one key in a row: maxima and sums over keys need no sums across lanes. The
-backward pass has keys in the lanes and queries in rows. Scores are scaled to be exponents of 2.
+They are FlashAttention (Dao et al. 2022, arXiv 2205.14135, algorithms 1 and 4) in the paper's symbols. The tile that
+the outer loop holds lies in the lanes of vectors, TILE queries forward and TILE keys backward, and is stored transposed
+(names with _T); the inner loop takes rows in blocks of BLOCK. So maxima and sums over keys need no sums across lanes.
+Exponentials are powers of 2: scale = log2(e) / sqrt(d).
 """
+# ruff: noqa: E741 (l and O are the paper's)
 import numpy as np
 from numba import njit
 
 from ..compiled import jit_options
-from .products import ROWS, TILE, add_product, bfloat16_pair, power_of_two, put_product
+from ..cpu_math import exp2
+from .products import ROWS, TILE, add_product, bfloat16_pair, put_product
 
 BLOCK = 64
 LOWEST = np.finfo(np.float32).min
-RISE = np.float32(8.)
+MAX_LAG = np.float32(8.)  # how far m may lag behind the maximum, as an exponent of 2
 LOG_2 = np.float32(np.log(2))
-# Added to a number from -127 to 127 it rounds that to an integer k; the lowest bits of the sum are those of k + 127.
-MAGIC = np.float32(1.5 * 2 ** 23 + 127)
 JIT = dict(jit_options(), fastmath={'contract', 'nsz'})
-
-
-@njit(inline='always', **JIT)
-def exp2(x):
-    """2^x in float32 for x up to 126, within 2 units in the last place; 0 for x below -126, NaN for NaN."""
-    low = x < np.float32(-126.)
-    x = np.float32(-126.) if low else x
-    shifted = x + MAGIC
-    r = x - (shifted - MAGIC)  # from -1/2 to 1/2, where this polynomial has the least greatest relative error: 2e-9
-    p = np.float32(1.534581182e-4)
-    p = p * r + np.float32(1.339993122e-3)
-    p = p * r + np.float32(9.618488958e-3)
-    p = p * r + np.float32(5.550328777e-2)
-    p = p * r + np.float32(2.402264689e-1)
-    p = p * r + np.float32(6.931472057e-1)
-    p = p * r + np.float32(1.)
-    return np.float32(0.) if low else p * power_of_two(shifted)
 
 
 @njit(**JIT)
@@ -45,26 +29,27 @@ def scratch(size, dtype):
 
 
 @njit(**JIT)
-def put_rows(out, a, at, columns, count, tile, high):
-    """out[t, :] = a[t, :] tile for t < count, or up to a multiple of ROWS, of a matrix at a[at]; `high` rises to it."""
+def put_rows_times_tile(out, a, at, columns, count, tile, high):
+    """out[t, :] = a[t, :] tile for t < count, or up to a multiple of ROWS; the matrix a[t, :] begins at a[at].
+    high[:] = max(high, out)."""
     for t in range(0, count, ROWS):
         put_product(out, t * TILE, a, at + t * columns, columns, 1, tile, 0, columns, high)
 
 
 @njit(**JIT)
-def add_columns(tile, a, at, columns, count, weights):
-    """tile[d, :] += sum over t < count of a[t, d] weights[t, :], of a matrix at a[at] whose columns ROWS divides."""
+def add_transposed_times_rows(tile, a, at, columns, count, rows):
+    """tile[d, :] += sum over t < count of a[t, d] rows[t, :]; the matrix a[t, d] begins at a[at], ROWS divides d."""
     for d in range(0, columns, ROWS):
-        add_product(tile, d * TILE, a, at + d, 1, columns, weights, 0, count)
+        add_product(tile, d * TILE, a, at + d, 1, columns, rows, 0, count)
 
 
 @njit(**JIT)
-def load_tile(source, pair, first, tile):
-    """Rows `first` to first + TILE of source[pair] as columns of `tile`; the last row fills it up."""
+def load_tile(source, head, first, tile):
+    """Rows `first` to first + TILE of source[head] as columns of `tile`; the last row fills it up."""
     for i in range(TILE):
         at = min(first + i, source.shape[1] - 1)
         for d in range(source.shape[2]):
-            tile[d * TILE + i] = source[pair, at, d]
+            tile[d * TILE + i] = source[head, at, d]
 
 
 @njit(**JIT)
@@ -76,138 +61,167 @@ def store_tile(tile, factors, target, b, h, first):
 
 
 @njit(**JIT)
-def rise(scale, top, high, total, out):
-    """Raise the reference `top` of lanes to the maximum `high` of their scores so far, and fit sums so far to it.
+def raise_maximum(scale, m, m_new, l, O_T, alpha):
+    """Online softmax: m <- m_new, and l and O_T are multiplied with alpha = 2^((m - m_new) scale).
 
-    The reference may lag behind, which changes no result: weights grow to 2^RISE then.
+    Only once m lags behind by more than MAX_LAG, which changes no result: P grows to 2^MAX_LAG until then.
     """
-    risen = False
+    lags = False
     for i in range(TILE):
-        risen |= (high[i] - top[i]) * scale > RISE
-    if risen:
+        lags |= (m_new[i] - m[i]) * scale > MAX_LAG
+    if lags:
         for i in range(TILE):
-            top[i], high[i] = high[i], exp2((top[i] - high[i]) * scale)
-            total[i] *= high[i]
-        for d in range(out.shape[0] // TILE):
+            alpha[i] = exp2((m[i] - m_new[i]) * scale)
+            m[i] = m_new[i]
+            l[i] *= alpha[i]
+        for d in range(O_T.shape[0] // TILE):
             for i in range(TILE):
-                out[d * TILE + i] *= high[i]
-        high[:] = top
+                O_T[d * TILE + i] *= alpha[i]
 
 
 @njit(**JIT)
-def weigh(scores, count, scale, top, total, spare):
-    """Scores to weights 2^((score - top) scale), and add them to the total of each lane."""
-    spare[:] = 0
+def exponentiate(S_T, count, scale, m, l, row_sum):
+    """S_T becomes P_T = 2^((S_T - m) scale), and l <- l + sum of P_T over keys."""
+    row_sum[:] = 0
     for t in range(count):
         for i in range(TILE):
-            weight = exp2((scores[t * TILE + i] - top[i]) * scale)
-            scores[t * TILE + i] = weight
-            spare[i] += weight
+            p = exp2((S_T[t * TILE + i] - m[i]) * scale)
+            S_T[t * TILE + i] = p
+            row_sum[i] += p
     for i in range(TILE):
-        total[i] += spare[i]
+        l[i] += row_sum[i]
 
 
 @njit(**JIT)
-def to_pairs(weights, count, pairs):
-    """Weights of two keys, 2 t and 2 t + 1, rounded to bfloat16, as one int32 each; a key after the last weighs 0."""
+def to_bfloat16(P_T, count, P_T16):
+    """P_T of two keys, 2 t and 2 t + 1, rounded to bfloat16, as one int32 each; 0 for a key after the last."""
     if count % 2:
-        weights[count * TILE:(count + 1) * TILE] = 0
+        P_T[count * TILE:(count + 1) * TILE] = 0
     for t in range((count + 1) // 2):
         for i in range(TILE):
-            pairs[t * TILE + i] = bfloat16_pair(weights[2 * t * TILE + i], weights[(2 * t + 1) * TILE + i])
+            P_T16[t * TILE + i] = bfloat16_pair(P_T[2 * t * TILE + i], P_T[(2 * t + 1) * TILE + i])
 
 
+# Algorithm 1. Parallel over tiles of TILE queries of all heads. For each of them:
+#
+#     Q_T (d, TILE) <- the queries;  O_T (d, TILE) <- 0;  l (TILE) <- 0;  m, m_new (TILE) <- the lowest float
+#     for each block of BLOCK keys:
+#         S_T (BLOCK, TILE) <- K Q_T
+#         m_new <- max(m_new, maximum of S_T over the block)
+#         if m_new is well above m:                                        online softmax
+#             alpha <- 2^((m - m_new) scale);  l <- alpha l;  O_T <- alpha O_T;  m <- m_new
+#         P_T <- 2^((S_T - m) scale), in the place of S_T
+#         l <- l + sum of P_T over the block
+#         O_T <- O_T + V^T P_T
+#     O <- (O_T / l)^T;  lse <- m scale + log2(l)
+#
+# All buffers fit into the L2 cache. O and lse go to memory, S and P never do: the backward pass computes P again.
 @njit(**JIT)
-def forward(first, last, q, k, v, keys, scale, out, lse, in_pairs):
+def forward(first, last, Q, K, V, keys, scale, O, lse, is_bfloat16):
     """Tiles `first` to `last` of queries, of all (B heads tiles).
 
     Args:
-        q, k: (B heads, queries or keys, d), float32, or int32 for d / 2 pairs of bfloat16 numbers. Keys are filled up
+        Q, K: (B heads, queries or keys, d), float32, or int32 for d / 2 pairs of bfloat16 numbers. Keys are filled up
             to a multiple of ROWS with the last one.
-        v: (B heads, keys, d), or (B heads, keys / 2, d) pairs of two keys. d is filled up to a multiple of ROWS.
+        V: (B heads, keys, d), or (B heads, keys / 2, d) pairs of two keys. d is filled up to a multiple of ROWS.
         keys: how many there are.
-        scale: what makes exponents of 2 of the scores.
-        out: (B, queries, heads, d) float32 to write.
-        lse: (B heads, queries) to write: log2 of the sum of 2^(scaled scores).
-        in_pairs: None for float32.
+        scale: log2(e) / sqrt(d).
+        O: (B, queries, heads, d) float32 to write.
+        lse: (B heads, queries) to write: log2 of the sum of 2^(S scale).
+        is_bfloat16: True, or None for float32.
     """
-    heads, queries, columns, v_columns = out.shape[2], q.shape[1], q.shape[2], v.shape[2]
-    tiles, k_flat, v_flat = -(-queries // TILE), k.reshape(-1), v.reshape(-1)
-    q_tile, sums = scratch(columns * TILE, q.dtype), scratch(v_columns * TILE, np.float32)
-    scores, pairs = scratch(BLOCK * TILE, np.float32), scratch(BLOCK // 2 * TILE, np.int32)
-    top, high = scratch(TILE, np.float32), scratch(TILE, np.float32)
-    total, spare = scratch(TILE, np.float32), scratch(TILE, np.float32)
+    heads, queries, columns, V_columns = O.shape[2], Q.shape[1], Q.shape[2], V.shape[2]
+    tiles, K_flat, V_flat = -(-queries // TILE), K.reshape(-1), V.reshape(-1)
+    Q_T, O_T = scratch(columns * TILE, Q.dtype), scratch(V_columns * TILE, np.float32)
+    S_T, P_T16 = scratch(BLOCK * TILE, np.float32), scratch(BLOCK // 2 * TILE, np.int32)
+    m, m_new = scratch(TILE, np.float32), scratch(TILE, np.float32)
+    l, row_sum, alpha = scratch(TILE, np.float32), scratch(TILE, np.float32), scratch(TILE, np.float32)
     for task in range(first, last):
-        pair, q0 = task // tiles, task % tiles * TILE
-        load_tile(q, pair, q0, q_tile)
-        sums[:], total[:], top[:], high[:] = 0, 0, LOWEST, LOWEST
+        head, q0 = task // tiles, task % tiles * TILE
+        load_tile(Q, head, q0, Q_T)
+        O_T[:], l[:], m[:], m_new[:] = 0, 0, LOWEST, LOWEST
         for k0 in range(0, keys, BLOCK):
             count = min(BLOCK, keys - k0)
-            put_rows(scores, k_flat, (pair * k.shape[1] + k0) * columns, columns, count, q_tile, high)
-            rise(scale, top, high, total, sums)
-            weigh(scores, count, scale, top, total, spare)
-            if in_pairs is None:
-                add_columns(sums, v_flat, (pair * v.shape[1] + k0) * v_columns, v_columns, count, scores)
+            put_rows_times_tile(S_T, K_flat, (head * K.shape[1] + k0) * columns, columns, count, Q_T, m_new)
+            raise_maximum(scale, m, m_new, l, O_T, alpha)
+            exponentiate(S_T, count, scale, m, l, row_sum)  # S_T is P_T from here on
+            if is_bfloat16 is None:
+                add_transposed_times_rows(O_T, V_flat, (head * V.shape[1] + k0) * V_columns, V_columns, count, S_T)
             else:
-                to_pairs(scores, count, pairs)
-                add_columns(sums, v_flat, (pair * v.shape[1] + k0 // 2) * v_columns, v_columns, (count + 1) // 2, pairs)
+                to_bfloat16(S_T, count, P_T16)
+                add_transposed_times_rows(O_T, V_flat, (head * V.shape[1] + k0 // 2) * V_columns, V_columns,
+                                          (count + 1) // 2, P_T16)
         for i in range(min(TILE, queries - q0)):
-            lse[pair, q0 + i] = top[i] * scale + np.log2(total[i])
+            lse[head, q0 + i] = m[i] * scale + np.log2(l[i])
         for i in range(TILE):
-            total[i] = np.float32(1) / total[i]
-        store_tile(sums, total, out, pair // heads, pair % heads, q0)
+            l[i] = np.float32(1) / l[i]
+        store_tile(O_T, l, O, head // heads, head % heads, q0)
 
 
+# Algorithm 4. Parallel over heads. For each of them, with dQ <- 0:
+#
+#     for each tile of TILE keys:
+#         K_T, V_T (d, TILE) <- its keys and values;  dK_T, dV_T (d, TILE) <- 0
+#         for each block of BLOCK queries:
+#             S  (BLOCK, TILE) <- Q K_T
+#             dP (BLOCK, TILE) <- dO V_T
+#             P  <- 2^(S scale - lse), in the place of S
+#             dS <- P (dP - D), in the place of dP
+#             dV_T <- dV_T + dO^T P
+#             dK_T <- dK_T + Q^T dS
+#             dQ   <- dQ + dS K
+#         dK <- (dK_T)^T scale log 2;  dV <- (dV_T)^T
+#
+# Kept from the forward pass: O, which the caller needs for D = rowsum(dO O) (appendix B.4), and lse. S and P are
+# computed again. The caller multiplies dQ with 1 / sqrt(d).
 @njit(**JIT)
-def backward(first, last, q, k, v, dout, queries, keys, scale, lse, delta, dq, dk, dv):
-    """Gradients of pairs `first` to `last` of (B heads); TILE keys in the lanes, queries in blocks.
-
-    The gradient of a score with weight p is p (dout v - delta), where delta = dout out (ibid., B.4).
+def backward(first, last, Q, K, V, dO, queries, keys, scale, lse, D, dQ, dK, dV):
+    """Gradients of heads `first` to `last` of (B heads).
 
     Args:
-        q, k, v, dout: (B heads, queries or keys, d) float32, both filled up to multiples of ROWS.
+        Q, K, V, dO: (B heads, queries or keys, d) float32, both filled up to multiples of ROWS.
         queries, keys: how many there are.
-        scale: what makes exponents of 2 of the scores.
-        lse, delta: (B heads, queries).
-        dq: (B heads, ceil(d / TILE), queries filled up, TILE), zeros to add to.
-        dk, dv: (B, keys, heads, d) to write.
+        scale: log2(e) / sqrt(d).
+        lse, D: (B heads, queries).
+        dQ: (B heads, ceil(d / TILE), queries filled up, TILE), zeros to add to.
+        dK, dV: (B, keys, heads, d) to write.
     """
-    heads, rows, columns, planes = dk.shape[2], q.shape[1], q.shape[2], dq.shape[1]
-    q_flat, dout_flat, dq_flat = q.reshape(-1), dout.reshape(-1), dq.reshape(-1)
-    k_tile, v_tile = scratch(columns * TILE, np.float32), scratch(columns * TILE, np.float32)
-    dk_tile, dv_tile = scratch(columns * TILE, np.float32), scratch(columns * TILE, np.float32)
-    k_rows = scratch(planes * TILE * TILE, np.float32)
-    weights, grads = scratch(BLOCK * TILE, np.float32), scratch(BLOCK * TILE, np.float32)
+    heads, rows, columns, planes = dK.shape[2], Q.shape[1], Q.shape[2], dQ.shape[1]
+    Q_flat, dO_flat, dQ_flat = Q.reshape(-1), dO.reshape(-1), dQ.reshape(-1)
+    K_T, V_T = scratch(columns * TILE, np.float32), scratch(columns * TILE, np.float32)
+    dK_T, dV_T = scratch(columns * TILE, np.float32), scratch(columns * TILE, np.float32)
+    K_planes = scratch(planes * TILE * TILE, np.float32)  # keys as rows, as dQ has them
+    P, dS = scratch(BLOCK * TILE, np.float32), scratch(BLOCK * TILE, np.float32)
     factors, unused = scratch(TILE, np.float32), scratch(TILE, np.float32)
-    k_rows[:], unused[:] = 0, 0
-    for pair in range(first, last):
+    K_planes[:], unused[:] = 0, 0
+    for head in range(first, last):
         for k0 in range(0, keys, TILE):
-            here = min(TILE, keys - k0)
-            load_tile(k, pair, k0, k_tile)
-            load_tile(v, pair, k0, v_tile)
-            for i in range(here):
+            count_k = min(TILE, keys - k0)
+            load_tile(K, head, k0, K_T)
+            load_tile(V, head, k0, V_T)
+            for i in range(count_k):
                 for d in range(columns):
-                    k_rows[(d // TILE * TILE + i) * TILE + d % TILE] = k[pair, k0 + i, d]
-            dk_tile[:], dv_tile[:] = 0, 0
+                    K_planes[(d // TILE * TILE + i) * TILE + d % TILE] = K[head, k0 + i, d]
+            dK_T[:], dV_T[:] = 0, 0
             for q0 in range(0, queries, BLOCK):
-                count, at = min(BLOCK, queries - q0), (pair * rows + q0) * columns
-                put_rows(weights, q_flat, at, columns, count, k_tile, unused)
-                put_rows(grads, dout_flat, at, columns, count, v_tile, unused)
+                count, at = min(BLOCK, queries - q0), (head * rows + q0) * columns
+                put_rows_times_tile(P, Q_flat, at, columns, count, K_T, unused)  # S until the next loop
+                put_rows_times_tile(dS, dO_flat, at, columns, count, V_T, unused)  # dP until the next loop
                 for t in range(count):
-                    row_lse, row_delta = lse[pair, q0 + t], delta[pair, q0 + t]
+                    lse_t, D_t = lse[head, q0 + t], D[head, q0 + t]
                     for i in range(TILE):
-                        exponent = weights[t * TILE + i] * scale - row_lse
+                        exponent = P[t * TILE + i] * scale - lse_t
                         # Above 0 by rounding alone, which may be by much where scores are large.
-                        weights[t * TILE + i] = exp2(np.float32(0.) if exponent > np.float32(0.) else exponent)
-                        grads[t * TILE + i] = weights[t * TILE + i] * (grads[t * TILE + i] - row_delta)
-                add_columns(dv_tile, dout_flat, at, columns, count, weights)
-                add_columns(dk_tile, q_flat, at, columns, count, grads)
+                        P[t * TILE + i] = exp2(np.float32(0.) if exponent > np.float32(0.) else exponent)
+                        dS[t * TILE + i] = P[t * TILE + i] * (dS[t * TILE + i] - D_t)
+                add_transposed_times_rows(dV_T, dO_flat, at, columns, count, P)
+                add_transposed_times_rows(dK_T, Q_flat, at, columns, count, dS)
                 for plane in range(planes):
-                    dq_at = ((pair * planes + plane) * rows + q0) * TILE
+                    dQ_at = ((head * planes + plane) * rows + q0) * TILE
                     for t in range(0, count, ROWS):
-                        add_product(dq_flat, dq_at + t * TILE, grads, t * TILE, TILE, 1,
-                                    k_rows, plane * TILE * TILE, here)
+                        add_product(dQ_flat, dQ_at + t * TILE, dS, t * TILE, TILE, 1,
+                                    K_planes, plane * TILE * TILE, count_k)
             factors[:] = 1
-            store_tile(dv_tile, factors, dv, pair // heads, pair % heads, k0)
+            store_tile(dV_T, factors, dV, head // heads, head % heads, k0)
             factors[:] = scale * LOG_2
-            store_tile(dk_tile, factors, dk, pair // heads, pair % heads, k0)
+            store_tile(dK_T, factors, dK, head // heads, head % heads, k0)

@@ -1,17 +1,15 @@
-import os
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...errors import UserError
+from ..registry import Backend, Operator
 from ..transforms import is_exporting, under_functional_transform
 from . import cpu
 from .operators import attention_cpu
 from .reference import attention_reference
 
-ENVIRONMENT_VARIABLE = 'MMMAMBAVISION_ATTENTION'
 # By preference. On recent GPUs torch itself prefers cuDNN, which makes a plan for every new number of tokens, about a
 # second each: training on images of many sizes would wait for hundreds of them.
 KERNELS_ON_CUDA = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -44,33 +42,36 @@ def attention_of_torchs_choice(q, k, v, **scale):
         return F.scaled_dot_product_attention(q, k, v, **scale)
 
 
-BACKENDS = {'reference': attention_reference, 'torch': attention_torch,
-            'cpu': lambda q, k, v: attention_cpu(q, k, v)[0]}
+def _is_faster(q, k, v):
+    """Whether 'auto' takes the kernel of our own for what it can take."""
+    # Graphs that leave the process keep torch's operator, and who turned that off wants what it lacks.
+    if (is_exporting() or torch.jit.is_tracing() or under_functional_transform()
+            or not (torch.compiler.is_compiling() or torch.backends.cuda.flash_sdp_enabled())):
+        return False
+    # Where autocast changes types, torch's operator is the one that follows it.
+    return (0 not in q.shape and cpu.is_faster(q, k) and q.dtype == k.dtype == v.dtype
+            and not (torch.is_autocast_enabled('cpu') and q.dtype != torch.get_autocast_dtype('cpu')))
 
 
-def available_backends():
-    """Implementations of `attention` by name: None where one can run here, else the reason why it cannot."""
-    return dict.fromkeys(BACKENDS, None) | {'cpu': absent()}
+BACKENDS = {
+    'reference': Backend(attention_reference),
+    'torch': Backend(attention_torch),
+    'cpu': Backend(lambda q, k, v: attention_cpu(q, k, v)[0], cpu.unavailable, lambda q, k, v: cpu.refuses(q),
+                   _is_faster),
+}
+ATTENTION = Operator('attention', 'attention', BACKENDS, ('cpu', 'torch'))
+available_backends = ATTENTION.available
 
 
-@torch.compiler.assume_constant_result  # torch.compile cannot trace the imports by which this is found out
-def absent():
-    """Why 'cpu' cannot run here, or None; found out at first use, since that imports numba."""
-    return _answer()
-
-
-_answer = lru_cache(maxsize=None)(cpu.unavailable)
-
-
-def attention(q, k, v, backend='auto'):
+def attention(q: Tensor, k: Tensor, v: Tensor, backend: str = 'auto') -> Tensor:
     """softmax(q k^T / sqrt(d)) v, without mask or dropout (Vaswani et al. 2017, arXiv 1706.03762, eq. 1).
 
     Args:
         q: queries [B, heads, L, d], of any strides.
         k, v: keys and values [B, heads, M, d], in the type of q.
         backend: 'reference', the definition; 'torch', `scaled_dot_product_attention`; 'cpu', compiled by numba, first
-            derivatives only; or 'auto': what the environment variable MMMAMBAVISION_ATTENTION names, else 'cpu' where
-            it is the faster one and 'torch' everywhere else.
+            derivatives only; or 'auto': what `ops.backend(attention=...)`, else the environment variable
+            MMMAMBAVISION_ATTENTION names, else 'cpu' where it is the faster one and 'torch' everywhere else.
 
     Returns:
         [B, heads, L, d] in the type of q. On a CPU, heads of a token lie next to each other in memory.
@@ -78,34 +79,18 @@ def attention(q, k, v, backend='auto'):
     Raises:
         UserError: (a ValueError) for a backend that is not there or cannot run on this input.
     """
-    name = os.environ.get(ENVIRONMENT_VARIABLE, 'auto') if backend == 'auto' else backend
+    name = ATTENTION.asked_for(backend)
     if name == 'auto':
-        name = 'cpu' if _is_faster(q, k, v) else 'torch'
-    if name not in BACKENDS:
-        raise UserError(f"attention has no backend {name!r}: choose 'auto' or one of {', '.join(BACKENDS)}")
+        name = ATTENTION.best(q, k, v)
     if name == 'cpu':
-        _check(q, k, v)
+        ATTENTION.require(name, q, k, v)
+        _check_shapes(q, k, v)
         if 0 in q.shape:  # nothing to start the kernels on; torch's backward pass crashes there
             name = 'reference'
-    return BACKENDS[name](q, k, v)
+    return BACKENDS[name].run(q, k, v)
 
 
-def _is_faster(q, k, v):
-    """Whether the kernel of our own can run here and is faster than torch's."""
-    # Graphs that leave the process keep torch's operator, and who turned that off wants what it lacks.
-    if (is_exporting() or torch.jit.is_tracing() or under_functional_transform()
-            or not (torch.compiler.is_compiling() or torch.backends.cuda.flash_sdp_enabled())):
-        return False
-    if q.device.type != 'cpu' or 0 in q.shape or absent() or cpu.refuses(q) or not cpu.is_faster(q, k):
-        return False
-    # Where autocast changes types, torch's operator is the one that follows it.
-    return (q.dtype == k.dtype == v.dtype
-            and not (torch.is_autocast_enabled('cpu') and q.dtype != torch.get_autocast_dtype('cpu')))
-
-
-def _check(q, k, v):
-    if reason := absent() or cpu.refuses(q):
-        raise UserError(f"attention cannot use its backend 'cpu' here: {reason}")
+def _check_shapes(q, k, v):
     fit = q.dim() == 4 and k.shape == v.shape == (*q.shape[:2], *k.shape[2:3], q.shape[3]) and k.shape[2] > 0
     if not fit or not q.dtype == k.dtype == v.dtype:
         raise UserError('attention takes q (B, heads, L, d) and k and v (B, heads, M, d) of one type, got '

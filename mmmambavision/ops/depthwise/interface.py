@@ -1,14 +1,11 @@
-import os
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ...errors import UserError
+from ..registry import Backend, Operator
 from ..transforms import under_functional_transform
 from . import triton
-
-ENVIRONMENT_VARIABLE = 'MMMAMBAVISION_DEPTHWISE'
 
 
 def depthwise_torch(x, weight):
@@ -24,24 +21,14 @@ def depthwise_shifted(x, weight):
     return F.silu(before * padded[:, :-2] + here * x + after * padded[:, 2:])
 
 
-BACKENDS = {'torch': depthwise_torch, 'shifted': depthwise_shifted, 'triton': triton.forward}
+BACKENDS = {'torch': Backend(depthwise_torch), 'shifted': Backend(depthwise_shifted),
+            'triton': Backend(triton.forward, triton.unavailable, lambda x, weight: triton.refuses(x))}
+# No GPU has measured the others yet.
+DEPTHWISE = Operator('depthwise', 'depthwise_silu', BACKENDS, ('torch',))
+available_backends = DEPTHWISE.available
 
 
-def available_backends():
-    """Implementations of `depthwise_silu` by name: None where one can run here, else the reason why it cannot."""
-    return dict.fromkeys(BACKENDS, None) | {'triton': absent()}
-
-
-@torch.compiler.assume_constant_result  # torch.compile cannot trace the imports by which this is found out
-def absent():
-    """Why 'triton' cannot run here, or None; found out at first use."""
-    return _answer()
-
-
-_answer = lru_cache(maxsize=None)(triton.unavailable)
-
-
-def depthwise_silu(x, weight, backend='auto'):
+def depthwise_silu(x: Tensor, weight: Tensor, backend: str = 'auto') -> Tensor:
     """SiLU of a depthwise convolution along the tokens, the gate's and the scan's input of MambaVision's mixer (arXiv
     2407.08083, section 3.2).
 
@@ -51,8 +38,8 @@ def depthwise_silu(x, weight, backend='auto'):
         x: tokens [B, L, C], of any strides.
         weight: taps [C, 1, 3], as those of a `Conv1d` with groups=C.
         backend: 'torch', a convolution and SiLU; 'shifted', multiply-adds of shifted tensors; 'triton', one kernel on
-            a GPU, float32 inside, first derivatives only; or 'auto': what the environment variable
-            MMMAMBAVISION_DEPTHWISE names, else 'torch'.
+            a GPU, float32 inside, first derivatives only; or 'auto': what `ops.backend(depthwise=...)`, else the
+            environment variable MMMAMBAVISION_DEPTHWISE names, else 'torch'.
 
     Returns:
         [B, L, C] in the type of x, or of autocast. Channels lie next to each other in memory.
@@ -61,20 +48,16 @@ def depthwise_silu(x, weight, backend='auto'):
         UserError: (a ValueError) for a backend that is not there or cannot run on this input, or shapes that do not
             fit.
     """
-    name = os.environ.get(ENVIRONMENT_VARIABLE, 'auto') if backend == 'auto' else backend
-    name = 'torch' if name == 'auto' else name
-    if name not in BACKENDS:
-        raise UserError(f"depthwise_silu has no backend {name!r}: choose 'auto' or one of {', '.join(BACKENDS)}")
-    if name == 'torch':  # which has errors of its own, and goes into traced graphs
+    name = DEPTHWISE.asked_for(backend)
+    if name in ('auto', 'torch'):  # which has errors of its own, and goes into traced graphs
         return depthwise_torch(x, weight)
     if x.dim() != 3 or weight.shape != (x.shape[2], 1, 3):
         raise UserError(f'depthwise_silu takes x (B, L, C) and weight (C, 1, 3), got {tuple(x.shape)} and '
                         f'{tuple(weight.shape)}')
     if name == 'triton':
-        if reason := absent() or triton.refuses(x):
-            raise UserError(f"depthwise_silu cannot use its backend 'triton' here: {reason}")
+        DEPTHWISE.require(name, x, weight)
         if x.numel() == 0 or under_functional_transform() or torch.jit.is_tracing():
             name = 'shifted'  # no kernel for no tokens; no rules of a custom operator in transforms and traced graphs
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))  # as torch's convolution does
-    return BACKENDS[name](x, weight)
+    return BACKENDS[name].run(x, weight)

@@ -35,17 +35,17 @@ def _launch(kernel, tiles, x, weight, *tensors, **strides):
 
 @torch.library.custom_op(f'{NAMESPACE}::depthwise_silu_triton', mutates_args=())
 def forward(x: Tensor, weight: Tensor) -> Tensor:
-    from .triton_kernels import depthwise_silu_forward
-    y, = _launch(depthwise_silu_forward, 1, x.detach(), weight.detach(), lambda _: x.new_empty(x.shape))
+    from .triton_kernels import depthwise_silu_fwd_kernel
+    y, = _launch(depthwise_silu_fwd_kernel, 1, x.detach(), weight.detach(), lambda _: x.new_empty(x.shape))
     return y
 
 
 @torch.library.custom_op(f'{NAMESPACE}::depthwise_silu_triton_backward', mutates_args=())
 def backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    from .triton_kernels import depthwise_silu_backward
+    from .triton_kernels import depthwise_silu_bwd_kernel
     dy = dy.detach()
     _, dx, sums = _launch(
-        depthwise_silu_backward, TILES, x.detach(), weight.detach(), lambda _: dy, lambda _: x.new_empty(x.shape),
+        depthwise_silu_bwd_kernel, TILES, x.detach(), weight.detach(), lambda _: dy, lambda _: x.new_empty(x.shape),
         lambda programs: x.new_empty(programs, 3, x.shape[2], dtype=torch.float32), dy_b=dy.stride(0),
         dy_t=dy.stride(1), dy_c=dy.stride(2), TILES=TILES)
     return dx, sums.sum(0).t().unsqueeze(1).contiguous().to(weight.dtype)

@@ -1,14 +1,6 @@
 """Kernels of the depthwise convolution with SiLU; see `triton.py` for how they are launched.
 
-With x_t = 0 beyond the ends, w_k the three taps of a channel and s the sigmoid:
-
-    forward     p_t  = w_0 x_{t-1} + w_1 x_t + w_2 x_{t+1}
-                y_t  = p_t s(p_t)
-    backward    p_t  as above, again
-                e_t  = dy_t s(p_t) (1 + p_t (1 - s(p_t)))              = dL/dp_t
-                dx_t = w_2 e_{t-1} + w_1 e_t + w_0 e_{t+1}
-                dw_k = sum_t e_t x_{t+k-1}
-
+x_t is 0 beyond the ends, w_k are the three taps of a channel, s is the sigmoid; dq means the gradient of the loss by q.
 A program takes tiles [TIME, WIDTH] of a sequence, channels in the lanes. Neighbours in time are loaded again, from the
 L1 cache: one read from memory, one write. Sums over time are one for each program, added up by torch in a fixed order.
 """
@@ -31,9 +23,13 @@ def load_taps(weight, d, here):
             tl.load(weight + 3 * d + 2, mask=here, other=0.).to(tl.float32))
 
 
+# Parallel over batch x tiles of time, and tiles of channels:
+#
+#     p_t <- w_0 x_{t-1} + w_1 x_t + w_2 x_{t+1}
+#     y_t <- p_t s(p_t)
 @triton.jit(do_not_specialize=SIZES)
-def depthwise_silu_forward(x, weight, y, x_b, x_t, x_c, channels, length, blocks, TIME: tl.constexpr,
-                           WIDTH: tl.constexpr):
+def depthwise_silu_fwd_kernel(x, weight, y, x_b, x_t, x_c, channels, length, blocks, TIME: tl.constexpr,
+                              WIDTH: tl.constexpr):
     """y (B, L, C), one tile each."""
     b = (tl.program_id(0) // blocks).to(tl.int64)
     t = tl.program_id(0) % blocks * TIME + tl.arange(0, TIME)[:, None]
@@ -47,9 +43,15 @@ def depthwise_silu_forward(x, weight, y, x_b, x_t, x_c, channels, length, blocks
     tl.store(y + b * length * channels + t * channels + d, p / (1. + tl.exp(-p)), mask=here & (t < length))
 
 
+# Parallel over batch x groups of TILES tiles of time, and tiles of channels. Nothing is kept from the forward pass:
+#
+#     p_t  <- w_0 x_{t-1} + w_1 x_t + w_2 x_{t+1}                       again
+#     dp_t <- dy_t s(p_t) (1 + p_t (1 - s(p_t)))
+#     dx_t <- w_2 dp_{t-1} + w_1 dp_t + w_0 dp_{t+1}
+#     dw_k <- sum over t of dp_t x_{t+k-1}
 @triton.jit(do_not_specialize=SIZES)
-def depthwise_silu_backward(x, weight, dy, dx, dw, x_b, x_t, x_c, dy_b, dy_t, dy_c, channels, length, blocks,
-                            TIME: tl.constexpr, WIDTH: tl.constexpr, TILES: tl.constexpr):
+def depthwise_silu_bwd_kernel(x, weight, dy, dx, dw, x_b, x_t, x_c, dy_b, dy_t, dy_c, channels, length, blocks,
+                              TIME: tl.constexpr, WIDTH: tl.constexpr, TILES: tl.constexpr):
     """dx (B, L, C) of TILES tiles, and their sums for the weights, dw (programs in time, 3, C)."""
     b = (tl.program_id(0) // blocks).to(tl.int64)
     lane = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
@@ -59,26 +61,26 @@ def depthwise_silu_backward(x, weight, dy, dx, dw, x_b, x_t, x_c, dy_b, dy_t, dy
     x += b * x_b + d * x_c
     dy += b * dy_b + d * dy_c
     dx += b * length * channels + d
-    sum_0 = tl.zeros([TIME, WIDTH], tl.float32)
-    sum_1 = tl.zeros([TIME, WIDTH], tl.float32)
-    sum_2 = tl.zeros([TIME, WIDTH], tl.float32)
+    dw_0 = tl.zeros([TIME, WIDTH], tl.float32)
+    dw_1 = tl.zeros([TIME, WIDTH], tl.float32)
+    dw_2 = tl.zeros([TIME, WIDTH], tl.float32)
     i = 0
     while i < TILES:
         t = (tl.program_id(0) % blocks * TILES + i) * TIME + tl.arange(0, TIME)[:, None]
         values = ()
         for k in tl.static_range(5):
             values += (load_at(x, t + (k - 2), x_t, length, here),)
-        e = ()
+        dp = ()
         for k in tl.static_range(3):
             p = w[0] * values[k] + w[1] * values[k + 1] + w[2] * values[k + 2]
             s = 1. / (1. + tl.exp(-p))
-            e += (load_at(dy, t + (k - 1), dy_t, length, here) * s * (1. + p * (1. - s)),)
-        tl.store(dx + t * channels, w[2] * e[0] + w[1] * e[1] + w[0] * e[2], mask=here & (t < length))
-        sum_0 += e[1] * values[1]
-        sum_1 += e[1] * values[2]
-        sum_2 += e[1] * values[3]
+            dp += (load_at(dy, t + (k - 1), dy_t, length, here) * s * (1. + p * (1. - s)),)
+        tl.store(dx + t * channels, w[2] * dp[0] + w[1] * dp[1] + w[0] * dp[2], mask=here & (t < length))
+        dw_0 += dp[1] * values[1]
+        dw_1 += dp[1] * values[2]
+        dw_2 += dp[1] * values[3]
         i += 1
     dw += tl.program_id(0).to(tl.int64) * 3 * channels + lane
-    tl.store(dw, tl.sum(sum_0, axis=0), mask=lane < channels)
-    tl.store(dw + channels, tl.sum(sum_1, axis=0), mask=lane < channels)
-    tl.store(dw + 2 * channels, tl.sum(sum_2, axis=0), mask=lane < channels)
+    tl.store(dw, tl.sum(dw_0, axis=0), mask=lane < channels)
+    tl.store(dw + channels, tl.sum(dw_1, axis=0), mask=lane < channels)
+    tl.store(dw + 2 * channels, tl.sum(dw_2, axis=0), mask=lane < channels)

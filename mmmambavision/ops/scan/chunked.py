@@ -8,8 +8,8 @@ other end. Long sequences go in stretches, one after the other: the states of al
 import torch
 import torch.nn.functional as F
 
-CHUNK = 16
-TOGETHER = 2 ** 20  # numbers in the states of a stretch that a CPU's cache is still of use to
+STEPS_PER_CHUNK = 16
+STATES_PER_STRETCH = 2 ** 20  # numbers in the states of all steps of a stretch that a CPU's cache is still of use to
 
 
 class _Parts:
@@ -28,8 +28,8 @@ class _Parts:
         self.sequences = self.split(self.step), self.split(self.step * self.u), b, c
         self.zero = self.rates.new_zeros(u.shape[0], *self.rates.shape)
         # Where a call takes longer than its numbers, there are at most four stretches or so, whatever the length.
-        together = TOGETHER if u.device.type == 'cpu' else max(TOGETHER, 2 * u.numel())
-        self.blocks = max(1, together // (CHUNK ** 2 * max(1, self.zero.numel())))
+        per_stretch = STATES_PER_STRETCH if u.device.type == 'cpu' else max(STATES_PER_STRETCH, 2 * u.numel())
+        self.blocks = max(1, per_stretch // (STEPS_PER_CHUNK ** 2 * max(1, self.zero.numel())))
 
     def state(self, t):
         """(B, D, N) to (B, G, N, D / G)."""
@@ -41,7 +41,7 @@ class _Parts:
 
     def stretches(self, *more):
         """Tuples of the same 16 `blocks` chunks, or what is left at the end, of `sequences` and more of the kind."""
-        return list(zip(*(t.split(CHUNK * self.blocks, 1) for t in (*self.sequences, *more))))
+        return list(zip(*(t.split(STEPS_PER_CHUNK * self.blocks, 1) for t in (*self.sequences, *more))))
 
     def join(self, stretches):
         """Rows (B, M', G, ...), 16 for each stretch, to (B, G, ..., L), without the dimension of size 1 if there is."""
@@ -51,9 +51,9 @@ class _Parts:
 
 def _cut(t):
     """(B, M, ...) to (B, M / 16, 16, ...), filled up with zeros."""
-    missing = -t.shape[1] % CHUNK
+    missing = -t.shape[1] % STEPS_PER_CHUNK
     t = F.pad(t, (0, 0) * (t.dim() - 2) + (0, missing)) if missing else t
-    return t.unflatten(1, (-1, CHUNK))
+    return t.unflatten(1, (-1, STEPS_PER_CHUNK))
 
 
 def _run(decays, inputs, state):
@@ -91,19 +91,19 @@ def _scan(step, inputs, rates, state, decay=None, way=1):
 
 def kept_shape(u, A, B):
     """Shape of the states kept for the backward pass, one before every 256 steps: (B, L / 256, G, N, D / G)."""
-    return u.shape[0], -(-u.shape[2] // CHUNK ** 2), B.shape[1], A.shape[1], u.shape[1] // B.shape[1]
+    return u.shape[0], -(-u.shape[2] // STEPS_PER_CHUNK ** 2), B.shape[1], A.shape[1], u.shape[1] // B.shape[1]
 
 
 def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep=False):
-    """As `operators.register` wants it."""
+    """As `make_operator` wants it."""
     parts = _Parts(u, delta, A, B, C, delta_bias, delta_softplus)
     state, kept, rows = parts.zero, [], []
     for step, weighted, b, c in parts.stretches():
         states = _scan(step, weighted * b, parts.rates, state)
         state = states[-1][:, -1]
-        rows.append([torch.matmul(c[:, :, i].mT, states[i + 1]) for i in range(CHUNK)])
+        rows.append([torch.matmul(c[:, :, i].mT, states[i + 1]) for i in range(STEPS_PER_CHUNK)])
         if keep:
-            kept.append(states[0][:, ::CHUNK])
+            kept.append(states[0][:, ::STEPS_PER_CHUNK])
     y = parts.join(rows).flatten(1, 2)
     if D is not None:
         y = y + D.to(y.dtype)[:, None] * parts.u
@@ -113,7 +113,7 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep=False):
 
 
 def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    """As `operators.register` wants it; finds `kept` itself where it is None."""
+    """As `make_operator` wants it; finds `kept` itself where it is None."""
     if kept is None:
         kept = forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep=True)[2]
     parts = _Parts(u, delta, A, B, C, delta_bias, delta_softplus)
@@ -131,11 +131,11 @@ def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplu
         grads = _scan(step, decay * own, parts.rates, outgoing, decay, way=-1)
         outgoing = grads[0][:, 0]
         drates, found = torch.zeros_like(grads[0]), []
-        for i in range(CHUNK):
-            total, dexponent = grads[i + 1] + own[:, :, i], grads[i] * states[i]
+        for i in range(STEPS_PER_CHUNK):
+            dh, dexponent = grads[i + 1] + own[:, :, i], grads[i] * states[i]
             drates = torch.addcmul(drates, dexponent, step[:, :, i])
-            found.append(((dexponent * parts.rates).sum(-2), torch.matmul(b[:, :, i].mT, total),
-                          torch.matmul(total, weighted[:, :, i].mT), torch.matmul(states[i + 1], grad[:, :, i].mT),
+            found.append(((dexponent * parts.rates).sum(-2), torch.matmul(b[:, :, i].mT, dh),
+                          torch.matmul(dh, weighted[:, :, i].mT), torch.matmul(states[i + 1], grad[:, :, i].mT),
                           *([] if z is None else [torch.matmul(c[:, :, i].mT, states[i + 1])])))
         dA = dA + drates.sum((0, 1))
         rows.append(zip(*found))

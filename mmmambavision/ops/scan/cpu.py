@@ -22,7 +22,7 @@ def _kernels():
 
 
 def _run_once(cpu_kernels):
-    length = cpu_kernels.CHUNK + 1
+    length = cpu_kernels.KEPT_EVERY + 1
     u = _ones(1, length, 2).transpose(1, 2)  # nothing random: that would change what the user's seed gives
     rates, weights = -_ones(2, 2), _ones(1, 1, length, 2).transpose(2, 3)
     inputs = (u, u, rates, weights, weights, rates[0], u, rates[0], True)
@@ -66,9 +66,9 @@ def _arguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
 
 def kept_shape(u, A, B):
     """Shape of the states kept for the backward pass: (B, blocks, chunks, N, WIDTH)."""
-    from .cpu_kernels import CHUNK, WIDTH
+    from .cpu_kernels import KEPT_EVERY, WIDTH
     groups = B.shape[1]
-    return (u.shape[0], groups * -(-(u.shape[1] // groups) // WIDTH), -(-u.shape[2] // CHUNK), A.shape[1], WIDTH)
+    return (u.shape[0], groups * -(-(u.shape[1] // groups) // WIDTH), -(-u.shape[2] // KEPT_EVERY), A.shape[1], WIDTH)
 
 
 def _run_forward(kernels, u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):

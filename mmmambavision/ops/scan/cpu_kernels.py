@@ -1,80 +1,38 @@
 """Kernels of the CPU scan, compiled by numba; see `cpu.py` for what they are given.
 
-A kernel works on blocks of WIDTH channels of one sequence, loaded so that they lie next to each other: every inner loop
-is over WIDTH numbers and becomes vector instructions. Inputs are flat arrays with strides of their own.
+Mamba's symbols (arXiv 2312.00752, algorithm 2): x is the input, which `selective_scan` calls u, Delta the step after
+its bias and softplus, h the state. dq means the gradient of the loss by q. A kernel works on blocks of WIDTH channels
+of one sequence, loaded so that they lie next to each other: every inner loop is over WIDTH numbers and becomes vector
+instructions. Inputs are flat arrays with strides of their own.
 """
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
 from ..compiled import jit_options
+from ..cpu_math import exp, sigmoid, softplus
 
-WIDTH = 16   # channels in a block: one vector of AVX-512, two of AVX2
-CHUNK = 64   # steps between the states that the forward pass keeps for the backward pass
+WIDTH = 16       # channels in a block: one vector of AVX-512, two of AVX2
+KEPT_EVERY = 64  # steps between the states that the forward pass keeps for the backward pass: a chunk
 # Reordering of sums lets the compiler use vectors; it is the same order on every run.
-FASTMATH = {'contract', 'reassoc', 'nsz'}
-
-
-JIT = dict(jit_options(), fastmath=FASTMATH)
-
-
-@intrinsic
-def power_of_two(typing_context, k):
-    """2^k for a float32 k that is an integer from -126 to 127, put together from its bits."""
-    def generate(context, builder, signature, args):
-        bits = builder.add(builder.fptosi(args[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 127))
-        return builder.bitcast(builder.shl(bits, ir.Constant(ir.IntType(32), 23)), ir.FloatType())
-    return types.float32(types.float32), generate
+JIT = dict(jit_options(), fastmath={'contract', 'reassoc', 'nsz'})
 
 
 @njit(inline='always', **JIT)
-def exp(x):
-    """e^x in float32 to 2 units in the last place: 2^k times a polynomial (Cody and Waite's reduction)."""
-    x = min(max(x, np.float32(-87.)), np.float32(88.))
-    k = np.floor(x * np.float32(1.44269504) + np.float32(.5))
-    r = x - k * np.float32(0.693359375) + k * np.float32(2.12194440e-4)
-    p = np.float32(1 / 5040)
-    p = p * r + np.float32(1 / 720)
-    p = p * r + np.float32(1 / 120)
-    p = p * r + np.float32(1 / 24)
-    p = p * r + np.float32(1 / 6)
-    p = p * r + np.float32(1 / 2)
-    p = p * r + np.float32(1.)
-    p = p * r + np.float32(1.)
-    return p * power_of_two(k)
-
-
-@njit(inline='always', **JIT)
-def softplus(x):
-    """log(1 + e^x) in float32: max(x, 0) + log(1 + e), e = e^-|x|, by the series of 2 artanh(e / (2 + e))."""
-    e = exp(-abs(x))
-    s = e / (e + np.float32(2.))
-    q = s * s
-    p = np.float32(1 / 15)
-    p = p * q + np.float32(1 / 13)
-    p = p * q + np.float32(1 / 11)
-    p = p * q + np.float32(1 / 9)
-    p = p * q + np.float32(1 / 7)
-    p = p * q + np.float32(1 / 5)
-    p = p * q + np.float32(1 / 3)
-    p = p * q + np.float32(1.)
-    return max(x, np.float32(0.)) + np.float32(2.) * s * p
-
-
-@njit(inline='always', **JIT)
-def sigmoid(x):
-    return np.float32(1.) / (np.float32(1.) + exp(-x))
+def find_block(task, blocks, channels, groups):
+    """Batch entry, block, group, first channel and number of channels of a task out of (batch x blocks)."""
+    block, in_group = task % blocks, channels // groups
+    group, within = block // (blocks // groups), block % (blocks // groups)
+    return task // blocks, block, group, group * in_group + within * WIDTH, min(WIDTH, in_group - within * WIDTH)
 
 
 @njit(**JIT)
-def load_block(width, d0, A, D, delta_bias, a, skip, bias):
-    """Constants of a block of channels into a (N, WIDTH), skip and bias (WIDTH,), zero beyond `width`."""
-    a[:], skip[:], bias[:] = 0., 0., 0.
+def load_parameters(width, d0, A, D, bias, A_T, D_block, bias_block):
+    """Parameters of a block of channels into A_T (N, WIDTH), D_block and bias_block (WIDTH,), zero beyond `width`."""
+    A_T[:], D_block[:], bias_block[:] = 0., 0., 0.
     for j in range(width):
-        skip[j], bias[j] = D[d0 + j], delta_bias[d0 + j]
-        for n in range(a.shape[0]):
-            a[n, j] = A[d0 + j, n]
+        D_block[j], bias_block[j] = D[d0 + j], bias[d0 + j]
+        for n in range(A_T.shape[0]):
+            A_T[n, j] = A[d0 + j, n]
 
 
 @njit(**JIT)
@@ -92,8 +50,8 @@ def load_rows(count, width, source, at, strides, rows):
 
 
 @njit(**JIT)
-def load_chunk(count, width, b, start, d0, u, us, delta, ds, bias, with_softplus, x, raw, step):
-    """Inputs and steps of a chunk of times into (CHUNK, WIDTH) buffers, which hold zeros beyond `width`."""
+def load_inputs(count, width, b, start, d0, u, us, delta, ds, bias, with_softplus, x, raw, Delta):
+    """x, Delta and what its softplus takes, raw, of a chunk into (KEPT_EVERY, WIDTH) buffers, zero beyond `width`."""
     load_rows(count, width, u, b * us[0] + start * us[1] + d0 * us[2], us, x)
     load_rows(count, width, delta, b * ds[0] + start * ds[1] + d0 * ds[2], ds, raw)
     for i in range(count):
@@ -101,179 +59,203 @@ def load_chunk(count, width, b, start, d0, u, us, delta, ds, bias, with_softplus
             raw[i, j] += bias[j]
         if with_softplus:
             for j in range(WIDTH):
-                step[i, j] = softplus(raw[i, j])
+                Delta[i, j] = softplus(raw[i, j])
         else:
             for j in range(WIDTH):
-                step[i, j] = raw[i, j]
+                Delta[i, j] = raw[i, j]
 
 
 @njit(**JIT)
-def run_chunk(count, a, skip, x, step, B, b_at, b_stride, C, c_at, c_stride, out, h, keep):
-    """<C, h> + D x of a chunk into out (CHUNK, WIDTH), from the state before it, h[:, 0] of (N, CHUNK + 1, WIDTH).
+def scan_chunk(count, A_T, D, x, Delta, B, b_at, b_stride, C, c_at, c_stride, y, h, keep):
+    """y (KEPT_EVERY, WIDTH) of a chunk, from the state before it, h[:, 0] of (N, KEPT_EVERY + 1, WIDTH).
 
     Writes the states after each step to h[:, 1:] if `keep`, else the last one to h[:, 0].
     """
     for i in range(count):
         for j in range(WIDTH):
-            out[i, j] = skip[j] * x[i, j]
-    state = np.empty(WIDTH, np.float32)  # of its own: the compiler cannot see that rows of h do not overlap
-    for n in range(a.shape[0]):
-        state[:] = h[n, 0]
+            y[i, j] = D[j] * x[i, j]
+    h_n = np.empty(WIDTH, np.float32)  # of its own: the compiler cannot see that rows of h do not overlap
+    for n in range(A_T.shape[0]):
+        h_n[:] = h[n, 0]
         for i in range(count):
-            b_weight, c_weight = B[b_at + i * b_stride + n], C[c_at + i * c_stride + n]
+            B_n, C_n = B[b_at + i * b_stride + n], C[c_at + i * c_stride + n]
             for j in range(WIDTH):
-                state[j] = exp(step[i, j] * a[n, j]) * state[j] + step[i, j] * x[i, j] * b_weight
-                out[i, j] += c_weight * state[j]
+                h_n[j] = exp(Delta[i, j] * A_T[n, j]) * h_n[j] + Delta[i, j] * x[i, j] * B_n
+                y[i, j] += C_n * h_n[j]
             if keep:
-                h[n, i + 1] = state
+                h[n, i + 1] = h_n
         if not keep:
-            h[n, 0] = state
+            h[n, 0] = h_n
 
 
+# Algorithm 2. Parallel over blocks of WIDTH channels of all sequences. For each of them, with h (N, WIDTH) <- 0:
+#
+#     for each chunk of KEPT_EVERY steps:
+#         keep h, if there will be a backward pass
+#         x, Delta (KEPT_EVERY, WIDTH) <- u, softplus(delta + bias)
+#         y <- D x
+#         for each state n, for each step t of the chunk:      h_n stays in registers over the chunk
+#             h_n <- exp(Delta_t A_n) h_n + Delta_t B_tn x_t
+#             y_t <- y_t + C_tn h_n
+#         y <- y SiLU(z)
+#
+# Kept: h before every chunk, N / KEPT_EVERY of u's size. All other states are computed again by the backward pass.
 @njit(**JIT)
 def forward(first, last, blocks, u, us, delta, ds, A, B, bs, C, cs, D, z, zs, delta_bias, with_z, with_softplus,
             length, y, kept, keep, last_state):
-    """Scan blocks `first` to `last` of all (batch x blocks); strides are in elements, of u, delta and z
-    (batch, time, channel), of B and C (batch, time, group) and beside them the number of groups.
+    """Scan blocks `first` to `last` of all (batch x blocks).
 
-    Writes y (B, L, D) flat, last_state (B, D, N) and, if `keep`, the states before every CHUNK steps into kept
-    (B, blocks, chunks, N, WIDTH).
+    Args:
+        u, delta, z: flat; us, ds, zs: their strides in elements (batch, time, channel).
+        B, C: flat, states next to each other; bs, cs: strides (batch, time, group) and the number of groups.
+        y: (B, L, D) flat, to write.
+        kept: (B, blocks, chunks, N, WIDTH) to write, if `keep`.
+        last_state: (B, D, N) to write.
     """
     channels, states = A.shape
-    groups = bs[3]
-    per_group = channels // groups
-    a, h = np.empty((states, WIDTH), np.float32), np.empty((states, 1, WIDTH), np.float32)
-    skip, bias = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
-    x, raw = np.zeros((CHUNK, WIDTH), np.float32), np.zeros((CHUNK, WIDTH), np.float32)
-    step, out = np.zeros((CHUNK, WIDTH), np.float32), np.zeros((CHUNK, WIDTH), np.float32)
-    gate = np.zeros((CHUNK, WIDTH), np.float32)
+    A_T, h = np.empty((states, WIDTH), np.float32), np.empty((states, 1, WIDTH), np.float32)
+    D_block, bias_block = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+    x, raw = np.zeros((KEPT_EVERY, WIDTH), np.float32), np.zeros((KEPT_EVERY, WIDTH), np.float32)
+    Delta, y_chunk = np.zeros((KEPT_EVERY, WIDTH), np.float32), np.zeros((KEPT_EVERY, WIDTH), np.float32)
+    z_chunk = np.zeros((KEPT_EVERY, WIDTH), np.float32)
     for task in range(first, last):
-        b, block = task // blocks, task % blocks
-        group, within = block // (blocks // groups), block % (blocks // groups)
-        d0 = group * per_group + within * WIDTH
-        width = min(WIDTH, per_group - within * WIDTH)
-        load_block(width, d0, A, D, delta_bias, a, skip, bias)
+        b, block, group, d0, width = find_block(task, blocks, channels, bs[3])
+        load_parameters(width, d0, A, D, delta_bias, A_T, D_block, bias_block)
         h[:, 0], x[:], raw[:] = 0., 0., 0.
-        for start in range(0, length, CHUNK):
-            count = min(CHUNK, length - start)
+        for start in range(0, length, KEPT_EVERY):
+            count = min(KEPT_EVERY, length - start)
             if keep:
-                kept[b, block, start // CHUNK] = h[:, 0]
-            load_chunk(count, width, b, start, d0, u, us, delta, ds, bias, with_softplus, x, raw, step)
-            run_chunk(count, a, skip, x, step, B, b * bs[0] + start * bs[1] + group * bs[2], bs[1], C,
-                      b * cs[0] + start * cs[1] + group * cs[2], cs[1], out, h, False)
+                kept[b, block, start // KEPT_EVERY] = h[:, 0]
+            load_inputs(count, width, b, start, d0, u, us, delta, ds, bias_block, with_softplus, x, raw, Delta)
+            scan_chunk(count, A_T, D_block, x, Delta, B, b * bs[0] + start * bs[1] + group * bs[2], bs[1], C,
+                       b * cs[0] + start * cs[1] + group * cs[2], cs[1], y_chunk, h, False)
             if with_z:
-                load_rows(count, width, z, b * zs[0] + start * zs[1] + d0 * zs[2], zs, gate)
+                load_rows(count, width, z, b * zs[0] + start * zs[1] + d0 * zs[2], zs, z_chunk)
             for i in range(count):
                 if with_z:
                     for j in range(WIDTH):
-                        out[i, j] *= gate[i, j] * sigmoid(gate[i, j])
+                        y_chunk[i, j] *= z_chunk[i, j] * sigmoid(z_chunk[i, j])
                 y_at = (b * length + start + i) * channels + d0
                 for j in range(width):
-                    y[y_at + j] = out[i, j]
+                    y[y_at + j] = y_chunk[i, j]
         for j in range(width):
             for n in range(states):
                 last_state[b, d0 + j, n] = h[n, 0, j]
 
 
 @njit(**JIT)
-def gate_chunk(count, width, z, out, y_at, y_stride, grad, dz):
-    """Through y = out SiLU(z): dz from grad and out, and grad (CHUNK, WIDTH) becomes that of out, shaped as z is."""
+def gate_backward(count, width, z, y, dz_at, dz_stride, dy, dz):
+    """Through y SiLU(z): dz from dy and y; dy (KEPT_EVERY, WIDTH), of the gated output, becomes that of y."""
     for i in range(count):
         for j in range(width):
             gate = sigmoid(z[i, j])
             silu = z[i, j] * gate
-            dz[y_at + i * y_stride + j] = grad[i, j] * out[i, j] * (gate + silu * (np.float32(1.) - gate))
-            grad[i, j] *= silu
+            dz[dz_at + i * dz_stride + j] = dy[i, j] * y[i, j] * (gate + silu * (np.float32(1.) - gate))
+            dy[i, j] *= silu
 
 
 @njit(**JIT)
-def run_chunk_back(count, a, x, step, grad, B, b_at, b_stride, C, c_at, c_stride, h, g, da, dx, dstep, dB, dC):
-    """Walk one chunk back: g (N, WIDTH) is the gradient of the state after it, then that of the state before it.
+def scan_chunk_backward(count, A_T, x, Delta, dy, B, b_at, b_stride, C, c_at, c_stride, h, dh, dA_T, dx, dDelta, dB,
+                        dC):
+    """Walk one chunk back: dh (N, WIDTH) is of the state after it through all later steps, then of that before it.
 
-    Adds to da (N, WIDTH), dx and dstep (CHUNK, WIDTH), writes dB and dC (>= count, N).
+    Adds to dA_T (N, WIDTH), dx and dDelta (KEPT_EVERY, WIDTH), writes dB and dC (>= count, N).
     """
-    for n in range(a.shape[0]):
+    for n in range(A_T.shape[0]):
         for i in range(count - 1, -1, -1):
-            b_weight, c_weight = B[b_at + i * b_stride + n], C[c_at + i * c_stride + n]
-            db, dc = np.float32(0.), np.float32(0.)
+            B_n, C_n = B[b_at + i * b_stride + n], C[c_at + i * c_stride + n]
+            dB_n, dC_n = np.float32(0.), np.float32(0.)
             for j in range(WIDTH):
-                total = g[n, j] + c_weight * grad[i, j]
-                before = h[n, i, j]
-                through = total * exp(step[i, j] * a[n, j])
-                dc += grad[i, j] * h[n, i + 1, j]
-                db += total * step[i, j] * x[i, j]
-                dstep[i, j] += through * before * a[n, j] + total * b_weight * x[i, j]
-                dx[i, j] += total * b_weight * step[i, j]
-                da[n, j] += through * before * step[i, j]
-                g[n, j] = through
-            dB[i, n] = db
-            dC[i, n] = dc
+                dh_t = dh[n, j] + C_n * dy[i, j]
+                h_before = h[n, i, j]
+                dh_before = dh_t * exp(Delta[i, j] * A_T[n, j])
+                dC_n += dy[i, j] * h[n, i + 1, j]
+                dB_n += dh_t * Delta[i, j] * x[i, j]
+                dDelta[i, j] += dh_before * h_before * A_T[n, j] + dh_t * B_n * x[i, j]
+                dx[i, j] += dh_t * B_n * Delta[i, j]
+                dA_T[n, j] += dh_before * h_before * Delta[i, j]
+                dh[n, j] = dh_before
+            dB[i, n] = dB_n
+            dC[i, n] = dC_n
 
 
+# Parallel over blocks of WIDTH channels of all sequences, as `forward`. For each of them, dh (N, WIDTH) <- dlast:
+#
+#     for each chunk of KEPT_EVERY steps, the last one first:
+#         h <- the kept state; all states of the chunk (N, KEPT_EVERY + 1, WIDTH) and y are computed again
+#         dz <- dy y SiLU'(z);  dy <- dy SiLU(z)
+#         dx <- D dy;  dDelta <- 0
+#         for each state n, for each step t of the chunk, the last one first:
+#             dh_t <- dh_n + C_tn dy_t                      h_t goes into y_t and into h_{t+1}
+#             dC_tn <- sum over channels of dy_t h_t;       dB_tn <- sum over channels of dh_t Delta_t x_t
+#             dh_n <- dh_t exp(Delta_t A_n)                 of h_{t-1}, by what follows
+#             dDelta_t <- dDelta_t + dh_n h_{t-1} A_n + dh_t B_tn x_t
+#             dx_t <- dx_t + dh_t B_tn Delta_t;             dA_n <- dA_n + dh_n h_{t-1} Delta_t
+#         ddelta <- dDelta sigmoid(raw);  dbias <- dbias + ddelta;  dD <- dD + dy x
+#
+# Sums over time are in float32 within a chunk and in float64 over chunks, of which there can be hundreds.
 @njit(**JIT)
 def backward(first, last, blocks, u, us, delta, ds, A, B, bs, C, cs, D, z, zs, delta_bias, with_z, with_softplus,
              length, kept, dy, dlast, du, ddelta, dz, dA, dB, dC, dD, dbias):
-    """Gradients of `forward`, walking back through chunks whose states are computed again from the kept ones.
+    """Gradients of `forward` for blocks `first` to `last` of all (batch x blocks).
 
-    dy, du, ddelta and dz are (B, L, D) flat; dA (B, D, N), dD and dbias (B, D) are per batch entry, dB and dC
-    (B, blocks, L, N) per block.
+    Args:
+        dy: (B, L, D) flat.
+        dlast: (B, D, N).
+        du, ddelta, dz: (B, L, D) flat, to write.
+        dA, dD, dbias: (B, D, N), (B, D) and (B, D) to write, of one batch entry each.
+        dB, dC: (B, blocks, L, N) to write, of one block each.
     """
     channels, states = A.shape
-    groups = bs[3]
-    per_group = channels // groups
-    a, h = np.empty((states, WIDTH), np.float32), np.empty((states, CHUNK + 1, WIDTH), np.float32)
-    g, da = np.empty((states, WIDTH), np.float32), np.empty((states, WIDTH), np.float32)
-    skip, bias = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
-    dskip, dbias_part = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
-    # Sums over time: in float32 within a chunk, in float64 over chunks, of which there can be hundreds.
-    da_sum, dskip_sum, dbias_sum = np.empty((states, WIDTH)), np.empty(WIDTH), np.empty(WIDTH)
-    x, raw = np.zeros((CHUNK, WIDTH), np.float32), np.zeros((CHUNK, WIDTH), np.float32)
-    step, out = np.zeros((CHUNK, WIDTH), np.float32), np.zeros((CHUNK, WIDTH), np.float32)
-    grad, dx = np.zeros((CHUNK, WIDTH), np.float32), np.zeros((CHUNK, WIDTH), np.float32)
-    dstep, gate = np.zeros((CHUNK, WIDTH), np.float32), np.zeros((CHUNK, WIDTH), np.float32)
+    A_T, h = np.empty((states, WIDTH), np.float32), np.empty((states, KEPT_EVERY + 1, WIDTH), np.float32)
+    dh, dA_T = np.empty((states, WIDTH), np.float32), np.empty((states, WIDTH), np.float32)
+    D_block, bias_block = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+    dD_chunk, dbias_chunk = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+    dA_sum, dD_sum, dbias_sum = np.empty((states, WIDTH)), np.empty(WIDTH), np.empty(WIDTH)
+    x, raw = np.zeros((KEPT_EVERY, WIDTH), np.float32), np.zeros((KEPT_EVERY, WIDTH), np.float32)
+    Delta, y = np.zeros((KEPT_EVERY, WIDTH), np.float32), np.zeros((KEPT_EVERY, WIDTH), np.float32)
+    dy_chunk, dx = np.zeros((KEPT_EVERY, WIDTH), np.float32), np.zeros((KEPT_EVERY, WIDTH), np.float32)
+    dDelta, z_chunk = np.zeros((KEPT_EVERY, WIDTH), np.float32), np.zeros((KEPT_EVERY, WIDTH), np.float32)
     for task in range(first, last):
-        b, block = task // blocks, task % blocks
-        group, within = block // (blocks // groups), block % (blocks // groups)
-        d0 = group * per_group + within * WIDTH
-        width = min(WIDTH, per_group - within * WIDTH)
-        load_block(width, d0, A, D, delta_bias, a, skip, bias)
-        g[:], da_sum[:], dskip_sum[:], dbias_sum[:], x[:], raw[:], grad[:] = 0., 0., 0., 0., 0., 0., 0.
+        b, block, group, d0, width = find_block(task, blocks, channels, bs[3])
+        load_parameters(width, d0, A, D, delta_bias, A_T, D_block, bias_block)
+        dh[:], dA_sum[:], dD_sum[:], dbias_sum[:], x[:], raw[:], dy_chunk[:] = 0., 0., 0., 0., 0., 0., 0.
         for j in range(width):
             for n in range(states):
-                g[n, j] = dlast[b, d0 + j, n]
-        for start in range((length - 1) // CHUNK * CHUNK, -1, -CHUNK):
-            count = min(CHUNK, length - start)
+                dh[n, j] = dlast[b, d0 + j, n]
+        for start in range((length - 1) // KEPT_EVERY * KEPT_EVERY, -1, -KEPT_EVERY):
+            count = min(KEPT_EVERY, length - start)
             b_at, c_at = b * bs[0] + start * bs[1] + group * bs[2], b * cs[0] + start * cs[1] + group * cs[2]
             y_at = (b * length + start) * channels + d0
-            h[:, 0] = kept[b, block, start // CHUNK]
-            load_chunk(count, width, b, start, d0, u, us, delta, ds, bias, with_softplus, x, raw, step)
-            run_chunk(count, a, skip, x, step, B, b_at, bs[1], C, c_at, cs[1], out, h, True)
+            h[:, 0] = kept[b, block, start // KEPT_EVERY]
+            load_inputs(count, width, b, start, d0, u, us, delta, ds, bias_block, with_softplus, x, raw, Delta)
+            scan_chunk(count, A_T, D_block, x, Delta, B, b_at, bs[1], C, c_at, cs[1], y, h, True)
             for i in range(count):
                 for j in range(width):
-                    grad[i, j] = dy[y_at + i * channels + j]
+                    dy_chunk[i, j] = dy[y_at + i * channels + j]
             if with_z:
-                load_rows(count, width, z, b * zs[0] + start * zs[1] + d0 * zs[2], zs, gate)
-                gate_chunk(count, width, gate, out, y_at, channels, grad, dz)
-            da[:], dskip[:], dbias_part[:] = 0., 0., 0.
+                load_rows(count, width, z, b * zs[0] + start * zs[1] + d0 * zs[2], zs, z_chunk)
+                gate_backward(count, width, z_chunk, y, y_at, channels, dy_chunk, dz)
+            dA_T[:], dD_chunk[:], dbias_chunk[:] = 0., 0., 0.
             for i in range(count):
                 for j in range(WIDTH):
-                    dx[i, j] = grad[i, j] * skip[j]
-                    dstep[i, j] = np.float32(0.)
-                    dskip[j] += grad[i, j] * x[i, j]
-            run_chunk_back(count, a, x, step, grad, B, b_at, bs[1], C, c_at, cs[1], h, g, da, dx, dstep,
-                           dB[b, block, start:], dC[b, block, start:])
+                    dx[i, j] = dy_chunk[i, j] * D_block[j]
+                    dDelta[i, j] = np.float32(0.)
+                    dD_chunk[j] += dy_chunk[i, j] * x[i, j]
+            scan_chunk_backward(count, A_T, x, Delta, dy_chunk, B, b_at, bs[1], C, c_at, cs[1], h, dh, dA_T, dx, dDelta,
+                                dB[b, block, start:], dC[b, block, start:])
             for i in range(count):
                 for j in range(WIDTH):
                     if with_softplus:
-                        dstep[i, j] *= sigmoid(raw[i, j])
-                    dbias_part[j] += dstep[i, j]
+                        dDelta[i, j] *= sigmoid(raw[i, j])
+                    dbias_chunk[j] += dDelta[i, j]
                 for j in range(width):
                     du[y_at + i * channels + j] = dx[i, j]
-                    ddelta[y_at + i * channels + j] = dstep[i, j]
-            da_sum += da
-            dskip_sum += dskip
-            dbias_sum += dbias_part
+                    ddelta[y_at + i * channels + j] = dDelta[i, j]
+            dA_sum += dA_T
+            dD_sum += dD_chunk
+            dbias_sum += dbias_chunk
         for j in range(width):
-            dD[b, d0 + j], dbias[b, d0 + j] = dskip_sum[j], dbias_sum[j]
+            dD[b, d0 + j], dbias[b, d0 + j] = dD_sum[j], dbias_sum[j]
             for n in range(states):
-                dA[b, d0 + j, n] = da_sum[n, j]
+                dA[b, d0 + j, n] = dA_sum[n, j]

@@ -1,87 +1,47 @@
-import os
 import warnings
 from functools import lru_cache
-from typing import Callable, NamedTuple, Optional
+from typing import Optional
 
 import torch
+from torch import Tensor
 
-from ...errors import UserError
+from ..registry import Backend, Operator
 from ..transforms import under_functional_transform
 from . import chunked, cpu, mamba_ssm, triton
-from .operators import register
+from .operators import make_operator
 from .reference import selective_scan_reference
-
-ENVIRONMENT_VARIABLE = 'MMMAMBAVISION_SCAN'
-
-
-class Backend(NamedTuple):
-    """An implementation: the operator, and two functions: why it cannot run here, and why it refuses an input, each
-    None where it does not."""
-    run: Callable
-    unavailable: Callable[[], Optional[str]] = lambda: None
-    refuses: Callable = lambda u: None
-
 
 BACKENDS = {
     # No custom operator: its gradients are autograd's own, so that the others have an independent measure.
     'reference': Backend(selective_scan_reference),
-    'chunked': Backend(register('chunked', chunked.forward, chunked.backward, chunked.kept_shape)),
-    'cpu': Backend(register('cpu', cpu.forward, cpu.backward, cpu.kept_shape), cpu.unavailable, cpu.refuses),
-    'triton': Backend(register('triton', triton.forward, triton.backward, triton.kept_shape), triton.unavailable,
-                      triton.refuses),
-    'mamba_ssm': Backend(register('mamba_ssm', mamba_ssm.forward, mamba_ssm.backward, mamba_ssm.kept_shape),
-                         mamba_ssm.unavailable, mamba_ssm.refuses),
+    'chunked': Backend(make_operator('chunked', chunked)),
+    'cpu': Backend(make_operator('cpu', cpu), cpu.unavailable, cpu.refuses),
+    'triton': Backend(make_operator('triton', triton), triton.unavailable, triton.refuses),
+    'mamba_ssm': Backend(make_operator('mamba_ssm', mamba_ssm), mamba_ssm.unavailable, mamba_ssm.refuses),
 }
-# Of 'auto', among those that take the input. Between triton and mamba_ssm nothing has been measured yet.
-PREFERENCE = ('cpu', 'triton', 'mamba_ssm', 'chunked')
-
-
-def available_backends():
-    """Implementations of `selective_scan` by name: None where one can run here, else the reason why it cannot."""
-    return {name: absent(name) for name in BACKENDS}
-
-
-@torch.compiler.assume_constant_result  # torch.compile cannot trace the imports by which this is found out
-def absent(name):
-    """Why an implementation cannot run here, or None; found out at first use, since it may import numba or triton."""
-    return _answer(BACKENDS[name].unavailable)
-
-
-@lru_cache(maxsize=None)
-def _answer(unavailable):
-    return unavailable()
-
-
-def check_backend_name(name):
-    """See that `selective_scan` has an implementation by that name, whether or not it can run here.
-
-    Raises:
-        UserError: (a ValueError) it has none, and it is not 'auto' either.
-    """
-    if not isinstance(name, str) or name != 'auto' and name not in BACKENDS:
-        raise UserError(f"selective_scan has no backend {name!r}: choose 'auto' or one of {', '.join(BACKENDS)}")
+# Between triton and mamba_ssm nothing has been measured yet.
+SCAN = Operator('scan', 'selective_scan', BACKENDS, ('cpu', 'triton', 'mamba_ssm', 'chunked'))
+available_backends, check_backend_name = SCAN.available, SCAN.check
 
 
 def choose_backend(name, u):
-    """The implementation by that name, or the best for the input for 'auto'.
+    """The function by that name, or the best for the input for 'auto'.
 
     Raises:
-        ValueError: there is none by that name, or it cannot run here or on this input; says why.
+        UserError: there is none by that name, or it cannot run here or on this input.
     """
-    name = os.environ.get(ENVIRONMENT_VARIABLE, 'auto') if name == 'auto' else name
-    check_backend_name(name)
+    name = SCAN.asked_for(name)
     if name == 'auto':
-        name = next(n for n in PREFERENCE if not (BACKENDS[n].refuses(u) or absent(n)))
+        name = SCAN.best(u)
         if name == 'chunked' and u.dtype != torch.float64 and u.device.type in PRICES:
             _warn_of_slow_scan(u.device.type)
     if name == 'reference':
-        return BACKENDS[name].run
+        return selective_scan_reference
     if under_functional_transform() or torch.jit.is_tracing():  # a traced graph is loaded where our operators are not
         return _chunked_operations
     if u.shape[0] == 0:
         name = 'chunked'  # the others have nothing to start their kernels on
-    if reason := absent(name) or BACKENDS[name].refuses(u):
-        raise ValueError(f"selective_scan cannot use its backend '{name}' here: {reason}")
+    SCAN.require(name, u)
     return BACKENDS[name].run
 
 
@@ -94,7 +54,8 @@ PRICES = {'cpu': ('cpu', 'takes about four times as long'),
 @lru_cache(maxsize=None)
 def _warn_of_slow_scan(device):
     missing, price = PRICES[device]
-    warnings.warn(f'the selective scan runs in plain tensor operations, which {price}: {absent(missing)}', stacklevel=4)
+    warnings.warn(f'the selective scan runs in plain tensor operations, which {price}: {SCAN.absent(missing)}',
+                  stacklevel=4)
 
 
 def _chunked_operations(*arguments):
@@ -102,8 +63,9 @@ def _chunked_operations(*arguments):
         return chunked.forward(*arguments)[:2]
 
 
-def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False,
-                   backend='auto'):
+def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Optional[Tensor] = None,
+                   z: Optional[Tensor] = None, delta_bias: Optional[Tensor] = None, delta_softplus: bool = False,
+                   return_last_state: bool = False, backend: str = 'auto'):
     """Scan each channel with a linear recurrence whose coefficients depend on the input (arXiv 2312.00752,
     eq. 2 and 4).
 
@@ -126,8 +88,8 @@ def selective_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_sof
         delta_bias: added to the steps [D].
         delta_softplus: whether steps go through softplus.
         return_last_state: whether to return h_{L-1} too.
-        backend: a name from `available_backends()`, or 'auto': what the environment variable MMMAMBAVISION_SCAN names,
-            else the fastest that takes the input.
+        backend: a name from `available_backends()`, or 'auto': what `ops.backend(scan=...)`, else the environment
+            variable MMMAMBAVISION_SCAN names, else the fastest that takes the input.
 
     Returns:
         y [B, D, L] in the type of u; with `return_last_state` also the state [B, D, N] after the last step.

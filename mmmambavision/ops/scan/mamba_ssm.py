@@ -10,7 +10,7 @@ from . import chunked
 from .operators import refusal
 
 MODULE = 'selective_scan_cuda'
-CHUNK = 2048  # of that kernel: states are kept before every so many steps
+CUDA_CHUNK_STEPS = 2048  # of that kernel: states are kept before every so many steps
 
 
 def unavailable():
@@ -43,11 +43,11 @@ def _as_wanted(u, delta, A, B, C, D, delta_bias):
 
 def kept_shape(u, A, B):
     """Shape of the states kept for the backward pass, (B, D, chunks, 2 N), as the kernel lays them out."""
-    return (*u.shape[:2], -(-u.shape[2] // CHUNK), 2 * A.shape[1])
+    return (*u.shape[:2], -(-u.shape[2] // CUDA_CHUNK_STEPS), 2 * A.shape[1])
 
 
 def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
-    """As `operators.register` wants it. The gate z is applied outside: the kernel would keep two outputs for it."""
+    """As `make_operator` wants it. The gate z is applied outside: the kernel would keep two outputs for it."""
     u, delta, A, B, C, D, delta_bias = _as_wanted(u, delta, A, B, C, D, delta_bias)
     y, states = _kernel().fwd(u, delta, A, B, C, D, None, delta_bias, delta_softplus)
     last_state = states[:, :, -1, 1::2]
@@ -55,7 +55,7 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
 
 
 def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    """As `operators.register` wants it; `chunked` adds what depends on the last state, which the kernel leaves out."""
+    """As `make_operator` wants it; `chunked` adds what depends on the last state, which the kernel leaves out."""
     inputs = u, delta, A, B, C, D, z, delta_bias
     u, delta, A, B, C, D, delta_bias = _as_wanted(u, delta, A, B, C, D, delta_bias)
     dz = None

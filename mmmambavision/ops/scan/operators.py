@@ -22,11 +22,14 @@ def like(tensor):
     return tensor.new_empty(tensor.shape[0], tensor.shape[2], tensor.shape[1]).transpose(1, 2)
 
 
-def register(name, forward, backward, kept_shape):
-    """Make a custom operator of a forward and a backward function.
+def make_operator(name, implementation):
+    """Make a custom operator of a module's functions `forward`, `backward` and `kept_shape`.
 
     Args:
         name: the implementation's name; the operators are `selective_scan_<name>` and `..._backward`.
+        implementation: the module.
+
+    Functions of the module:
         forward: (inputs..., delta_softplus, keep) to (y, last_state, kept), y in any type and layout; kept is empty,
             (0,), unless `keep`.
         backward: (dy, dlast_state, kept, inputs..., delta_softplus) to gradients of the eight inputs; anything for
@@ -37,6 +40,7 @@ def register(name, forward, backward, kept_shape):
     Returns:
         The operator, called as (inputs..., delta_softplus), returning (y, last_state).
     """
+    forward, backward, kept_shape = implementation.forward, implementation.backward, implementation.kept_shape
 
     def run(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Optional[Tensor], z: Optional[Tensor],
             delta_bias: Optional[Tensor], delta_softplus: bool, keep: bool) -> Tuple[Tensor, Tensor, Tensor]:

@@ -15,13 +15,13 @@ import torch
 from .operators import like, refusal
 
 OLDEST = (3, 3)  # of triton's versions, the first that has tuples in kernels
-WIDTH = 64     # channels of a program, two per lane
-WARPS = 16     # per multiprocessor, wanted to hide the latency of loads
-SHORTEST = 5   # chunks of a segment, about 15 steps
-FEWEST = 4     # segments for which two more kernels may be worth their time: 49 steps of ImageNet are not cut
-MOST = 128     # segments, since passing on their states takes time for each
-TOGETHER = 64  # segments loaded at a time where their states are passed on, for so many channels per program:
-LANES = 32
+WIDTH = 64       # channels of a program, two per lane
+WARP_LANES = 32
+WARPS_PER_MULTIPROCESSOR = 16  # wanted to hide the latency of loads
+MIN_CHUNKS_PER_SEGMENT = 5     # about 15 steps
+MIN_SEGMENTS = 4       # for which two more kernels may be worth their time: 49 steps of ImageNet are not cut
+MAX_SEGMENTS = 128     # since passing on their states takes time for each
+SEGMENTS_PER_LOAD = 64  # loaded at a time where their states are passed on
 
 
 def unavailable():
@@ -69,55 +69,47 @@ def refuses(u):
     return refusal(u, u.device.type == 'cuda' or interpreted() and u.device.type == 'cpu', 'a GPU')
 
 
-class _Launch:
-    """Sizes of one call, shared by its kernels, and what they are launched with."""
+class _Call:
+    """What the kernels of one call share: how it is cut, and arguments."""
 
     def __init__(self, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-        from . import triton_kernels
-        self.kernels = triton_kernels
         batch, channels, length = u.shape
-        groups, states = B.shape[1:3]
-        _, blocks, chunks, _, width = kept_shape(u, A, B)
-        self.programs = batch * blocks
-        wanted = WARPS * multiprocessors(u.device) // self.programs
-        segments = min(wanted, chunks // SHORTEST, MOST)
-        self.per_segment = -(-chunks // (segments if segments >= FEWEST else 1))
-        self.segments = -(-chunks // self.per_segment)
-        self.grid = (self.programs, self.segments)
-        self.u, self.delta, self.z = u, delta, u if z is None else z
-        self.A, self.D, self.bias = (u if t is None else t.float().contiguous() for t in (A, D, delta_bias))
+        groups = B.shape[1]
+        _, blocks, chunks, states, width = kept_shape(u, A, B)
+        wanted = WARPS_PER_MULTIPROCESSOR * multiprocessors(u.device) // (batch * blocks)
+        segments = min(wanted, chunks // MIN_CHUNKS_PER_SEGMENT, MAX_SEGMENTS)
+        per_segment = -(-chunks // (segments if segments >= MIN_SEGMENTS else 1))
+        self.segments = -(-chunks // per_segment)
+        self.grid = batch * blocks, self.segments
+        self.states_shape = batch, blocks, self.segments, states, width
+        A, D, bias = (None if t is None else t.float().contiguous() for t in (A, D, delta_bias))
+        self.tensors = u, delta, A, B, C, D, z, bias
+        self.z_strides = (0, 0, 0) if z is None else z.stride()
+        self.strides = *u.stride(), *delta.stride(), *B.stride(), *C.stride(), *self.z_strides
+        self.channels, self.channel_blocks = channels, (blocks, blocks // groups, channels // groups)
+        self.times = channels, length, chunks, self.segments, per_segment
         self.block = dict(N=states, WIDTH=width, num_warps=1, num_stages=1)
-        self.sizes = dict(blocks=blocks, group_blocks=blocks // groups, group_channels=channels // groups,
-                          segments=self.segments)
-        self.walk = dict(self.sizes, length=length, segment_chunks=self.per_segment, SOFTPLUS=delta_softplus,
-                         HAS_Z=z is not None, HAS_BIAS=delta_bias is not None, CHUNK=chunk_size(states), **self.block)
-        self.whole = dict(self.walk, channels=channels, chunks=chunks, HAS_D=D is not None, **strides(
-            u=u, delta=delta, B=B, C=C, z=self.z))
-        self.states_shape = (batch, blocks, self.segments, states, width)
+        self.walk = dict(SOFTPLUS=delta_softplus, CHUNK=chunk_size(states), **self.block)
 
     def new(self, *shape):
-        return self.u.new_empty(shape, dtype=torch.float32)
+        return self.tensors[0].new_empty(shape, dtype=torch.float32)
 
     def starts(self, u, weights, last=None, reverse=False):
-        """States before the segments (B, blocks, segments, N, WIDTH), or with `reverse` gradients of those
-        after them."""
-        ends, starts, sums = self.new(*self.states_shape), self.new(*self.states_shape), self.new(
-            *self.states_shape[:3], self.states_shape[4])
-        if self.segments > 1:
-            self.kernels.segment_ends[self.grid](
-                u, self.delta, self.A, weights, self.z, self.bias, ends, sums, REVERSE=reverse,
-                **self.walk, **strides(u=u, delta=self.delta, B=weights, z=self.z))
-        _, _, _, states, width = self.states_shape
-        self.kernels.segment_starts[self.programs, states, width // LANES](
-            ends, sums, self.A, ends if last is None else last, starts, channels=self.u.shape[1],
-            REVERSE=reverse, HAS_LAST=last is not None, LANES=LANES, TOGETHER=TOGETHER, **self.sizes, **self.block)
+        """States before the segments (B, blocks, segments, N, WIDTH), or with `reverse` gradients after them."""
+        from . import triton_kernels
+        _, delta, A, *_, z, bias = self.tensors
+        batch, blocks, segments, states, width = self.states_shape
+        _, length, _, _, per_segment = self.times
+        ends, starts = self.new(*self.states_shape), self.new(*self.states_shape)
+        sums = self.new(batch, blocks, segments, width)
+        if segments > 1:
+            triton_kernels.selective_scan_segment_ends_kernel[self.grid](
+                u, delta, A, weights, z, bias, ends, sums, *u.stride(), *delta.stride(), *weights.stride(),
+                *self.z_strides, *self.channel_blocks, length, segments, per_segment, REVERSE=reverse, **self.walk)
+        triton_kernels.selective_scan_segment_starts_kernel[batch * blocks, states, width // WARP_LANES](
+            ends, sums, A, last, starts, *self.channel_blocks, self.channels, segments, REVERSE=reverse,
+            LANES=WARP_LANES, TOGETHER=SEGMENTS_PER_LOAD, **self.block)
         return starts
-
-
-def strides(**tensors):
-    """Strides as the kernels name them."""
-    return {f'{name}_{axis}': stride for name, tensor in tensors.items()
-            for axis, stride in zip('bdt' if tensor.dim() == 3 else 'bgnt', tensor.stride(), strict=True)}
 
 
 def multiprocessors(device):
@@ -138,32 +130,34 @@ def kept_shape(u, A, B):
 
 
 def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
-    """As `operators.register` wants it."""
-    launch = _Launch(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    y, last_state = like(u), launch.new(*u.shape[:2], A.shape[1])
-    kept = launch.new(*kept_shape(u, A, B) if keep else (0,))
-    split = launch.segments > 1
+    """As `make_operator` wants it."""
+    from . import triton_kernels
+    call = _Call(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    y, last_state = like(u), call.new(*u.shape[:2], A.shape[1])
+    kept = call.new(*kept_shape(u, A, B)) if keep else None
     with torch.cuda.device_of(u):
-        starts = launch.starts(u, B) if split else last_state
-        launch.kernels.forward[launch.grid](u, delta, launch.A, B, C, launch.D, launch.z, launch.bias, starts, y, kept,
-                                            last_state, SPLIT=split, KEEP=keep, **launch.whole)
-    return y, last_state, kept
+        starts = call.starts(u, B) if call.segments > 1 else None
+        triton_kernels.selective_scan_fwd_kernel[call.grid](
+            *call.tensors, starts, y, kept, last_state, *call.strides, *call.channel_blocks, *call.times, **call.walk)
+    return y, last_state, kept if keep else call.new(0)
 
 
 def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    """As `operators.register` wants it."""
-    launch = _Launch(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    batch, blocks, segments, states, width = launch.states_shape
+    """As `make_operator` wants it."""
+    from . import triton_backward
+    call = _Call(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    batch, blocks, segments, states, width = call.states_shape
     groups, length = B.shape[1], u.shape[2]
-    du, ddelta, dz = like(u), like(delta), u if z is None else like(z)
-    sums = launch.new(batch, blocks, segments, states + 2, width)  # dA, dD, ddelta_bias
-    dBC = launch.new(batch, blocks, length, 2, states)
-    split = segments > 1 or dlast is not None
+    du, ddelta, dz = like(u), like(delta), None if z is None else like(z)
+    sums = call.new(batch, blocks, segments, states + 2, width)  # dA, dD, ddelta_bias
+    dBC = call.new(batch, blocks, length, 2, states)
     with torch.cuda.device_of(u):
-        starts = launch.starts(dy, C, None if dlast is None else dlast.float().contiguous(), True) if split else sums
-        launch.kernels.backward[launch.grid](
-            u, delta, launch.A, B, C, launch.D, launch.z, launch.bias, kept, starts, dy, du, ddelta, dz, sums, dBC,
-            SPLIT=split, LANES=LANES, **strides(dy=dy), **launch.whole)
+        starts = None
+        if segments > 1 or dlast is not None:
+            starts = call.starts(dy, C, None if dlast is None else dlast.float().contiguous(), reverse=True)
+        triton_backward.selective_scan_bwd_kernel[call.grid](
+            *call.tensors, kept, starts, dy, du, ddelta, dz, sums, dBC, *call.strides, *dy.stride(),
+            *call.channel_blocks, *call.times, LANES=WARP_LANES, **call.walk)
     # (B, blocks, segments, N + 2, WIDTH) to (channels, N + 2), without the places of no channel.
     sums = sums.sum((0, 2)).transpose(1, 2).reshape(groups, -1, states + 2)
     sums = sums[:, :u.shape[1] // groups].reshape(-1, states + 2)

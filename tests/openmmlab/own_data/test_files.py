@@ -212,7 +212,7 @@ def test_names_that_may_be_either_of_two_files_stop(folder, tmp_path):
     for image in contents['images']:
         image['file_name'] = image['file_name'].upper()
     (folder / 'annotations' / 'instances_train.json').write_text(json.dumps(contents))
-    refused(folder, tmp_path, '1.PNG', '--images')
+    refused(folder, tmp_path, '1.PNG', 'folder')
     for image in contents['images']:
         image['file_name'] = f'LARGE/{image["file_name"]}'
     (folder / 'annotations' / 'instances_train.json').write_text(json.dumps(contents))
@@ -283,7 +283,7 @@ def test_a_single_json_is_split(place, folder, tmp_path):
     for annotation, image in zip(rare, (3, 8)):
         annotation.update(category_id=3, image_id=image)
     write_split(folder, contents, place, 'train' if 'train' in place else 'images')
-    refused(folder, tmp_path, '--holdout')
+    refused(folder, tmp_path, 'hold')
     written = []
     for run in ('first', 'again'):
         cfg = Config.fromfile(ROOT / DETECTOR)

@@ -154,14 +154,14 @@ def test_named_files(folder, tmp_path):
     one = folder / 'a' / 'x.json'
     prepare(cfg, jsons=dict(train=one, val=one), images=folder / 'a' / 'pictures')
     assert cfg.val_dataloader.dataset.ann_file == 'x.json' and cfg.val_dataloader.dataset.data_prefix.img == 'pictures'
-    with pytest.raises(ValueError, match=facts('--train-json', '--val-json')):
+    with pytest.raises(ValueError, match=facts('training', 'validation')):
         prepare(cfg, jsons=dict(train=one))
     with pytest.raises(ValueError, match='nowhere'):
         prepare(cfg, folder / 'nowhere')
     write_split(folder / 'c', coco_contents(images=[]), 'train.json', 'pictures')
     with pytest.raises(ValueError, match='train.json'):
         prepare(cfg, folder, dict(train=folder / 'c' / 'train.json', val=folder / 'b' / 'y.json'))
-    with pytest.raises(ValueError, match='--data'):
+    with pytest.raises(ValueError, match='segmentor'):
         prepare(load('upernet_mambavision_demo', tmp_path), jsons=dict(train='x.json'))
 
 
