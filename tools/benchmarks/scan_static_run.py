@@ -57,7 +57,7 @@ class Compiling:
         values = {**dict(zip(names, args)), **named}
         assert set(values) == set(names), set(values) ^ set(names)
         fixed = {p.name for p in self.kernel.params if p.is_constexpr}
-        fixed |= {name for name, value in values.items() if value is None or isinstance(value, int) and value == 1}
+        fixed |= {name for name, value in values.items() if value is None or (isinstance(value, int) and value == 1)}
         signature = {name: 'constexpr' if name in fixed else POINTERS[values[name].dtype]
                      if torch.is_tensor(values[name]) else 'i32' for name in names}
         # torch aligns its memory to 16 bytes, and so says a launch of numbers that are multiples of 16.
