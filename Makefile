@@ -37,6 +37,7 @@ setup: $(STAMP)-mmcv-$(MMCV)
 
 lint: setup
 	@$(PY) -m ruff check .
+	@$(PY) -m mypy
 
 # The site, in site/. It needs no torch: the API reference is read from the source.
 docs: $(STAMP)-docs

@@ -7,11 +7,12 @@ refused. The names of classes stay torch's to judge.
 import pickletools
 import re
 from dataclasses import dataclass
+from typing import Any
 
 ROOM = 10 ** 6  # parts of a nested tuple, each counted as often as it is referred to: hashing visits them all
 DEPTH = 50
 LATIN = ('latin1', 'latin-1', 'ascii', 'utf-8', 'utf8')
-PUSHED = {
+PUSHED: dict[str, Any] = {
     'NONE': None, 'NEWFALSE': False, 'NEWTRUE': True, 'EMPTY_LIST': [], 'EMPTY_DICT': {}, 'EMPTY_SET': {},
     'EMPTY_TUPLE': ()}
 LITERALS = ('BININT', 'BININT1', 'BININT2', 'LONG1', 'BINFLOAT', 'BINUNICODE', 'SHORT_BINSTRING')

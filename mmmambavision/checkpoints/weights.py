@@ -2,8 +2,11 @@
 import logging
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import UserError
 from ..presets import PRESETS
@@ -14,7 +17,7 @@ MOST_PARTS = 32  # of a name, behind which no prefix is looked for
 logger = logging.getLogger(__name__)
 
 
-def load_weights(model, source):
+def load_weights(model: nn.Module, source: str) -> None:
     """Load a `MambaVision` from a released checkpoint in any form, leaving out what is not the backbone's.
 
     Args:
@@ -38,7 +41,8 @@ def load_weights(model, source):
                 source, group_names([*rest, *result.unexpected_keys]), group_names(result.missing_keys))
 
 
-def backbone_weights(checkpoint, own=None):
+def backbone_weights(checkpoint: dict[str, Any],
+                     own: dict[str, torch.Tensor] | None = None) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Split any released checkpoint into the backbone's weights, by the names that `MambaVision` uses, and the rest.
 
     Knows training checkpoints with a `state_dict` among other objects, bare state dicts, dicts of dicts, and backbones
@@ -66,7 +70,7 @@ def backbone_weights(checkpoint, own=None):
     return weights, sorted(rest)
 
 
-def classifier_weights(checkpoint):
+def classifier_weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The weights of a released classifier by the names that `MambaVisionClassifier` uses, from any form of file.
 
     Raises:
@@ -78,12 +82,12 @@ def classifier_weights(checkpoint):
     return {key[len(prefix):]: value for key, value in state.items() if names.match(key)}
 
 
-def _prefix_of(state, own=None):
+def _prefix_of(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor] | None = None) -> str:
     """What stands before the names of the MambaVision in a state dict."""
-    def fitting(prefix):
-        return sum(getattr(state.get(prefix + name), 'shape', None) == own[name].shape for name in own or ())
+    def fitting(prefix: str) -> int:
+        return sum(getattr(state.get(prefix + name), 'shape', None) == value.shape for name, value in wanted)
 
-    prefixes = mambavisions(state)
+    wanted, prefixes = (own or {}).items(), mambavisions(state)
     if not prefixes:
         names = ', '.join(list(map(str, state))[:3]) or 'nothing'
         raise UserError(f'the checkpoint holds no MambaVision: no name in it ends in {STEM}, or the levels behind it '
@@ -93,20 +97,20 @@ def _prefix_of(state, own=None):
     return best
 
 
-def mambavisions(state):
+def mambavisions(state: dict[str, torch.Tensor]) -> list[str]:
     """What stands before the names of each MambaVision in a state dict, the shortest first."""
     prefixes = sorted((key[:-len(STEM)] for key in state if key.endswith(STEM)), key=len)
     return [prefix for prefix in prefixes if _is_mambavision(state, prefix)]
 
 
-def _say_choice(taken, others):
+def _say_choice(taken: str, others: list[str]) -> None:
     if others:
         keys = ', '.join(f'#{prefix.rstrip(".")}' if prefix else 'no prefix' for prefix in others)
         logger.warning("checkpoint: several weights in it fit; those with the prefix '%s' are taken. Others are taken "
                        "by their prefix behind the checkpoint's name: %s", taken, keys)
 
 
-def rename(state, own):
+def rename(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A checkpoint's tensors by a model's names, whatever stands before the names of either.
 
     One prefix is replaced by another: the two with which most tensors of the model are found in their shapes. A
@@ -131,7 +135,8 @@ def rename(state, own):
         len(fitting[pair]), len(pairs[pair]), pair == ('', ''), -len(''.join(pair))))
     old, new = first
     names = {key: new + key[len(old):] for key in state if isinstance(key, str) and key.startswith(old)}
-    filled, taken, left_out, rivals = set(fitting[first]), set(pairs[first]), set(), []
+    filled, taken, rivals = set(fitting[first]), set(pairs[first]), []
+    left_out: set[str] = set()
     for pair in others:
         if pair[1] != new or not fitting[pair]:
             continue
@@ -148,7 +153,7 @@ def rename(state, own):
     return {**rest, **{name: state[key] for key, name in names.items() if key not in left_out}}
 
 
-def _pairs(state, own):
+def _pairs(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> dict[tuple[str, str], dict[str, str]]:
     """{(prefix in a checkpoint, prefix in a model): {name in the checkpoint: name in the model}} of names that are
     alike behind prefixes, the longest such parts of names."""
     by_rest = defaultdict(list)
@@ -156,7 +161,7 @@ def _pairs(state, own):
         for name in own:
             if name.startswith(new):
                 by_rest[name[len(new):]].append(new)
-    pairs = defaultdict(dict)
+    pairs: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for key, value in state.items():
         if not isinstance(key, str) or not torch.is_tensor(value):
             continue
@@ -169,14 +174,14 @@ def _pairs(state, own):
     return pairs
 
 
-def _prefixes(names, most=12):
+def _prefixes(names: Iterable[str], most: int = 12) -> list[str]:
     """What stands before many of the names, the most common first."""
     counts = Counter(match[0] for name in names if isinstance(name, str)
                      for depth in range(1, 4) if (match := re.match(rf'(?:[^.]+\.){{{depth}}}', name)))
     return ['', *(prefix for prefix, _ in counts.most_common(most))]
 
 
-def _is_mambavision(state, prefix):
+def _is_mambavision(state: dict[str, torch.Tensor], prefix: str) -> bool:
     """Whether what is behind a stem of that name is ours: others, such as FasterViT, share its names.
 
     The first level has convolution blocks, and the third, if there is one, MambaVision's mixers.
@@ -187,13 +192,13 @@ def _is_mambavision(state, prefix):
         not blocks or any(key.startswith(f'{level}0.mixer.') for key in blocks))
 
 
-def is_bare(checkpoint):
+def is_bare(checkpoint: dict[str, Any]) -> bool:
     """Whether a checkpoint's MambaVision is a classifier or a backbone by itself and not part of a larger model."""
     prefixes = mambavisions(tensors_of(checkpoint))
     return len(prefixes) == 1 and 'backbone.' not in prefixes[0]
 
 
-def describe(weights):
+def describe(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
     """The sizes of the network that a backbone's weights belong to, as `MambaVision(arch=...)` takes them, without
     the numbers of heads."""
     stem_out = weights.get('patch_embed.conv_down.3.weight')
@@ -202,20 +207,20 @@ def describe(weights):
                 layer_scale=_has_layer_scale(weights))
 
 
-def _blocks(weights, level):
+def _blocks(weights: dict[str, torch.Tensor], level: int) -> set[str]:
     matches = (re.match(rf'levels\.{level}\.blocks\.(\d+)\.', name) for name in weights)
     return {match[1] for match in matches if match}
 
 
-def _mixer(weights, level, block):
+def _mixer(weights: dict[str, torch.Tensor], level: int, block: str) -> set[str]:
     return {name for name in weights if name.startswith(f'levels.{level}.blocks.{block}.mixer.')}
 
 
-def _has_layer_scale(weights):
+def _has_layer_scale(weights: dict[str, torch.Tensor]) -> bool:
     return any(name.endswith('.gamma_1') for name in weights)
 
 
-def looks_like(weights):
+def looks_like(weights: dict[str, torch.Tensor]) -> str:
     """A phrase that names the preset that a backbone's weights belong to, or else their sizes."""
     sizes = describe(weights)
     for name, preset in PRESETS.items():
@@ -225,7 +230,7 @@ def looks_like(weights):
     return f'none of the presets ({sizes})'
 
 
-def fit(weights, model):
+def fit(weights: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
     """A backbone's weights for a model of the same sizes, the stem adapted where it takes other images than
     of 3 channels.
 
@@ -264,7 +269,7 @@ def fit(weights, model):
     return weights
 
 
-def _first_difference(weights, own):
+def _first_difference(weights: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> str | None:
     """What shows that two state dicts are of different networks, or None."""
     for name in sorted(own.keys() & weights.keys()):
         if own[name].shape != weights[name].shape:
@@ -282,7 +287,7 @@ def _first_difference(weights, own):
     return None
 
 
-def adapt_to_channels(weight, channels):
+def adapt_to_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
     """A convolution's weight (out, 3, h, w) for images of another number of channels: their sum for one, else
     repeated in turn and scaled by 3 / channels, so that equal channels give what they gave."""
     if channels == 1:
@@ -291,7 +296,7 @@ def adapt_to_channels(weight, channels):
     return repeated * (3 / channels)
 
 
-def check_there(weights):
+def check_there(weights: Mapping[str, Any]) -> None:
     """See that tensors have values.
 
     Raises:
@@ -303,7 +308,7 @@ def check_there(weights):
                         f'{empty[0]}: save the weights where they are in memory')
 
 
-def check_values(weights):
+def check_values(weights: Mapping[str, Any]) -> None:
     """See that tensors have values, see `check_there`; warn of such as are not finite."""
     check_there(weights)
     broken = [name for name, value in weights.items() if torch.is_tensor(value) and value.is_floating_point()
@@ -313,7 +318,7 @@ def check_values(weights):
                        len(weights), broken[0])
 
 
-def check_share(weights, own):
+def check_share(weights: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> None:
     """Warn of tensors of a backbone that a checkpoint does not fill; its norms and head are often new.
 
     Raises:
@@ -330,9 +335,9 @@ def check_share(weights, own):
     logger.warning('%s', share)
 
 
-def group_names(names):
+def group_names(names: Iterable[str]) -> str:
     """Names of parameters by their first part, e.g. 'head (2), norm (2)'."""
-    counts = {}
+    counts: dict[str, int] = {}
     for name in names:
         part = name.removeprefix('module.').removeprefix('model.').split('.')[0]
         counts[part] = counts.get(part, 0) + 1
