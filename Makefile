@@ -1,4 +1,4 @@
-# make demo | demo-seg | demo-cls | test | test-slow | test-full | lint | check-gpu | setup      sets up what is missing, then runs
+# make demo | demo-seg | demo-cls | test | test-slow | test-full | lint | docs | check-gpu | setup      sets up what is missing, then runs
 #   STACK=onedl     the maintained onedl packages instead of the original mmengine, mmdet and mmsegmentation
 #   MMCV=compiled   mmcv with its operators compiled here, instead of mmcv-lite with ours
 #   ARGS='...'      options of pytest for the tests, or of check-gpu
@@ -27,7 +27,7 @@ STAMP := $(VENV)/.done
 # Many small tests: several workers with one thread each are faster than one with all threads.
 TEST  := OMP_NUM_THREADS=1 $(PY) -m pytest tests --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
 
-.PHONY: help setup lint test test-slow test-full demo demo-seg demo-cls check-gpu
+.PHONY: help setup lint docs test test-slow test-full demo demo-seg demo-cls check-gpu
 .DELETE_ON_ERROR:
 
 help:
@@ -37,6 +37,11 @@ setup: $(STAMP)-mmcv-$(MMCV)
 
 lint: setup
 	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+
+# The site, in site/. It needs no torch: the API reference is read from the source.
+docs: $(STAMP)-docs
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 test: setup
 	@$(TEST) -m 'not slow and not full'
@@ -69,6 +74,10 @@ $(STAMP)-venv:
 $(STAMP)-torch: $(STAMP)-venv requirements.txt
 	@echo "[2/4] torch and torchvision (1 to 10 minutes, 3 GB)"
 	@$(PIP) $$(grep ^torch requirements.txt)
+	@touch $@
+
+$(STAMP)-docs: $(STAMP)-venv pyproject.toml
+	@$(PIP) $$(sed -n 's/^docs = \[\(.*\)\]$$/\1/p' pyproject.toml | tr -d '",')
 	@touch $@
 
 $(STAMP)-package: $(STAMP)-torch requirements.txt pyproject.toml setup.py

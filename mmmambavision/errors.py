@@ -9,7 +9,7 @@ class UserError(ValueError):
         hints: names of sentences in `cli/hints.py`, which commands add: the options that mend it. None is left out.
     """
 
-    def __init__(self, message: str, *hints: str | None):
+    def __init__(self, message: str, *hints: str | None) -> None:
         super().__init__(message)
         self.hints = [hint for hint in hints if hint]
 
@@ -18,7 +18,7 @@ class UnreachableError(UserError):
     """A file that does not exist, or that could not be downloaded."""
 
 
-def not_the_file(data):
+def not_the_file(data: bytes) -> str | None:
     """What the first bytes of a file say where Git LFS has left a pointer in the file's place, or None."""
     if data.startswith(b'version https://git-lfs'):
         return "it is a pointer of Git LFS in the file's place: git lfs pull brings the file"

@@ -1,6 +1,7 @@
 """The recipes: the config files in `configs/`, of a checkout or inside an installed package."""
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 
@@ -35,7 +36,7 @@ def find(config: str) -> str:
                     + (f"; similar names: {', '.join(close)}" if close else ''))
 
 
-def index() -> list[dict]:
+def index() -> list[dict[str, Any]]:
     """The recipes that `metafile.yml` describes, with their published results."""
     import yaml
     return yaml.safe_load((folder() / 'metafile.yml').read_text())['Models']

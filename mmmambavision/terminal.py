@@ -1,5 +1,6 @@
 """What a command says on the terminal: tables, and mistakes of the user as one sentence."""
 import sys
+from collections.abc import Callable, Iterable, Sequence
 
 from .cli.hints import with_hint
 from .errors import UserError
@@ -7,7 +8,7 @@ from .errors import UserError
 BY_HAND = 130  # exit status that shells give Ctrl-C, and that a script that tries again has to stop at
 
 
-def show(columns, rows, markdown=False, left=1):
+def show(columns: Sequence[str], rows: Iterable[Sequence[str]], markdown: bool = False, left: int = 1) -> None:
     """Print a table of strings on the terminal or in Markdown, the first `left` columns aligned to the left."""
     if markdown:
         print('| ' + ' | '.join(columns) + ' |\n' + '|---' * left + '|---:' * (len(columns) - left) + '|')
@@ -25,7 +26,7 @@ def show(columns, rows, markdown=False, left=1):
     Console(width=max(180, Console().width)).print(table)
 
 
-def run(main):
+def run(main: Callable[[], object]) -> None:
     """Run a command's `main`. A mistake of the user ends it with one message and exit status 1, Ctrl-C with 130."""
     try:
         main()

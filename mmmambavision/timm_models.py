@@ -10,11 +10,13 @@ default that of its released weights; (None, None) is the whole map (None alone 
 Images may have any size whatever `img_size` says.
 """
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._builder import resolve_pretrained_cfg
+from torch import nn
 
 from .checkpoints.files import load_checkpoint
 from .checkpoints.names import classifier_weights, rename
@@ -22,10 +24,10 @@ from .checkpoints.weights import check_share, check_values, fit
 from .errors import UserError
 from .models.classifier import MambaVisionClassifier
 
-__all__ = []  # register_model adds to it
+__all__: list[str] = []  # register_model adds to it
 
 
-def _cfg(repository, file, size=224, **options):
+def _cfg(repository: str, file: str, size: int = 224, **options: Any) -> dict[str, Any]:
     """What timm keeps about released weights: where they are and how images are prepared for them."""
     return dict(
         hf_hub_id=f'nvidia/{repository}', hf_hub_filename=file, license='cc-by-nc-sa-4.0', num_classes=1000,
@@ -52,8 +54,9 @@ default_cfgs = generate_default_cfgs({
 })
 
 
-def _create(variant, pretrained, drop_path_rate, pretrained_cfg=None, pretrained_cfg_overlay=None, in_chans=3,
-            img_size=None, **kwargs):
+def _create(variant: str, pretrained: bool, drop_path_rate: float, pretrained_cfg: Any = None,
+            pretrained_cfg_overlay: dict[str, Any] | None = None, in_chans: int = 3, img_size: Any = None,
+            **kwargs: Any) -> nn.Module:
     cfg = resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
     overlay = dict(pretrained_cfg_overlay or {})
     if pretrained and not cfg.state_dict:
@@ -62,17 +65,17 @@ def _create(variant, pretrained, drop_path_rate, pretrained_cfg=None, pretrained
             overlay.setdefault('num_classes', len(weights['head.weight']))
     side = cfg.input_size[-1]
     arch = variant.removeprefix('mambavision_')
-    options = dict(arch=arch, window_size=(side // 16, side // 32), drop_path_rate=drop_path_rate) | kwargs
-    model = build_model_with_cfg(
+    options: dict[str, Any] = dict(arch=arch, window_size=(side // 16, side // 32), drop_path_rate=drop_path_rate)
+    model: Any = build_model_with_cfg(
         _build, variant, pretrained, pretrained_cfg, overlay, in_chans=in_chans, pretrained_filter_fn=_fitted,
-        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'), **options)
+        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'), **(options | kwargs))
     for part in (model, getattr(model, 'model', model)):  # the second inside a feature extractor
         part.pretrained_cfg['state_dict'] = None
     model._register_load_state_dict_pre_hook(_find_names, with_module=True)
     return model
 
 
-def _find_names(model, state_dict, prefix, *_):
+def _find_names(model: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str, *_: Any) -> None:
     """Before a model takes weights, such as those of `checkpoint_path`: the model's names, where there is a prefix
     before all of them; and a look whether they are of its network and have values."""
     own = model.state_dict()
@@ -84,12 +87,13 @@ def _find_names(model, state_dict, prefix, *_):
     state_dict.update(weights)
 
 
-def _build(in_chans, num_classes=1000, device=None, dtype=None, **options):
+def _build(in_chans: int, num_classes: int = 1000, device: Any = None, dtype: torch.dtype | None = None,
+           **options: Any) -> MambaVisionClassifier:
     with torch.device(device) if device else nullcontext():
         return MambaVisionClassifier(in_channels=in_chans, num_classes=num_classes, **options).to(dtype=dtype)
 
 
-def _source(cfg):
+def _source(cfg: Any) -> str:
     """Name of the file that a pretrained_cfg asks for, as `load_checkpoint` takes it."""
     if cfg.file:
         return str(cfg.file)
@@ -100,7 +104,7 @@ def _source(cfg):
     raise UserError(f'no weights are known for {cfg.architecture}: pretrained_cfg_overlay=dict(file=...) names a file')
 
 
-def _fitted(weights, model):
+def _fitted(weights: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
     """Weights for a model after a look whether they are of its network; timm sees to the head."""
     own = model.state_dict()
     trunk = {name: value for name, value in weights.items() if name.startswith(('patch_embed.', 'levels.'))}
@@ -112,35 +116,35 @@ def _fitted(weights, model):
 
 
 @register_model
-def mambavision_tiny(pretrained=False, **kwargs):
+def mambavision_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return _create('mambavision_tiny', pretrained, **{'drop_path_rate': .2, **kwargs})
 
 
 @register_model
-def mambavision_tiny2(pretrained=False, **kwargs):
+def mambavision_tiny2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return _create('mambavision_tiny2', pretrained, **{'drop_path_rate': .2, **kwargs})
 
 
 @register_model
-def mambavision_small(pretrained=False, **kwargs):
+def mambavision_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return _create('mambavision_small', pretrained, **{'drop_path_rate': .2, **kwargs})
 
 
 @register_model
-def mambavision_base(pretrained=False, **kwargs):
+def mambavision_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return _create('mambavision_base', pretrained, **{'drop_path_rate': .3, **kwargs})
 
 
 @register_model
-def mambavision_large(pretrained=False, **kwargs):
+def mambavision_large(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return _create('mambavision_large', pretrained, **{'drop_path_rate': .3, **kwargs})
 
 
 @register_model
-def mambavision_large2(pretrained=False, **kwargs):
+def mambavision_large2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return _create('mambavision_large2', pretrained, **{'drop_path_rate': .3, **kwargs})
 
 
 @register_model
-def mambavision_large3(pretrained=False, **kwargs):
+def mambavision_large3(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return _create('mambavision_large3', pretrained, **{'drop_path_rate': .5, **kwargs})

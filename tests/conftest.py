@@ -12,7 +12,7 @@ if not torch.cuda.is_available():
 if find_spec('mmengine'):
     import mmmambavision.openmmlab  # noqa: F401  (before anything imports mmcv.ops, whose operators it may have to provide)
 
-from .helpers.process import run_tool  # noqa: E402
+from .helpers.process import run_tool
 
 
 @pytest.fixture(autouse=True, scope='session')

@@ -23,7 +23,7 @@ def test_exports():
     assert mmmambavision.__all__ == ['MambaVision', 'MambaVisionClassifier', '__version__']
     assert set(mmmambavision.__all__) <= set(dir(mmmambavision))
     with pytest.raises(AttributeError, match='Mamba'):
-        mmmambavision.Mamba
+        mmmambavision.Mamba  # noqa: B018 (this looks it up)
 
 
 ALONE = """
@@ -158,7 +158,8 @@ def test_wheel_has_the_package_and_the_recipes(built):
     recipes = tracked('configs') | tracked('tools') - {
         'tools/benchmarks/check_gpu.py', 'tools/benchmarks/check_gpu_parts.py', 'tools/benchmarks/check_gpu_run.py'}
     recipes = {f'mmmambavision/.mim/{name}' for name in recipes | {'model-index.yml', 'configs/metafile.yml'}}
-    assert {name for name in wheel if 'dist-info' not in name} == tracked('mmmambavision') | recipes
+    assert {name for name in wheel if 'dist-info' not in name} == tracked('mmmambavision') | recipes | {
+        'mmmambavision/py.typed'}
     assert any(name.endswith('licenses/LICENSE') for name in wheel)
     assert f'mmmambavision-{mmmambavision.__version__}.dist-info/METADATA' in wheel
 
@@ -167,6 +168,6 @@ def test_sdist_has_what_a_wheel_is_made_of(built):
     sdist, _ = built
     needed = tracked('mmmambavision') | tracked('configs') | tracked('tools') | {
         'LICENSE', 'README.md', 'CHANGELOG.md', 'MANIFEST.in', 'requirements.txt', 'model-index.yml', 'pyproject.toml',
-        'setup.py', 'configs/metafile.yml'}
+        'setup.py', 'configs/metafile.yml', 'mmmambavision/py.typed'}
     files = {name for name in sdist if '.' in Path(name).name or name == 'LICENSE'}
     assert {name for name in files if 'egg-info' not in name} - {'PKG-INFO', 'setup.cfg'} == needed

@@ -18,7 +18,7 @@ timm = pytest.importorskip('timm')
 from timm.data import resolve_model_data_config  # noqa: E402
 from timm.optim import param_groups_layer_decay  # noqa: E402
 
-import mmmambavision.timm_models  # noqa: E402, F401
+import mmmambavision.timm_models  # noqa: E402
 from mmmambavision.presets import PRESETS  # noqa: E402
 
 from .helpers.messages import facts  # noqa: E402

@@ -9,6 +9,7 @@ import re
 import zipfile
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlparse
 from urllib.request import Request, urlopen
@@ -28,7 +29,7 @@ DEPTH = 20  # of dicts in dicts
 SUFFIXES = ('.safetensors', '.pth.tar', '.pth', '.pt')
 
 
-def load_checkpoint(name, map_location='cpu'):
+def load_checkpoint(name: str | os.PathLike[str], map_location: Any = 'cpu') -> dict[str, Any]:
     """The contents of a checkpoint by its path, URL or hf:// name; see `fetch` and `read_checkpoint`.
 
     'NAME#KEY' takes the weights under KEY of a file that holds several, such as 'FILE#state_dict_ema': a key of its
@@ -57,13 +58,13 @@ def load_checkpoint(name, map_location='cpu'):
     return {**rest, 'state_dict': chosen}
 
 
-def split_key(name):
+def split_key(name: str | os.PathLike[str]) -> tuple[str, str]:
     """('NAME', 'KEY') of a checkpoint's name 'NAME#KEY'; KEY is empty where there is none."""
     name, _, key = (str(name), '', '') if os.path.exists(name) else str(name).partition('#')
     return name, key
 
 
-def tensors_of(checkpoint):
+def tensors_of(checkpoint: Any) -> dict[str, torch.Tensor]:
     """All tensors in the contents of a checkpoint file, also those in dicts of dicts, by name.
 
     A name begins with the keys of the dicts that the tensor is in, except for the first of MAIN_KEYS that there is;
@@ -74,9 +75,10 @@ def tensors_of(checkpoint):
     """
     if not isinstance(checkpoint, dict):
         raise UserError(f'the checkpoint holds no weights by name: it is a {type(checkpoint).__name__}')
-    tensors, seen = {}, set()
+    tensors: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
 
-    def collect(node, path, depth=0):
+    def collect(node: dict[Any, Any], path: str, depth: int = 0) -> None:
         if id(node) in seen or depth > DEPTH:  # a pickle's dict may be in itself
             return
         seen.add(id(node))
@@ -93,7 +95,7 @@ def tensors_of(checkpoint):
     return without_wrappers(tensors)
 
 
-def without_wrappers(state):
+def without_wrappers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Tensors by the names that they have without torch.compile and torch's wrappers for sharding and checkpointing."""
     wrapped = re.compile(r'(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
     if not any(isinstance(name, str) and wrapped.search(name) for name in state):
@@ -101,7 +103,7 @@ def without_wrappers(state):
     return {wrapped.sub(r'\1', name) if isinstance(name, str) else name: value for name, value in state.items()}
 
 
-def fetch(name):
+def fetch(name: str | os.PathLike[str]) -> str | os.PathLike[str]:
     """Path of a checkpoint given as a path, a URL, hf://owner/repository (its one checkpoint) or
     hf://owner/repository/file; local paths are not looked at.
 
@@ -112,11 +114,11 @@ def fetch(name):
         UserError: an hf:// name of another form, or a repository with no checkpoint or several.
         UnreachableError: (a UserError) a file that cannot be downloaded.
     """
-    if not str(name).startswith(('hf://', 'http://', 'https://')):
+    address, path, error = str(name), name, None
+    if not address.startswith(('hf://', 'http://', 'https://')):
         return name
-    path = error = None
     try:
-        path = _from_hf(name) if name.startswith('hf://') else _from_url(name)
+        path = _from_hf(address) if address.startswith('hf://') else _from_url(address)
     except UserError as caught:
         error = caught
     except Exception as caught:  # of any library on the way: whatever it is, all processes have to hear of it
@@ -126,7 +128,7 @@ def fetch(name):
     return path
 
 
-def _first_of_all_processes(error):
+def _first_of_all_processes(error: UserError | None) -> UserError | None:
     """An error that any process of the group has, or None."""
     if not (dist.is_available() and dist.is_initialized()):
         return error
@@ -135,7 +137,7 @@ def _first_of_all_processes(error):
     return next(filter(None, errors), None)
 
 
-def _from_url(url):
+def _from_url(url: str) -> Path:
     """Path of the file behind a URL, downloaded to torch's hub folder unless it is there already."""
     name = Path(urlparse(url).path).name
     path = Path(torch.hub.get_dir(), 'checkpoints', f'{hashlib.sha1(url.encode()).hexdigest()[:8]}-{name}')
@@ -154,7 +156,7 @@ def _from_url(url):
     return path
 
 
-def _check_length(url, file):
+def _check_length(url: str, file: str) -> None:
     """See that a downloaded file is whole, which torch does not, as far as the server says how long it is."""
     try:
         with urlopen(Request(url, method='HEAD'), timeout=60) as response:
@@ -167,7 +169,7 @@ def _check_length(url, file):
         raise OSError(f'the connection ended after {size} of {expected} bytes; try again')
 
 
-def _from_hf(name):
+def _from_hf(name: str) -> str:
     """Path of a file in Hugging Face's cache, downloaded unless it is there already."""
     owner, _, rest = name.removeprefix('hf://').partition('/')
     repository, _, file = rest.partition('/')
@@ -195,7 +197,7 @@ def _from_hf(name):
         raise UnreachableError(f'could not download {repository} from Hugging Face: {_first_line(error)}') from None
 
 
-def read_checkpoint(path, map_location='cpu'):
+def read_checkpoint(path: str | os.PathLike[str], map_location: Any = 'cpu') -> dict[str, Any]:
     """The contents of a checkpoint file: `.safetensors`, or anything that `torch.save` wrote.
 
     The checksums of a zip file, which torch has written since its version 1.6, are compared with its contents; the
@@ -232,7 +234,7 @@ def read_checkpoint(path, map_location='cpu'):
                         f'{_pointer(path) or _first_line(error)}') from None
 
 
-def _check_before_unpickling(path):
+def _check_before_unpickling(path: Path) -> None:
     """See that a file of `torch.save` is whole, and that reading it takes no more memory than its size allows for.
 
     Raises:
@@ -257,7 +259,7 @@ def _check_before_unpickling(path):
                 check_pickle(io.BytesIO(archive.read(record)))
 
 
-def _read_safetensors(path, map_location):
+def _read_safetensors(path: Path, map_location: Any) -> dict[str, torch.Tensor]:
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -278,17 +280,17 @@ def _read_safetensors(path, map_location):
     return {name: tensor.to(devices[name]) for name, tensor in tensors.items()}
 
 
-def _pointer(path):
+def _pointer(path: Path) -> str | None:
     with open(path, 'rb') as file:
         return not_the_file(file.read(64))
 
 
-def _first_line(error):
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _allow_harmless_globals():
-    multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
+def _allow_harmless_globals() -> None:
+    multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray  # type: ignore[attr-defined]
     dtypes = [type(np.dtype(kind)) for kind in '?bhilqBHILQefdgFDOSU']
     torch.serialization.add_safe_globals([
         np.ndarray, np.dtype, *dtypes,

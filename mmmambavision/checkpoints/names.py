@@ -2,6 +2,8 @@
 import logging
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -13,7 +15,8 @@ MAX_PARTS = 32  # parts of a name that are tried as a prefix
 logger = logging.getLogger(__name__)
 
 
-def backbone_weights(checkpoint, own=None):
+def backbone_weights(checkpoint: dict[str, Any],
+                     own: dict[str, torch.Tensor] | None = None) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Split any released checkpoint into the backbone's weights, by the names that `MambaVision` uses, and the rest.
 
     Knows training checkpoints with a `state_dict` among other objects, bare state dicts, dicts of dicts, and backbones
@@ -41,7 +44,7 @@ def backbone_weights(checkpoint, own=None):
     return weights, sorted(rest)
 
 
-def classifier_weights(checkpoint):
+def classifier_weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The weights of a released classifier by the names that `MambaVisionClassifier` uses, from any form of file.
 
     Raises:
@@ -53,12 +56,12 @@ def classifier_weights(checkpoint):
     return {key[len(prefix):]: value for key, value in state.items() if names.match(key)}
 
 
-def _prefix_of(state, own=None):
+def _prefix_of(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor] | None = None) -> str:
     """What stands before the names of the MambaVision in a state dict."""
-    def fitting(prefix):
-        return sum(getattr(state.get(prefix + name), 'shape', None) == own[name].shape for name in own or ())
+    def fitting(prefix: str) -> int:
+        return sum(getattr(state.get(prefix + name), 'shape', None) == value.shape for name, value in wanted)
 
-    prefixes = mambavisions(state)
+    wanted, prefixes = (own or {}).items(), mambavisions(state)
     if not prefixes:
         names = ', '.join(list(map(str, state))[:3]) or 'nothing'
         raise UserError(f'the checkpoint holds no MambaVision: no name in it ends in {STEM}, or the levels behind it '
@@ -68,20 +71,20 @@ def _prefix_of(state, own=None):
     return best
 
 
-def mambavisions(state):
+def mambavisions(state: dict[str, torch.Tensor]) -> list[str]:
     """What stands before the names of each MambaVision in a state dict, the shortest first."""
     prefixes = sorted((key[:-len(STEM)] for key in state if key.endswith(STEM)), key=len)
     return [prefix for prefix in prefixes if _is_mambavision(state, prefix)]
 
 
-def _say_choice(taken, others):
+def _say_choice(taken: str, others: list[str]) -> None:
     if others:
         keys = ', '.join(f'#{prefix.rstrip(".")}' if prefix else 'no prefix' for prefix in others)
         logger.warning("checkpoint: several weights in it fit; those with the prefix '%s' are taken. Others are taken "
                        "by their prefix behind the checkpoint's name: %s", taken, keys)
 
 
-def rename(state, own):
+def rename(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A checkpoint's tensors by a model's names, whatever stands before the names of either.
 
     One prefix is replaced by another: the two with which most tensors of the model are found in their shapes. A
@@ -106,7 +109,8 @@ def rename(state, own):
         len(fitting[pair]), len(pairs[pair]), pair == ('', ''), -len(''.join(pair))))
     old, new = first
     names = {key: new + key[len(old):] for key in state if isinstance(key, str) and key.startswith(old)}
-    filled, taken, left_out, rivals = set(fitting[first]), set(pairs[first]), set(), []
+    filled, taken, rivals = set(fitting[first]), set(pairs[first]), []
+    left_out: set[str] = set()
     for pair in others:
         if pair[1] != new or not fitting[pair]:
             continue
@@ -123,7 +127,7 @@ def rename(state, own):
     return {**rest, **{name: state[key] for key, name in names.items() if key not in left_out}}
 
 
-def _pairs(state, own):
+def _pairs(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> dict[tuple[str, str], dict[str, str]]:
     """{(prefix in a checkpoint, prefix in a model): {name in the checkpoint: name in the model}} of names that are
     alike behind prefixes, the longest such parts of names."""
     by_rest = defaultdict(list)
@@ -131,7 +135,7 @@ def _pairs(state, own):
         for name in own:
             if name.startswith(new):
                 by_rest[name[len(new):]].append(new)
-    pairs = defaultdict(dict)
+    pairs: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for key, value in state.items():
         if not isinstance(key, str) or not torch.is_tensor(value):
             continue
@@ -144,14 +148,14 @@ def _pairs(state, own):
     return pairs
 
 
-def _prefixes(names, most=12):
+def _prefixes(names: Iterable[str], most: int = 12) -> list[str]:
     """What stands before many of the names, the most common first."""
     counts = Counter(match[0] for name in names if isinstance(name, str)
                      for depth in range(1, 4) if (match := re.match(rf'(?:[^.]+\.){{{depth}}}', name)))
     return ['', *(prefix for prefix, _ in counts.most_common(most))]
 
 
-def _is_mambavision(state, prefix):
+def _is_mambavision(state: dict[str, torch.Tensor], prefix: str) -> bool:
     """Whether what is behind a stem of that name is ours: others, such as FasterViT, share its names.
 
     The first level has convolution blocks, and the third, if there is one, MambaVision's mixers.
@@ -162,15 +166,15 @@ def _is_mambavision(state, prefix):
         not blocks or any(key.startswith(f'{level}0.mixer.') for key in blocks))
 
 
-def is_bare(checkpoint):
+def is_bare(checkpoint: dict[str, Any]) -> bool:
     """Whether a checkpoint's MambaVision is a classifier or a backbone by itself and not part of a larger model."""
     prefixes = mambavisions(tensors_of(checkpoint))
     return len(prefixes) == 1 and 'backbone.' not in prefixes[0]
 
 
-def group_names(names):
+def group_names(names: Iterable[str]) -> str:
     """Names of parameters by their first part, e.g. 'head (2), norm (2)'."""
-    counts = {}
+    counts: dict[str, int] = {}
     for name in names:
         part = name.removeprefix('module.').removeprefix('model.').split('.')[0]
         counts[part] = counts.get(part, 0) + 1

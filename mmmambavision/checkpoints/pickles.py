@@ -7,11 +7,12 @@ refused. The names of classes stay torch's to judge.
 import pickletools
 import re
 from dataclasses import dataclass
+from typing import Any
 
 ROOM = 10 ** 6  # parts of a nested tuple, each counted as often as it is referred to: hashing visits them all
 DEPTH = 50
 LATIN = ('latin1', 'latin-1', 'ascii', 'utf-8', 'utf8')
-PUSHED = {
+PUSHED: dict[str, Any] = {
     'NONE': None, 'NEWFALSE': False, 'NEWTRUE': True, 'EMPTY_LIST': [], 'EMPTY_DICT': {}, 'EMPTY_SET': {},
     'EMPTY_TUPLE': ()}
 LITERALS = ('BININT', 'BININT1', 'BININT2', 'LONG1', 'BINFLOAT', 'BINUNICODE', 'SHORT_BINSTRING')
@@ -83,7 +84,7 @@ def counted(parts, sizes):
     """A tuple that is not too large to be hashed; `sizes` has what was counted, by the tuples' ids."""
     inner = [sizes[id(part)][1:] for part in parts if id(part) in sizes]
     size, depth = len(parts) + sum(count for count, _ in inner), 1 + max((deep for _, deep in inner), default=0)
-    if depth > DEPTH or inner and size > ROOM:
+    if depth > DEPTH or (inner and size > ROOM):
         raise ValueError('its pickle nests tuples without an end')
     sizes[id(parts)] = parts, size, depth  # with the tuple, whose id is its own only as long as it lives
     return parts
@@ -129,8 +130,8 @@ def fits(storage=None, offset=None, size=None, stride=None):
 
 def check_state(state, instance):
     made = instance.by if isinstance(instance, Made) else ''
-    if made.startswith('torch.') or made == 'numpy.dtype' and not (
-            isinstance(state, tuple) and len(state) in (8, 9) and state[3] is None and state[4] is None):
+    if made.startswith('torch.') or (made == 'numpy.dtype' and not (
+            isinstance(state, tuple) and len(state) in (8, 9) and state[3] is None and state[4] is None)):
         raise ValueError(f'its pickle sets the state of what {made} makes, as torch.save never does')
 
 

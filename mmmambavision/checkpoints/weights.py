@@ -1,8 +1,11 @@
 """Weights of a checkpoint: whether they fit a model, and loading them into a `MambaVision`."""
 import logging
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import UserError
 from ..presets import PRESETS
@@ -12,7 +15,7 @@ from .names import STEM, backbone_weights, group_names
 logger = logging.getLogger(__name__)
 
 
-def load_weights(model, source):
+def load_weights(model: nn.Module, source: str) -> None:
     """Load a `MambaVision` from a released checkpoint in any form, leaving out what is not the backbone's.
 
     Args:
@@ -36,7 +39,7 @@ def load_weights(model, source):
                 source, group_names([*rest, *result.unexpected_keys]), group_names(result.missing_keys))
 
 
-def describe(weights):
+def describe(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
     """The sizes of the network that a backbone's weights belong to, as `MambaVision(arch=...)` takes them, without
     the numbers of heads."""
     stem_out = weights.get('patch_embed.conv_down.3.weight')
@@ -45,20 +48,20 @@ def describe(weights):
                 layer_scale=_has_layer_scale(weights))
 
 
-def _blocks(weights, level):
+def _blocks(weights: dict[str, torch.Tensor], level: int) -> set[str]:
     matches = (re.match(rf'levels\.{level}\.blocks\.(\d+)\.', name) for name in weights)
     return {match[1] for match in matches if match}
 
 
-def _mixer(weights, level, block):
+def _mixer(weights: dict[str, torch.Tensor], level: int, block: str) -> set[str]:
     return {name for name in weights if name.startswith(f'levels.{level}.blocks.{block}.mixer.')}
 
 
-def _has_layer_scale(weights):
+def _has_layer_scale(weights: dict[str, torch.Tensor]) -> bool:
     return any(name.endswith('.gamma_1') for name in weights)
 
 
-def looks_like(weights):
+def looks_like(weights: dict[str, torch.Tensor]) -> str:
     """A phrase that names the preset that a backbone's weights belong to, or else their sizes."""
     sizes = describe(weights)
     for name, preset in PRESETS.items():
@@ -68,7 +71,7 @@ def looks_like(weights):
     return f'none of the presets ({sizes})'
 
 
-def fit(weights, model):
+def fit(weights: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
     """A backbone's weights for a model of the same sizes, the stem adapted where it takes other images than
     of 3 channels.
 
@@ -107,7 +110,7 @@ def fit(weights, model):
     return weights
 
 
-def _first_difference(weights, own):
+def _first_difference(weights: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> str | None:
     """What shows that two state dicts are of different networks, or None."""
     for name in sorted(own.keys() & weights.keys()):
         if own[name].shape != weights[name].shape:
@@ -125,7 +128,7 @@ def _first_difference(weights, own):
     return None
 
 
-def adapt_to_channels(weight, channels):
+def adapt_to_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
     """A convolution's weight (out, 3, h, w) for images of another number of channels: their sum for one, else
     repeated in turn and scaled by 3 / channels, so that equal channels give what they gave."""
     if channels == 1:
@@ -134,7 +137,7 @@ def adapt_to_channels(weight, channels):
     return repeated * (3 / channels)
 
 
-def check_there(weights):
+def check_there(weights: Mapping[str, Any]) -> None:
     """See that tensors have values.
 
     Raises:
@@ -146,7 +149,7 @@ def check_there(weights):
                         f'{empty[0]}: save the weights where they are in memory')
 
 
-def check_values(weights):
+def check_values(weights: Mapping[str, Any]) -> None:
     """See that tensors have values, see `check_there`; warn of such as are not finite."""
     check_there(weights)
     broken = [name for name, value in weights.items() if torch.is_tensor(value) and value.is_floating_point()
@@ -156,7 +159,7 @@ def check_values(weights):
                        len(weights), broken[0])
 
 
-def check_share(weights, own):
+def check_share(weights: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> None:
     """Warn of tensors of a backbone that a checkpoint does not fill; its norms and head are often new.
 
     Raises:

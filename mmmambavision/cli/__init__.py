@@ -13,6 +13,8 @@ once. The module of the same name in `work` is imported after that and does the 
 import argparse
 import sys
 
+__all__ = ['parse', 'parser_of', 'run_command']
+
 
 def parser_of(command, parsers=None, name=None):
     """The argparse parser of a command's module; with `parsers`, a subparser of that name."""

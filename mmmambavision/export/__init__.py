@@ -1,1 +1,3 @@
 """Networks of this package as ONNX files."""
+
+__all__ = ['check', 'contract', 'onnx', 'parts']

@@ -1,10 +1,11 @@
 """What a program outside PyTorch has to know of an exported file."""
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 OTHER_STEPS = {'LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs', 'PackSegInputs'}
-UNSET = ...  # a field that does not apply to this file; it is not written
+UNSET: Any = ...  # a field that does not apply to this file; it is not written
 
 
 @dataclass(frozen=True)
@@ -29,19 +30,19 @@ class Contract:
         size_divisor: in slide mode, the number that divides the padded sides of a window, or None.
     """
     part: str
-    classes: list = UNSET
-    palette: list = UNSET
+    classes: list[str] = UNSET
+    palette: list[list[int]] = UNSET
     task: str = UNSET
-    resize: dict | None = UNSET
+    resize: dict[str, Any] | None = UNSET
     mask_threshold: float | None = UNSET
     align_corners: bool = UNSET
     binary_threshold: float | None = UNSET
-    window: dict | None = UNSET
-    mean: list = UNSET
+    window: dict[str, Any] | None = UNSET
+    mean: list[float] = UNSET
     size_divisor: int | None = UNSET
 
     @classmethod
-    def describe(cls, model, part: str, pipeline) -> 'Contract':
+    def describe(cls, model: Any, part: str, pipeline: Sequence[Any]) -> 'Contract':
         """The contract of a part of a model.
 
         Args:
@@ -49,7 +50,7 @@ class Contract:
             part: 'model', 'neck' or 'backbone'.
             pipeline: the config's steps before the model in tests.
         """
-        fields = {key: list(model.dataset_meta.get(key) or []) for key in ('classes', 'palette')}
+        fields: dict[str, Any] = {key: list(model.dataset_meta.get(key) or []) for key in ('classes', 'palette')}
         if part == 'model':
             fields.update(_resize(pipeline))
             fields.update(_segmentor(model) if hasattr(model, 'decode_head') else dict(
@@ -67,7 +68,7 @@ class Contract:
         return {key: json.dumps(value) for key, value in self.fields.items()}
 
     @classmethod
-    def of_session(cls, session) -> 'Contract | None':
+    def of_session(cls, session: Any) -> 'Contract | None':
         """The contract of an ONNX Runtime session; None for a file of another program. Other properties are ignored."""
         properties = session.get_modelmeta().custom_metadata_map
         if 'part' not in properties:
@@ -75,7 +76,7 @@ class Contract:
         return cls(**{key: json.loads(properties[key]) for key in cls.__dataclass_fields__ if key in properties})
 
 
-def _resize(pipeline) -> dict:
+def _resize(pipeline: Sequence[Any]) -> dict[str, Any]:
     steps = [step for step in pipeline if step.type not in OTHER_STEPS]
     if not steps or [(step.type, step.get('scale_factor')) for step in steps] == [('Resize', 1.)]:
         return dict(resize=None)
@@ -84,7 +85,7 @@ def _resize(pipeline) -> dict:
     return {}
 
 
-def _segmentor(model) -> dict:
+def _segmentor(model: Any) -> dict[str, Any]:
     fields = dict(task='segmentation', align_corners=model.align_corners, window=None,
                   binary_threshold=model.decode_head.threshold)
     if model.test_cfg.get('mode') == 'slide':

@@ -1,5 +1,7 @@
 """A module to an ONNX file that takes any size, and back into ONNX Runtime."""
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +12,8 @@ from .contract import Contract
 MATRICES = {'Conv', 'ConvTranspose', 'MatMul', 'Gemm'}
 
 
-def export(module, sample, file, scan='loop-free', opset=20, static=False, half=False, contract=None):
+def export(module: torch.nn.Module, sample: torch.Tensor, file: str | PathLike[str], scan: str = 'loop-free',
+           opset: int = 20, static: bool = False, half: bool = False, contract: Contract | None = None) -> None:
     """Write a function of images to an ONNX file, its weights in it, or, from 1.5 GiB on, in FILE.data beside it.
 
     Args:
@@ -36,7 +39,7 @@ def export(module, sample, file, scan='loop-free', opset=20, static=False, half=
     dynamic = torch.export.Dim.DYNAMIC
     sizes = {2: dynamic, 3: dynamic, **({0: dynamic} if getattr(module, 'any_batch', True) else {})}
     with torch.no_grad():
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             module, (sample,), dynamo=True, opset_version=opset, verbose=False, optimize=False,
             input_names=['images'], output_names=getattr(module, 'outputs', None),
             dynamic_shapes=None if static else (sizes,),
@@ -57,7 +60,7 @@ def export(module, sample, file, scan='loop-free', opset=20, static=False, half=
     onnx.checker.check_model(str(file), full_check=True)
 
 
-def read(file):
+def read(file: str | PathLike[str]) -> Any:
     """An ONNX Runtime session of a file, on the CPU.
 
     Raises:
@@ -73,7 +76,7 @@ def read(file):
         raise UserError(f'{file} cannot be read by ONNX Runtime: {str(error).splitlines()[0]}') from None
 
 
-def open_model(file, task):
+def open_model(file: str | PathLike[str], task: str) -> tuple[Any, Contract]:
     """The ONNX Runtime session and the contract of an exported model.
 
     Args:
@@ -92,7 +95,7 @@ def open_model(file, task):
     return session, contract
 
 
-def need(*packages):
+def need(*packages: str) -> None:
     """See that packages are installed.
 
     Raises:
@@ -105,7 +108,7 @@ def need(*packages):
             raise UserError(f'this needs {package}: pip install onnx onnxscript onnxruntime') from None
 
 
-def _halve_weights(graph):
+def _halve_weights(graph: Any) -> None:
     """Store matrices and kernels as float16 and cast them back in the graph, which runtimes do once, when they load it.
 
     Everything else stays as it is: biases, norms, the scans' decays and constants are a small part of a file. So do

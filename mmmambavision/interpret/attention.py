@@ -1,10 +1,16 @@
 """Self-attention as maps (Vaswani et al. 2017, arXiv 1706.03762, eq. 1)."""
+from collections.abc import Sequence
+
 import torch
+
+from ..models.mixers import Attention
+from .tokens import Block
 
 MOST_WEIGHTS = 2 ** 25  # computed at a time; an 800x1344 image has 4200 x 4200 weights per head at level 2
 
 
-def attention_weights(mixer, tokens, queries=slice(None)):
+def attention_weights(mixer: Attention, tokens: torch.Tensor,
+                      queries: slice | Sequence[int] | torch.Tensor = slice(None)) -> torch.Tensor:
     """softmax(q k^T / sqrt(C / heads)) of an `Attention`.
 
     Args:
@@ -20,7 +26,7 @@ def attention_weights(mixer, tokens, queries=slice(None)):
 
 
 @torch.no_grad()
-def attention_map(block, image, token=None):
+def attention_map(block: Block, image: torch.Tensor, token: tuple[int, int] | None = None) -> torch.Tensor:
     """What one token attends to, or all tokens on average.
 
     Args:
@@ -46,11 +52,11 @@ def attention_map(block, image, token=None):
     return windows.to_map(weights.reshape(sequences, length, -1))[0].permute(2, 0, 1)
 
 
-def _mean_over_queries(mixer, tokens, counted):
+def _mean_over_queries(mixer: Attention, tokens: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     """Mean of the rows of the queries that count, (B, L) boolean, as (B, L, heads)."""
     count, length, _ = tokens.shape
     step = max(1, MOST_WEIGHTS // (count * mixer.num_heads * length))
-    total = 0.
+    total: torch.Tensor | float = 0.
     for queries in torch.arange(length, device=tokens.device).split(step):
         total = total + (attention_weights(mixer, tokens, queries) * counted[:, None, queries, None]).sum(2)
     return (total / counted.sum(1)[:, None, None]).transpose(1, 2)

@@ -1,4 +1,9 @@
 """Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) by the package grad-cam."""
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
 from torch import nn
 
 from ..errors import UserError
@@ -10,16 +15,16 @@ INSTALL = 'pip install scikit-learn ttach && pip install --no-deps grad-cam'
 class _Scored(nn.Module):
     """A model whose output is the score to explain, (1,)."""
 
-    def __init__(self, model, score):
+    def __init__(self, model: nn.Module, score: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
         self.model = model
         self.score = score
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.score(images).reshape(1)
 
 
-def load_grad_cam():
+def load_grad_cam() -> Any:
     """The package's GradCAM.
 
     Raises:
@@ -32,7 +37,8 @@ def load_grad_cam():
     return GradCAM
 
 
-def grad_cam(model, level, image, score):
+def grad_cam(model: nn.Module, level: nn.Module, image: torch.Tensor,
+             score: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray[Any, Any]:
     """Where a level's map speaks for a score: its channels weighted by the mean of their gradients, negative sums at 0.
 
     Args:

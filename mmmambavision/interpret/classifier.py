@@ -1,9 +1,14 @@
 """An ImageNet classifier by its name in timm, ready to be looked into."""
+from collections.abc import Callable
+from os import PathLike
+from typing import Any
+
 import numpy as np
 import timm
 import torch
 from PIL import Image
 from timm.data import ImageNetInfo, resolve_data_config
+from torch import nn
 
 from .. import timm_models
 from ..errors import UserError
@@ -22,19 +27,19 @@ class Classifier:
         UserError: no such model, or its weights cannot be had or are of another.
     """
 
-    def __init__(self, name, checkpoint, device):
+    def __init__(self, name: str, checkpoint: str | None, device: str | torch.device) -> None:
         if name.split('.')[0] not in timm_models.__all__:
             raise UserError(f"no classifier '{name}': choose one of {', '.join(timm_models.__all__)}")
         overlay = dict(file=checkpoint) if checkpoint else None
         self.name, self.device = name, device
-        self.model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).eval().to(device)
+        self.model: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).eval().to(device)
         self.data = resolve_data_config(model=self.model)
 
-    def untrained(self):
+    def untrained(self) -> nn.Module:
         """The same network with random weights."""
         return timm.create_model(self.name, pretrained=False).eval().to(self.device)
 
-    def prepare(self, path):
+    def prepare(self, path: str | PathLike[str]) -> Picture:
         """A picture, squeezed to the size that the classifier was trained on."""
         pixels = read_pixels(path)
         size = self.data['input_size'][1:]
@@ -42,7 +47,8 @@ class Classifier:
         normed = (resized - np.float32(self.data['mean'])) / np.float32(self.data['std'])
         return Picture(str(path), pixels, torch.from_numpy(normed).permute(2, 0, 1)[None].to(self.device), size)
 
-    def explain(self, picture, class_name=None, box=None):
+    def explain(self, picture: Picture, class_name: str | None = None,
+                box: Any = None) -> tuple[Callable[[torch.Tensor], torch.Tensor], str, None]:
         """The logit of a class, by its number or its ImageNet name; None for the most probable one.
 
         Returns:
@@ -65,8 +71,8 @@ class Classifier:
             number = numbers[0]
         return lambda image: self.model(image)[0, number], f'logit of {names[number].split(", ")[0]}', None
 
-    def _names(self):
+    def _names(self) -> list[str]:
         count = self.model.num_classes
         if count != 1000:
             return [*map(str, range(count))]
-        return ImageNetInfo().label_descriptions()
+        return list(ImageNetInfo().label_descriptions())

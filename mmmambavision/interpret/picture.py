@@ -1,4 +1,6 @@
 """A picture on disk beside what the network is given of it, and the way between their pixels."""
+from collections.abc import Sequence
+from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +11,7 @@ from PIL import Image, ImageOps
 from ..errors import UserError
 
 
-def read_pixels(path):
+def read_pixels(path: str | PathLike[str]) -> np.ndarray[Any, Any]:
     """An image file as (height, width, 3) RGB uint8, turned as its camera says.
 
     Raises:
@@ -38,12 +40,12 @@ class Picture(NamedTuple):
         sample: what else the model wants to know of it.
     """
     name: str
-    pixels: np.ndarray
+    pixels: np.ndarray[Any, Any]
     input: torch.Tensor
-    filled: tuple
+    filled: Sequence[int]
     sample: Any = None
 
-    def token(self, point, stride):
+    def token(self, point: Sequence[float], stride: int) -> tuple[int, int]:
         """The token (row, column) of a map of some stride whose cell holds a point.
 
         Args:
@@ -58,7 +60,8 @@ class Picture(NamedTuple):
             raise UserError(f'the point {x},{y} is not on {self.name}, which is {width} pixels wide and {height} high')
         return (int((y + .5) * self.filled[0] / height / stride), int((x + .5) * self.filled[1] / width / stride))
 
-    def on_pixels(self, maps, stride, smooth=True):
+    def on_pixels(self, maps: torch.Tensor | np.ndarray[Any, Any], stride: int,
+                  smooth: bool = True) -> np.ndarray[Any, Any]:
         """Maps (K, h, w) of some stride at the picture's size, (K, height, width) numpy, padding cut off.
 
         Values are interpolated between the centres of the cells or, if not smooth, the same all over a cell.
@@ -68,14 +71,14 @@ class Picture(NamedTuple):
         maps = maps[:, :, :self.filled[0], :self.filled[1]]
         return F.interpolate(maps, self.pixels.shape[:2], mode='bilinear', antialias=True)[0].numpy()
 
-    def around_centre(self, field, centre, stride):
+    def around_centre(self, field: torch.Tensor, centre: Sequence[int], stride: int) -> np.ndarray[Any, Any]:
         """A field of the pixels of inputs (h, w), its centre where the central position of a map of some stride has
         its own: on the picture, as `on_pixels`."""
         rows, columns = (slice(c - own, c - own + side) for c, own, side in zip(
             centre, self._central_pixel(stride), self.input.shape[2:]))
         return self.on_pixels(field[None, rows, columns], 1)
 
-    def disc(self, radius, stride):
+    def disc(self, radius: float, stride: int) -> tuple[float, float, float]:
         """Centre x, y and radius in pixels of the picture, of a disc in the input around the central position of a map
         of some stride."""
         row, column = self._central_pixel(stride)
@@ -83,5 +86,5 @@ class Picture(NamedTuple):
             (column, row), self.pixels.shape[1::-1], self.filled[::-1]))
         return x, y, radius * self.pixels.shape[1] / self.filled[1]
 
-    def _central_pixel(self, stride):
+    def _central_pixel(self, stride: int) -> list[int]:
         return [-(-side // stride) // 2 * stride for side in self.input.shape[2:]]

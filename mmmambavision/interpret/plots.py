@@ -1,4 +1,7 @@
 """Pictures of maps: the image, the map and one over the other."""
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import LogNorm, PowerNorm
@@ -9,7 +12,9 @@ COLOURS = 'inferno'
 GROUPS = 16  # of channels, in the panel of half-lives
 
 
-def draw(pixels, maps, gamma=1., point=None, circle=None, box=None, half_lives=None):
+def draw(pixels: np.ndarray[Any, Any], maps: Mapping[str, np.ndarray[Any, Any]], gamma: float = 1.,
+         point: Sequence[float] | None = None, circle: Mapping[str, Sequence[float]] | None = None,
+         box: Sequence[float] | None = None, half_lives: np.ndarray[Any, Any] | None = None) -> Figure:
     """A row of image, map and overlay for each map.
 
     Args:
@@ -43,23 +48,24 @@ def draw(pixels, maps, gamma=1., point=None, circle=None, box=None, half_lives=N
     return figure
 
 
-def overlay(pixels, strength):
+def overlay(pixels: np.ndarray[Any, Any], strength: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Pixels (H, W, 3), uint8, in grey, under colours where the strength (H, W), 0 to 1, is high; (H, W, 3), 0 to 1."""
     grey = .9 * pixels.mean(-1, keepdims=True) / 255
     opacity = .8 * strength[..., None]
     return (1 - opacity) * grey + opacity * colormaps[COLOURS](strength)[..., :3]
 
 
-def _mark(panel, point, circle, box):
+def _mark(panel: Any, point: Sequence[float] | None, circle: Sequence[float] | None,
+          box: Sequence[float] | None) -> None:
     if point is not None:
         panel.plot(*point, marker='+', markersize=12, markeredgewidth=2, color='cyan')
     if circle is not None:
-        panel.add_patch(Circle(circle[:2], circle[2], fill=False, color='cyan', lw=1.5))
+        panel.add_patch(Circle((circle[0], circle[1]), circle[2], fill=False, color='cyan', lw=1.5))
     if box is not None:
-        panel.add_patch(Rectangle(box[:2], box[2] - box[0], box[3] - box[1], fill=False, color='cyan', lw=1.5))
+        panel.add_patch(Rectangle((box[0], box[1]), box[2] - box[0], box[3] - box[1], fill=False, color='cyan', lw=1.5))
 
 
-def _draw_half_lives(figure, axes, half_lives):
+def _draw_half_lives(figure: Figure, axes: Any, half_lives: np.ndarray[Any, Any]) -> None:
     """Geometric means over groups of channels, ordered from the shortest memory to the longest."""
     ordered = np.log(half_lives[np.log(half_lives).mean(1).argsort()])
     groups = np.exp([group.mean(0) for group in np.array_split(ordered, min(GROUPS, len(ordered)))])

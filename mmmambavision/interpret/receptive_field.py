@@ -1,11 +1,13 @@
 """The effective receptive field (Luo et al. 2016, arXiv 1701.04128)."""
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 
 import torch
 import torch.nn.functional as F
 
 
-def centre_gradient(network, images, stride):
+def centre_gradient(network: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor,
+                    stride: int) -> tuple[torch.Tensor, tuple[int, int]]:
     """How much each pixel matters to the centre of a map.
 
     Args:
@@ -21,11 +23,12 @@ def centre_gradient(network, images, stride):
     images = images.detach().requires_grad_()
     output = network(images)
     position = output.shape[2] // 2, output.shape[3] // 2
-    gradient, = torch.autograd.grad(output[(..., *position)].mean(1).sum(), images)
+    gradient, = torch.autograd.grad(output[:, :, position[0], position[1]].mean(1).sum(), images)
     return gradient.abs().sum((0, 1)), (position[0] * stride, position[1] * stride)
 
 
-def effective_receptive_field(network, batches, stride):
+def effective_receptive_field(network: Callable[[torch.Tensor], torch.Tensor], batches: Iterable[torch.Tensor],
+                              stride: int) -> tuple[torch.Tensor, tuple[int, int]]:
     """The mean of `centre_gradient` over batches of one image (1, 3, H, W) each, their centres on each other.
 
     Returns:
@@ -33,7 +36,7 @@ def effective_receptive_field(network, batches, stride):
     """
     count = 0
 
-    def gradients():
+    def gradients() -> Iterator[tuple[torch.Tensor, tuple[int, int]]]:
         nonlocal count
         for images in batches:
             count += 1
@@ -43,16 +46,17 @@ def effective_receptive_field(network, batches, stride):
     return total / count, centre
 
 
-def _add(one, other):
+def _add(one: tuple[torch.Tensor, tuple[int, int]],
+         other: tuple[torch.Tensor, tuple[int, int]]) -> tuple[torch.Tensor, tuple[int, int]]:
     """Sum of two fields, each with its centre, that one at the same place."""
-    centre = tuple(map(max, one[1], other[1]))
+    centre = max(one[1][0], other[1][0]), max(one[1][1], other[1][1])
     after = [max(field.shape[i] - c[i] for field, c in (one, other)) for i in (0, 1)]
     padded = [F.pad(field, (centre[1] - c[1], after[1] - field.shape[1] + c[1],
                             centre[0] - c[0], after[0] - field.shape[0] + c[0])) for field, c in (one, other)]
     return padded[0] + padded[1], centre
 
 
-def radius_of_half(field, centre):
+def radius_of_half(field: torch.Tensor, centre: Sequence[int]) -> float:
     """Radius in pixels of the smallest disc around the centre (row, column) that holds half of a field (H, W)."""
     rows, columns = (torch.arange(side, device=field.device) - c for side, c in zip(field.shape, centre))
     distances, order = (rows[:, None] ** 2 + columns ** 2).double().sqrt().flatten().sort()

@@ -8,8 +8,11 @@ import math
 import torch
 import torch.nn.functional as F
 
+from ..models.windows import WholeMap
+from .tokens import Block
 
-def steps_and_rates(block, image):
+
+def steps_and_rates(block: Block, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, WholeMap]:
     """Steps and decay rates of a mixer on an image.
 
     Args:
@@ -26,7 +29,7 @@ def steps_and_rates(block, image):
     return steps, -mixer.A_log.detach().double().exp(), windows
 
 
-def half_life(steps, A):
+def half_life(steps: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
     """Tokens after which a state has lost half of what it held, at its mean decay: ln 2 / (step |A|).
 
     Args:
@@ -39,7 +42,7 @@ def half_life(steps, A):
     return math.log(2) / (steps.mean(0)[:, None] * A.abs())
 
 
-def reach(steps, A, start):
+def reach(steps: torch.Tensor, A: torch.Tensor, start: int) -> torch.Tensor:
     """What the state after each token still holds of what the token at `start` put in.
 
     Args:
@@ -56,7 +59,7 @@ def reach(steps, A, start):
 
 
 @torch.no_grad()
-def scan_maps(block, image, token):
+def scan_maps(block: Block, image: torch.Tensor, token: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """`reach` of a token on the map, and the half-lives over all tokens of an image.
 
     Args:

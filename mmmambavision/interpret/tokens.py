@@ -1,15 +1,15 @@
 """Blocks by name, and what goes into their token mixers."""
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from ..errors import UserError
 from ..models.trunk import Trunk
-from ..models.windows import windows_of
+from ..models.windows import WholeMap, windows_of
 
 
-def trunk_of(model):
+def trunk_of(model: nn.Module) -> Trunk:
     """The MambaVision, backbone or classifier, in a model.
 
     Raises:
@@ -26,20 +26,20 @@ class Block(NamedTuple):
     """A block of the last two levels: its network, indices of level and block, token mixer."""
     trunk: Trunk
     level: int
-    index: int
-    mixer: nn.Module
+    index: int  # type: ignore[assignment]  # hides tuple.index
+    mixer: Any
 
     @property
-    def name(self):
+    def name(self) -> str:
         return f'{self.level}.{self.index}'
 
     @property
-    def stride(self):
+    def stride(self) -> int:
         """Pixels per token."""
         return 4 * 2 ** self.level
 
     @torch.no_grad()
-    def run(self, images, module):
+    def run(self, images: torch.Tensor, module: nn.Module) -> tuple[torch.Tensor, torch.Tensor, WholeMap]:
         """Run images (B, 3, H, W) through the network's levels up to this one.
 
         Returns:
@@ -54,10 +54,11 @@ class Block(NamedTuple):
             handle.remove()
         (tokens, output), = calls
         level = self.trunk.levels[self.level]
-        return tokens, output, windows_of(level.window, *maps[self.level].shape[2:], images.device)
+        height, width = maps[self.level].shape[2:]
+        return tokens, output, windows_of(level.window, height, width, images.device)
 
 
-def find_block(trunk, kind, name=None):
+def find_block(trunk: Trunk, kind: type[nn.Module], name: str | None = None) -> Block:
     """A block by its mixer and by the indices of level and block in the names of parameters.
 
     Args:

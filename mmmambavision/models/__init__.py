@@ -1,1 +1,3 @@
 """The network, in torch alone."""
+
+__all__ = ['classifier', 'mambavision', 'variants']

@@ -1,5 +1,7 @@
 """Arguments of the network, checked and brought into one form. Integers may be of any type, such as numpy's."""
 import operator
+from collections.abc import Iterable
+from typing import Any
 
 from ..errors import UserError
 from ..presets import PRESETS, SHORT_NAMES
@@ -7,7 +9,7 @@ from ..presets import PRESETS, SHORT_NAMES
 NUM_LEVELS = 4
 
 
-def integer(value, lowest, highest=None):
+def integer(value: Any, lowest: int, highest: int | None = None) -> int | None:
     """An integer of any type as an int; None for what is no integer in the range, and for booleans."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)
@@ -16,7 +18,7 @@ def integer(value, lowest, highest=None):
     return number if number is not None and lowest <= number and (highest is None or number <= highest) else None
 
 
-def parse_arch(arch):
+def parse_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
     """A preset's name or a dict to the dict of the network's sizes.
 
     Raises:
@@ -50,7 +52,7 @@ def parse_arch(arch):
     return arch
 
 
-def parse_windows(window_size):
+def parse_windows(window_size: Any) -> tuple[Any, ...]:
     """Windows of levels 2 and 3, each a positive integer, None or ('balanced', n), from any form of `window_size`.
 
     Raises:
@@ -68,7 +70,7 @@ def parse_windows(window_size):
     return (('balanced', *windows),) * 2 if is_balanced else windows
 
 
-def parse_out_indices(out_indices):
+def parse_out_indices(out_indices: Iterable[int]) -> tuple[int, ...]:
     """Levels to return, as a sorted tuple.
 
     Raises:
@@ -79,4 +81,4 @@ def parse_out_indices(out_indices):
     if not indices or None in indices:
         raise UserError('out_indices must be a tuple of some of 0, 1, 2, 3 (the levels), such as (3,), got '
                         f'{out_indices!r}')
-    return tuple(sorted(set(indices)))
+    return tuple(sorted({index for index in indices if index is not None}))

@@ -1,4 +1,7 @@
 """The ImageNet classifiers (arXiv 2407.08083, table 1)."""
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -22,33 +25,38 @@ class MambaVisionClassifier(Trunk):
         (B, in_channels, H, W), any H and W, to logits (B, num_classes).
     """
 
-    def __init__(self, arch='tiny', num_classes=1000, window_size=None, in_channels=3, drop_path_rate=0.2, drop_rate=0.,
-                 with_cp=False, scan_backend='auto', global_pool='avg'):
+    global_pool: str
+    norm: Any  # nn.BatchNorm2d, or nn.Identity after pruning
+
+    def __init__(self, arch: str | dict[str, Any] = 'tiny', num_classes: int = 1000,
+                 window_size: int | Sequence[int | str | None] | None = None, in_channels: int = 3,
+                 drop_path_rate: float = 0.2, drop_rate: float = 0., with_cp: bool = False, scan_backend: str = 'auto',
+                 global_pool: str = 'avg') -> None:
         super().__init__(arch, window_size, in_channels, NUM_LEVELS, drop_path_rate, with_cp, scan_backend)
         self.in_chans, self.num_features, self.head_hidden_size = in_channels, self.dims[-1], self.dims[-1]
         self.norm = nn.BatchNorm2d(self.num_features)
         self.drop = nn.Dropout(drop_rate)
         self.reset_classifier(num_classes, global_pool)
 
-    def forward_features(self, x):
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """The normed map of the last level (B, 8 dim, ceil(H / 32), ceil(W / 32))."""
         return self.norm(self.level_maps(x)[-1])
 
-    def forward_head(self, x, pre_logits=False):
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Logits (B, num_classes) of a map that `forward_features` gave, or before the linear layer (B, 8 dim)."""
         if self.num_classes and not (self.global_pool or pre_logits):
             raise ValueError(f"{self.num_classes} classes need a pooled map: global_pool='avg', or num_classes=0")
         pooled = self.drop(x.mean((2, 3)) if self.global_pool else x)
         return pooled if pre_logits else self.head(pooled)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.forward_head(self.forward_features(x))
 
-    def get_classifier(self):
+    def get_classifier(self) -> nn.Module:
         """The linear layer."""
         return self.head
 
-    def reset_classifier(self, num_classes, global_pool=None):
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new linear layer, none for 0 classes; global_pool as when the network is made, None to leave it.
 
         Raises:
@@ -61,8 +69,10 @@ class MambaVisionClassifier(Trunk):
         self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
         self.head.to(self.norm.weight.device, self.norm.weight.dtype).train(self.training).apply(init_as_released)
 
-    def forward_intermediates(self, x, indices=None, norm=False, stop_early=False, output_fmt='NCHW',
-                              intermediates_only=False):
+    def forward_intermediates(
+            self, x: torch.Tensor, indices: int | Sequence[int] | None = None, norm: bool = False,
+            stop_early: bool = False, output_fmt: str = 'NCHW', intermediates_only: bool = False
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
         """The levels' maps, and what `forward_features` gives.
 
         Args:
@@ -84,7 +94,8 @@ class MambaVisionClassifier(Trunk):
             return intermediates
         return (maps[-1] if norm or len(maps) < NUM_LEVELS else self.norm(maps[-1])), intermediates
 
-    def prune_intermediate_layers(self, indices=1, prune_norm=False, prune_head=True):
+    def prune_intermediate_layers(self, indices: int | Sequence[int] | None = 1, prune_norm: bool = False,
+                                  prune_head: bool = True) -> list[int]:
         """Take away levels beyond the last of `indices`, the norm and the linear layer; returns the indices."""
         indices = self.level_indices(indices)
         self.levels = self.levels[:1 + max(indices)]
@@ -95,7 +106,7 @@ class MambaVisionClassifier(Trunk):
             self.num_classes, self.head = 0, nn.Identity()
         return indices
 
-    def level_indices(self, indices):
+    def level_indices(self, indices: int | Sequence[int] | None) -> list[int]:
         """Levels as a list of integers from 0: of a sequence (negative ones from the end), a number of the last ones,
         or None for all that there are."""
         count = len(self.levels)
@@ -107,22 +118,22 @@ class MambaVisionClassifier(Trunk):
         return chosen
 
     @property
-    def feature_info(self):
+    def feature_info(self) -> list[dict[str, Any]]:
         """Channels, stride and name of each level, as timm wants them."""
         return [dict(num_chs=dim, reduction=4 * 2 ** i, module=f'levels.{i}') for i, dim in enumerate(self.dims)]
 
-    def set_grad_checkpointing(self, enable=True):
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Activation checkpointing of every block."""
         for level in self.levels:
             level.with_cp = enable
 
     @torch.jit.ignore
-    def no_weight_decay(self):
+    def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay: none beyond biases and norms, as in the released training."""
         return set()
 
     @torch.jit.ignore
-    def group_matcher(self, coarse=False):
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that put parameters into layers, for layer-wise learning rates; coarse: levels for layers."""
         blocks = r'^levels\.(\d+)' if coarse else [
             (r'^levels\.(\d+)\.downsample', (99999,)), (r'^levels\.(\d+)\.blocks\.(\d+)', None), (r'^norm', (99999,))]

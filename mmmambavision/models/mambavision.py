@@ -1,6 +1,10 @@
 """The MambaVision backbone (Hatamizadeh and Kautz, arXiv 2407.08083)."""
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import Self
 
 from ..checkpoints.weights import load_weights
 from ..errors import UserError
@@ -42,8 +46,10 @@ class MambaVision(Trunk):
         out index.
     """
 
-    def __init__(self, arch='tiny', window_size=None, in_channels=3, out_indices=(0, 1, 2, 3), drop_path_rate=0.2,
-                 frozen_stages=-1, norm_eval=False, with_cp=False, scan_backend='auto', init_cfg=None):
+    def __init__(self, arch: str | dict[str, Any] = 'tiny', window_size: int | Sequence[int | str | None] | None = None,
+                 in_channels: int = 3, out_indices: Sequence[int] = (0, 1, 2, 3), drop_path_rate: float = 0.2,
+                 frozen_stages: int = -1, norm_eval: bool = False, with_cp: bool = False, scan_backend: str = 'auto',
+                 init_cfg: dict[str, Any] | None = None) -> None:
         out_indices = parse_out_indices(out_indices)
         if (frozen := integer(frozen_stages, -1, NUM_LEVELS)) is None:
             raise UserError(f'frozen_stages must be from -1 (none) to {NUM_LEVELS} (all), got {frozen_stages!r}')
@@ -56,12 +62,12 @@ class MambaVision(Trunk):
             self.add_module(f'outnorm{i}', OutNorm(self.dims[i]))
         self._freeze_stages()
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         maps = self.level_maps(x)
         outputs = tuple(getattr(self, f'outnorm{i}')(maps[i]) for i in self.out_indices)
         return _UsedTogether.apply(*outputs) if self.training and torch.is_grad_enabled() else outputs
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         self._freeze_stages()
         if mode and self.norm_eval:
@@ -70,7 +76,7 @@ class MambaVision(Trunk):
                     module.eval()
         return self
 
-    def init_weights(self):
+    def init_weights(self) -> None:
         """Load the weights that `init_cfg` names, if any, in whichever released form they are; mmengine calls this.
 
         Raises:
@@ -85,7 +91,7 @@ class MambaVision(Trunk):
         load_weights(self, self.init_cfg['checkpoint'])
         self.is_init = True  # to mmengine: not again
 
-    def _freeze_stages(self):
+    def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:
             return
         for module in [self.patch_embed, *self.levels[:self.frozen_stages]]:
@@ -95,7 +101,7 @@ class MambaVision(Trunk):
 class OutNorm(LayerNorm):
     """LayerNorm over the channels of a map (B, C, H, W), to the same shape in contiguous memory."""
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = super().forward(x.permute(0, 2, 3, 1))
         # Not channels-last: compiled mmcv's RoIAlign reads its input as if it were contiguous, without looking, and
         # torchvision's would copy the pyramid's maps once for every stage of heads (docs/notes.md).
@@ -109,13 +115,13 @@ class _UsedTogether(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*maps):
+    def forward(*maps: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(m.view_as(m) for m in maps)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         pass  # gradients that are missing come as zeros by default
 
     @staticmethod
-    def backward(ctx, *gradients):
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return gradients

@@ -27,7 +27,7 @@ def is_plain(layer, kind, device):
 
 def is_plain_tensor(value, device):
     """Whether a weight is a tensor of no special type on `device`; in a graph that is compiled, all are taken so."""
-    return torch.compiler.is_compiling() or type(value) in (nn.Parameter, torch.Tensor) and value.device == device
+    return torch.compiler.is_compiling() or (type(value) in (nn.Parameter, torch.Tensor) and value.device == device)
 
 
 def call(layer, x):

@@ -1,4 +1,7 @@
 """The stem and the levels of MambaVision (Hatamizadeh and Kautz, arXiv 2407.08083), of backbones and classifiers."""
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -24,7 +27,10 @@ class Trunk(nn.Module):
         UserError: (a ValueError) for arguments that do not describe a network.
     """
 
-    def __init__(self, arch, window_size, in_channels, num_levels, drop_path_rate, with_cp, scan_backend):
+    levels: Any  # an nn.ModuleList, whose entries torch types as plain modules
+
+    def __init__(self, arch: str | dict[str, Any], window_size: int | Sequence[int | str | None] | None,
+                 in_channels: int, num_levels: int, drop_path_rate: float, with_cp: bool, scan_backend: str) -> None:
         super().__init__()
         spec = parse_arch(arch)
         windows = parse_windows(window_size)
@@ -47,7 +53,7 @@ class Trunk(nn.Module):
                 layer_scale=spec.get('layer_scale'), scan_backend=scan_backend, mixers=mixers[i - 2]))
         self.apply(init_as_released)
 
-    def level_maps(self, x, count=None):
+    def level_maps(self, x: torch.Tensor, count: int | None = None) -> list[torch.Tensor]:
         """The map of each level (B, dim * 2^i, ceil(H / stride), ceil(W / stride)), before its downsampling.
 
         Args:
@@ -69,9 +75,10 @@ class Trunk(nn.Module):
             level_map, x = level(x, downsample=i + 1 != count)
             maps.append(level_map)
             if x is None:
-                return maps
+                break
+        return maps
 
-    def get_layer_depth(self, param_name, prefix=''):
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Depth of a parameter, as mmpretrain's backbones give it to layer-wise learning rate decay.
 
         Args:
@@ -94,7 +101,7 @@ class Trunk(nn.Module):
         return depths - 1, depths
 
 
-def init_as_released(module):
+def init_as_released(module: nn.Module) -> None:
     """Initial weights of linear layers; those of the others are torch's."""
     if isinstance(module, nn.Linear):
         # Bounds of 5 standard deviations: at the usual -2 and 2 float32 puts one weight in some millions, by infinity.

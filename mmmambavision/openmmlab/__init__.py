@@ -18,7 +18,7 @@ __all__ = ['BFloat16OptimWrapper', 'LayerDecayOptimWrapperConstructor', 'MMMamba
 class _ToMMEngine(logging.Handler):
     """Passes on what the package logs to mmengine's log."""
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         print_log(record.getMessage(), logger='current', level=record.levelno)
 
 

@@ -1,7 +1,11 @@
 """Learning rates that shrink with depth (Clark et al. 2020, ELECTRA, section 3; Bao et al. 2022, BEiT)."""
+import logging
+from typing import Any
+
 from mmengine.logging import MMLogger, print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from torch import nn
 
 from ..errors import UserError
 
@@ -18,23 +22,24 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     Everything else in paramwise_cfg keeps its meaning, and factors multiply.
     """
 
-    def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
+    def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
         self.rate = (paramwise_cfg or {}).get('layer_decay_rate')
         if not isinstance(self.rate, (int, float)) or not 0 < self.rate <= 1:
             raise UserError('LayerDecayOptimWrapperConstructor needs paramwise_cfg.layer_decay_rate, more than 0 and '
                             f'at most 1, got {self.rate!r}')
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
 
-    def add_params(self, params, module, prefix='', **kwargs):
+    def add_params(self, params: list[dict[str, Any]], module: nn.Module, prefix: str = '', **kwargs: Any) -> None:
         if prefix:
-            return super().add_params(params, module, prefix=prefix, **kwargs)  # inside the base class's recursion
+            super().add_params(params, module, prefix=prefix, **kwargs)  # inside the base class's recursion
+            return
         logger = MMLogger.get_current_instance()
         logger.addFilter(_before_decay)
         try:
             super().add_params(params, module, **kwargs)
         finally:
             logger.removeFilter(_before_decay)
-        backbone = getattr(module, 'backbone', None)
+        backbone: Any = getattr(module, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
             raise UserError(f'{type(backbone or module).__name__} does not answer get_layer_depth, '
                             'which layer decay needs')
@@ -44,13 +49,14 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         for group in params:
             parameter, = group['params']
             depth, count = depths.get(parameter, (None, None))
-            group['lr'] = group.get('lr', self.base_lr) * (1. if depth is None else self.rate ** (count - 1 - depth))
+            rate: Any = group.get('lr', self.base_lr)
+            group['lr'] = rate * (1. if depth is None else self.rate ** (count - 1 - depth))
             where = 'not of the backbone' if depth is None else f'depth {depth} of {count - 1}'
             options = ', '.join(f'{key}={value:.6g}' if isinstance(value, float) else f'{key}={value}'
                                 for key, value in group.items() if key != 'params')
             print_log(f'layer decay -- {names[parameter]}: {options} ({where})', logger='current')
 
 
-def _before_decay(record):
+def _before_decay(record: logging.LogRecord) -> bool:
     """Keeps out the base class's lines: their learning rates are those before decay."""
     return not record.getMessage().startswith('paramwise_options')

@@ -1,4 +1,7 @@
 """The released configs' name and arguments for the backbone, so that they run as they are."""
+from collections.abc import Sequence
+from typing import Any
+
 from mmengine.logging import print_log
 from mmengine.registry import MODELS
 
@@ -31,9 +34,11 @@ class MMMambaVision(MambaVision):
         UserError: (a ValueError) for another norm_layer or arguments that the released configs do not have.
     """
 
-    def __init__(self, dim, in_dim, depths, num_heads, window_size, mlp_ratio=4., layer_scale=None,
-                 out_indices=(0, 1, 2, 3), pretrained=None, drop_path_rate=EFFECTIVE_DROP_PATH_RATE, norm_layer='ln2d',
-                 **leftovers):
+    def __init__(self, dim: int, in_dim: int, depths: Sequence[int], num_heads: Sequence[int],
+                 window_size: int | Sequence[int | str | None] | None, mlp_ratio: float = 4.,
+                 layer_scale: float | None = None, out_indices: Sequence[int] = (0, 1, 2, 3),
+                 pretrained: str | None = None, drop_path_rate: float = EFFECTIVE_DROP_PATH_RATE,
+                 norm_layer: str = 'ln2d', **leftovers: Any) -> None:
         if unknown := leftovers.keys() - LEFTOVERS:
             raise UserError("MM_mamba_vision takes the released configs' arguments, which "
                             f"{', '.join(sorted(unknown))} is not among; type='MambaVision' has more options")

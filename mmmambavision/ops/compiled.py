@@ -9,7 +9,8 @@ import os
 import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import cache, lru_cache
+from itertools import pairwise
 from threading import Timer
 
 import torch
@@ -28,7 +29,7 @@ def unavailable():
     return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def jit_options():
     """Keyword arguments of `numba.njit` for a kernel: without Python's lock, kept on disk where that is possible."""
     return dict(nogil=True, cache=_can_cache(), error_model='numpy', boundscheck=False)
@@ -45,7 +46,7 @@ def _can_cache():
     return True
 
 
-@lru_cache(maxsize=None)
+@cache
 def _warn_of_no_cache(reason):
     warnings.warn('compiled kernels cannot be kept on disk, so every process compiles them again: '
                   f'{reason}. Set NUMBA_CACHE_DIR to a folder that can be written to', stacklevel=3)
@@ -96,5 +97,5 @@ def in_parallel(kernel, tasks, *arguments):
     parts = min(tasks, threads * TASKS_PER_THREAD)
     bounds = [tasks * i // parts for i in range(parts + 1)]
     pool = _pool(os.getpid(), threads)
-    for future in [pool.submit(kernel, *pair, *arguments) for pair in zip(bounds, bounds[1:])]:
+    for future in [pool.submit(kernel, *pair, *arguments) for pair in pairwise(bounds)]:
         future.result()

@@ -1,14 +1,15 @@
 """One way to register, list, choose and force an implementation, for every operator."""
 import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Callable, Dict, Iterator, NamedTuple, Optional, Sequence
+from typing import NamedTuple
 
 import torch
 
 from ..errors import UserError
 
-OPERATORS: Dict[str, 'Operator'] = {}  # by the word that `backend` takes
+OPERATORS: dict[str, 'Operator'] = {}  # by the word that `backend` takes
 _ask = lru_cache(maxsize=None)(lambda unavailable: unavailable())
 
 
@@ -16,8 +17,8 @@ class Backend(NamedTuple):
     """An implementation: the function; why it cannot run in this process, asked once and at first use, since it may
     import a compiler; why it cannot take these inputs; whether 'auto' takes it where it can take them."""
     run: Callable
-    unavailable: Callable[[], Optional[str]] = lambda: None
-    refuses: Callable[..., Optional[str]] = lambda *inputs: None
+    unavailable: Callable[[], str | None] = lambda: None
+    refuses: Callable[..., str | None] = lambda *inputs: None
     is_faster: Callable[..., bool] = lambda *inputs: True
 
 
@@ -31,23 +32,23 @@ class Operator:
         preference: names that 'auto' tries, in this order; the last one takes all inputs.
     """
 
-    def __init__(self, word: str, name: str, backends: Dict[str, Backend], preference: Sequence[str]):
+    def __init__(self, word: str, name: str, backends: dict[str, Backend], preference: Sequence[str]):
         self.variable, self.name, self.backends, self.preference = (
             f'MMMAMBAVISION_{word.upper()}', name, backends, preference)
         self.forced = 'auto'  # by `backend`
         OPERATORS[word] = self
 
-    def available(self) -> Dict[str, Optional[str]]:
+    def available(self) -> dict[str, str | None]:
         """Implementations by name: None where one can run in this process, else the reason why it cannot."""
         return {name: self.absent(name) for name in self.backends}
 
     @torch.compiler.assume_constant_result  # torch.compile cannot trace the imports by which this is found out
-    def absent(self, name: str) -> Optional[str]:
+    def absent(self, name: str) -> str | None:
         return _ask(self.backends[name].unavailable)
 
     def check(self, name: str) -> None:
         """Raise UserError unless `name` is 'auto' or an implementation, whether or not it can run here."""
-        if not isinstance(name, str) or name != 'auto' and name not in self.backends:
+        if not isinstance(name, str) or (name != 'auto' and name not in self.backends):
             raise UserError(f"{self.name} has no backend {name!r}: choose 'auto' or one of {', '.join(self.backends)}")
 
     def asked_for(self, name: str) -> str:

@@ -120,11 +120,9 @@ def test_pickled_code_does_not_run(by, legacy, source, tmp_path, server):
     torch.save(dict(state_dict=classifier(source), extra=Bomb(tmp_path / 'boom')), tmp_path / 'bomb.pth',
                _use_new_zipfile_serialization=not legacy)
     model = MambaVision(NANO, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'bomb.pth')))
+    file = server + '/bomb.pth' if by == 'url' else str(tmp_path / 'bomb.pth')
     with pytest.raises(ValueError, match=r'(posix|nt)\.mkdir'):
-        if by == 'init_cfg':
-            model.init_weights()
-        else:
-            load_checkpoint(model, server + '/bomb.pth' if by == 'url' else str(tmp_path / 'bomb.pth'))
+        model.init_weights() if by == 'init_cfg' else load_checkpoint(model, file)
     assert not (tmp_path / 'boom').exists()
     os.mkdir(tmp_path / 'boom')  # what it would have done works
 

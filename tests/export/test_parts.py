@@ -11,20 +11,20 @@ from mmengine.config import Config
 pytest.importorskip('onnxscript')
 pytest.importorskip('onnxruntime')
 
-from mmmambavision import MambaVision  # noqa: E402
-from mmmambavision.errors import UserError  # noqa: E402
-from mmmambavision.export.contract import Contract  # noqa: E402
-from mmmambavision.export.onnx import export, read  # noqa: E402
-from mmmambavision.export.parts import PARTS, Backbone, Neck  # noqa: E402
-from mmmambavision.export.segmentor import AdaptiveAvgPool, replace_adaptive_pooling  # noqa: E402
-from mmmambavision.openmmlab import models  # noqa: E402
-from mmmambavision.openmmlab.machine import fit_to_machine  # noqa: E402
-from mmmambavision.presets import PRESETS  # noqa: E402
+from mmmambavision import MambaVision
+from mmmambavision.errors import UserError
+from mmmambavision.export.contract import Contract
+from mmmambavision.export.onnx import export, read
+from mmmambavision.export.parts import PARTS, Backbone, Neck
+from mmmambavision.export.segmentor import AdaptiveAvgPool, replace_adaptive_pooling
+from mmmambavision.openmmlab import models
+from mmmambavision.openmmlab.machine import fit_to_machine
+from mmmambavision.presets import PRESETS
 
-from ..helpers.messages import facts  # noqa: E402
-from ..helpers.nets import NANO  # noqa: E402
-from ..helpers.process import ROOT  # noqa: E402
-from ..helpers.tiers import but_first, full  # noqa: E402
+from ..helpers.messages import facts
+from ..helpers.nets import NANO
+from ..helpers.process import ROOT
+from ..helpers.tiers import but_first, full
 
 SIZES = ((1, 64, 64), (2, 192, 256), (1, 427, 333), (1, 800, 1344), (1, 224, 448), (1, 896, 896))
 

@@ -44,7 +44,7 @@ def test_fault(kind, how, reason, tmp_path):
     path = tmp_path / f'a.{kind}'
     data.picture(3).save(path)
     spoil(path, how)
-    assert reason is None and fault(path) is None or reason in fault(path)
+    assert (reason is None and fault(path) is None) or reason in fault(path)
 
 
 def test_the_end_of_a_thumbnail_is_not_that_of_the_image(tmp_path):

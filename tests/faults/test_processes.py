@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,9 +22,8 @@ HOUR = 10 ** 6
 
 
 def explanation(error, work_dir):
-    with pytest.raises(UserError) as stop:
-        with explained(work_dir):
-            raise error
+    with pytest.raises(UserError) as stop, explained(work_dir):
+        raise error
     return with_hint(stop.value)
 
 
@@ -79,9 +79,8 @@ def test_a_worker_s_sentence_is_all_that_is_said(tmp_path):
 @pytest.mark.parametrize('error', [RuntimeError('Connection closed by peer'), KeyError('x'), AssertionError()])
 def test_other_errors_stay(error, tmp_path):
     """A connection, too, where there are no other processes."""
-    with pytest.raises(type(error)) as stop:
-        with explained(tmp_path):
-            raise error
+    with pytest.raises(type(error)) as stop, explained(tmp_path):
+        raise error
     assert stop.value is error
 
 
@@ -111,7 +110,7 @@ def test_a_killed_process_under_torchrun(tmp_path):
                      str(free_port()), *command(config, tmp_path / 'work', '--launcher', 'pytorch')[1:]],
                     tmp_path / 'log')
     agent.wait_for(r'\[ *3/')
-    rank = next(pid for pid in reversed(agent.children()) if str(ROOT) in open(f'/proc/{pid}/cmdline').read())
+    rank = next(pid for pid in reversed(agent.children()) if str(ROOT) in Path(f'/proc/{pid}/cmdline').read_text())
     os.kill(rank, signal.SIGKILL)
     output = agent.ends(seconds=60)
     assert 'exitcode' in output and f'pid: {rank}' in output

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -20,10 +21,11 @@ TOOLS = ROOT / 'tools'
 class BesideBenchmarks:
     """Finds the modules that scripts in tools/benchmarks share, without that folder on `sys.path`."""
 
-    NAMES = {'ablation_run', 'ablation_study', 'attention_run', 'check_gpu_parts', 'check_gpu_run', 'classifiers',
-             'complexity_run', 'counting', 'depthwise_run', 'machine', 'measured', 'paper_table', 'peer_names', 'peers',
-             'peers_trained_run', 'runs', 'scan', 'scan_run', 'scan_static_run', 'speed_run', 'table',
-             'throughput_run', 'turns'}
+    NAMES: ClassVar[set[str]] = {
+        'ablation_run', 'ablation_study', 'attention_run', 'check_gpu_parts', 'check_gpu_run', 'classifiers',
+        'complexity_run', 'counting', 'depthwise_run', 'machine', 'measured', 'paper_table', 'peer_names', 'peers',
+        'peers_trained_run', 'runs', 'scan', 'scan_run', 'scan_static_run', 'speed_run', 'table', 'throughput_run',
+        'turns'}
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):

@@ -157,7 +157,7 @@ def test_pattern_and_mixer_together(mixer):
     kinds = [[type(block.mixer) for block in level.blocks] for level in network.levels[2:]]
     kind = MIXERS[mixer]
     assert kinds == [[Attention, kind, kind, Attention], [kind, Attention]]
-    assert [block.mixer.num_heads for block in network.levels[2].blocks if type(block.mixer) is Attention][0] == 2
+    assert network.levels[2].blocks[0].mixer.num_heads == 2
 
 
 @pytest.mark.parametrize('arch, words', [

@@ -257,7 +257,7 @@ def test_lora_by_peft(images):
 @pytest.mark.parametrize('own', ['A_log', 'D'])
 def test_nothing_is_computed_from_meta(network, images, own):
     """Not even where one layer alone has no values; torch would return memory as it was found."""
-    for name, layer in layers(network).items():
+    for name in layers(network):
         broken = copy.deepcopy(network)
         broken.get_submodule(name).to('meta')
         with pytest.raises((UserError, RuntimeError), match='meta'):

@@ -8,17 +8,17 @@ import torch
 
 pytest.importorskip('mmpretrain')
 pytest.importorskip('timm')
-from mmengine.config import Config  # noqa: E402
-from mmengine.optim import build_optim_wrapper  # noqa: E402
-from mmengine.registry import MODELS, init_default_scope  # noqa: E402
-from mmengine.runner import load_checkpoint  # noqa: E402
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import load_checkpoint
 
-from mmmambavision.cli.test import main  # noqa: E402
-from mmmambavision.errors import UserError  # noqa: E402
-from mmmambavision.models.classifier import MambaVisionClassifier  # noqa: E402
+from mmmambavision.cli.test import main
+from mmmambavision.errors import UserError
+from mmmambavision.models.classifier import MambaVisionClassifier
 
-from ..helpers.messages import facts  # noqa: E402
-from ..helpers.process import ROOT  # noqa: E402
+from ..helpers.messages import facts
+from ..helpers.process import ROOT
 
 CONFIGS = ROOT / 'configs' / 'classification'
 # arch, drop path, weight decay, epochs of warm-up, shorter side at test

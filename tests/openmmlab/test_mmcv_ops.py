@@ -874,7 +874,7 @@ def test_attention_of_an_empty_batch():
 def test_boxes_without_area_in_gaussian_soft_nms():
     """0 / 0 makes a score of NaN, which no other is compared with; as compiled mmcv 2.1.0 orders them."""
     boxes = torch.tensor([[0., 0., 0., 0.], [0., 0., 0., 0.], [5., 5., 9., 9.], [5., 5., 9., 8.]])
-    dets, kept = ops.soft_nms(boxes, torch.tensor([.5, .4, .9, .8]), sigma=.5, min_score=1e-3, method='gaussian')
+    _, kept = ops.soft_nms(boxes, torch.tensor([.5, .4, .9, .8]), sigma=.5, min_score=1e-3, method='gaussian')
     assert kept.tolist() == [2, 0, 1, 3]
 
 

@@ -362,7 +362,7 @@ class StandIn:
     def check(self, u, delta, A, B, C, D, z, bias, *more):
         assert u.dtype == delta.dtype == B.dtype == C.dtype and B.dim() == C.dim() == 4 and z is None
         assert all(t.stride(-1) == 1 or t.shape[-1] == 1 for t in (u, delta, B, C, *more))
-        assert all(t is None or t.dtype == torch.float32 and t.is_contiguous() for t in (A, D, bias))
+        assert all(t is None or (t.dtype == torch.float32 and t.is_contiguous()) for t in (A, D, bias))
 
     def fwd(self, u, delta, A, B, C, D, z, bias, softplus):
         self.check(u, delta, A, B, C, D, z, bias)

@@ -23,7 +23,7 @@ def test_argument_wins_over_context_and_context_over_environment(monkeypatch, wo
         thread.start()
         thread.join()
         assert seen == [second] and operator.asked_for(third) == third
-        with pytest.raises(RuntimeError), ops.backend(**{word: third}):
+        with pytest.raises(RuntimeError), ops.backend(**{word: third}):  # noqa: PT012 (the block is what raises)
             assert operator.asked_for('auto') == third
             raise RuntimeError
         assert operator.asked_for('auto') == second
@@ -46,7 +46,7 @@ def test_context_reaches_operators(monkeypatch):
 @pytest.mark.parametrize('names', [dict(scan='quick'), dict(scan=None), dict(conv='torch'), dict(attention=1)])
 def test_names_that_are_not_there(names):
     before = {word: operator.forced for word, operator in OPERATORS.items()}
-    with pytest.raises(UserError, match=str(*names.values()) if 'conv' not in names else 'conv'):
-        with ops.backend(depthwise='shifted', **names):
-            pass
+    match = str(*names.values()) if 'conv' not in names else 'conv'
+    with pytest.raises(UserError, match=match), ops.backend(depthwise='shifted', **names):
+        pass
     assert before == {word: operator.forced for word, operator in OPERATORS.items()}

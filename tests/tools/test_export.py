@@ -140,4 +140,4 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 def test_every_part_can_be_named():
-    assert PARTS == tuple(parts.PARTS)
+    assert tuple(parts.PARTS) == PARTS

@@ -1,6 +1,7 @@
 """Parts of `check_gpu.py` that are no command of their own: functions of a device and the size of images."""
 import platform
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -27,10 +28,8 @@ def versions(device, size):
         print(f'- compute capability {torch.cuda.get_device_capability()}; cuDNN {torch.backends.cudnn.version()}')
     found = []
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found.append(f'{package} {version(package)}')
-        except PackageNotFoundError:
-            pass
     print(f"- {', '.join(found)}")
     for name, reason in available_backends().items():
         print(f"- scan `{name}`: {reason or 'present'}")

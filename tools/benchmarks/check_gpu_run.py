@@ -8,7 +8,7 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -33,7 +33,7 @@ class Part(NamedTuple):
     title: str
     command: list
     limit: int
-    left_out: Optional[str] = None
+    left_out: str | None = None
 
 
 def check_all(device, quick, out, only=None):

@@ -57,14 +57,14 @@ class Compiling:
         values = {**dict(zip(names, args)), **named}
         assert set(values) == set(names), set(values) ^ set(names)
         fixed = {p.name for p in self.kernel.params if p.is_constexpr}
-        fixed |= {name for name, value in values.items() if value is None or isinstance(value, int) and value == 1}
+        fixed |= {name for name, value in values.items() if value is None or (isinstance(value, int) and value == 1)}
         signature = {name: 'constexpr' if name in fixed else POINTERS[values[name].dtype]
                      if torch.is_tensor(values[name]) else 'i32' for name in names}
         # torch aligns its memory to 16 bytes, and so says a launch of numbers that are multiples of 16.
         aligned = {(index,): [['tt.divisibility', 16]] for index, name in enumerate(names)
                    if name not in fixed and (torch.is_tensor(values[name])
-                                             or isinstance(values[name], int) and values[name] % 16 == 0
-                                             and name not in self.kernel.do_not_specialize)}
+                                             or (isinstance(values[name], int) and values[name] % 16 == 0
+                                                 and name not in self.kernel.do_not_specialize))}
         source = ASTSource(self.kernel, signature=signature, constexprs={name: values[name] for name in fixed},
                            attrs=aligned)
         compiled = compiler.compile(source, target=GPUTarget('cuda', self.capability, 32), options=options)

@@ -32,7 +32,7 @@ def compare(args):
     """
     for name in args.models:
         _, _, tag = name.partition('.')
-        if not timm.is_model(name) or tag and not timm.is_model_pretrained(name):
+        if not timm.is_model(name) or (tag and not timm.is_model_pretrained(name)):
             raise UserError(f"timm has no model '{name}'; timm.list_models() and list_pretrained() name them")
     args.device = device_of(args.device)
     how = f"{describe(args.device)}; torch {torch.__version__}; timm {timm.__version__}; Python " \

@@ -66,7 +66,10 @@ def outline(rng, kind, size, radii):
     return centre + radius * np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
-def draw(rng, size, contrast=45, radii=(.09, .26), greys=ANY_COLOUR, colours=(ANY_COLOUR,) * len(CLASSES), most=6):
+ALL_COLOURS = (ANY_COLOUR,) * len(CLASSES)
+
+
+def draw(rng, size, contrast=45, radii=(.09, .26), greys=ANY_COLOUR, colours=ALL_COLOURS, most=6):
     """An image (size, size, 3) uint8 and its shapes, 2 to `most` where they fit, as a list of (class index, visible
     mask (size, size) bool)."""
     image = texture(rng, size, contrast, *greys)
@@ -120,7 +123,7 @@ def coco_annotation(mask, kind, image_id, annotation_id, segmentation):
     y, x = np.nonzero(mask)
     box = [int(x.min()), int(y.min()), int(np.ptp(x)) + 1, int(np.ptp(y)) + 1]
     return dict(id=annotation_id, image_id=image_id, category_id=kind + 1, iscrowd=0, bbox=box, area=int(mask.sum()),
-                segmentation=segmentation == 'polygon' and polygons(mask) or run_lengths(mask))
+                segmentation=(segmentation == 'polygon' and polygons(mask)) or run_lengths(mask))
 
 
 def label_map(shapes, size):

@@ -62,4 +62,5 @@ def operators() -> str:
     extension = PathFinder.find_spec('mmcv._ext', mmcv.submodule_search_locations)
     if extension is None:
         return 'not compiled; `import mmmambavision.openmmlab` supplies them'
-    return f'{"supplied by a file" if extension.origin.endswith(".py") else "compiled"}: {extension.origin}'
+    file = extension.origin or ''
+    return f'{"supplied by a file" if file.endswith(".py") else "compiled"}: {file}'

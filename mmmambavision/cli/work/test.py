@@ -91,7 +91,7 @@ def augment(cfg):
         add_flips(cfg)
     elif cfg.get('default_scope') != 'mmseg':
         in_regions = bool(cfg.model.get('roi_head', {}).get('mask_head'))
-        if in_regions or own_data.predicts_masks(cfg.model) and 'segm' in str(cfg.test_evaluator):
+        if in_regions or (own_data.predicts_masks(cfg.model) and 'segm' in str(cfg.test_evaluator)):
             raise UserError("mmdet's test-time augmentation merges boxes and no masks: for the boxes alone, add "
                             f"--cfg-options {'model.roi_head.mask_head=None ' * in_regions}test_evaluator.metric=bbox")
         cfg.setdefault('tta_model', dict(

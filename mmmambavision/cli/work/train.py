@@ -70,7 +70,7 @@ def apply_options(cfg, args):
             raise UserError('--auto-scale-lr, which --data implies, needs auto_scale_lr = dict(base_batch_size=...) in '
                             'the config: the batch size over all processes that its learning rate is for')
         cfg.auto_scale_lr.enable = True
-    resume = args.resume or cfg.get('resume') and (cfg.get('load_from') or 'auto')
+    resume = args.resume or (cfg.get('resume') and (cfg.get('load_from') or 'auto'))
     if resume == 'auto':
         resume = latest_checkpoint(cfg.work_dir)
         cfg.resume = False  # mmengine would look for itself, and take a checkpoint that is half written

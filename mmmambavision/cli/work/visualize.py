@@ -93,7 +93,9 @@ def erf(subject, args):
     first = subject.prepare(args.images[0])
     maps, circles, numbers = {}, {}, {}
     for name, network in networks.items():
-        def level_map(images, trunk=trunk_of(network)):
+        trunk = trunk_of(network)
+
+        def level_map(images, trunk=trunk):
             return trunk.level_maps(images, args.level + 1)[args.level]
 
         inputs = (subject.prepare(path).input for path in track(args.images, f'{name} weights'))

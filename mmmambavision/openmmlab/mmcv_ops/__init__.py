@@ -5,8 +5,12 @@ environment variable MMMAMBAVISION_MMCV_OPS=off mmcv stays as it is. What is her
 """
 import os
 import sys
+from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
+from types import ModuleType
+from typing import Any
 
 __all__ = ['install', 'provide']
 
@@ -14,11 +18,11 @@ EXTENSION = 'mmcv._ext'
 SWITCH = 'MMMAMBAVISION_MMCV_OPS'
 
 
-def switched_off():
+def switched_off() -> bool:
     return os.environ.get(SWITCH, '').lower() == 'off'
 
 
-def provide(namespace):
+def provide(namespace: dict[str, Any]) -> None:
     """Put the operators into `namespace`, that of the module mmcv._ext.
 
     Raises ModuleNotFoundError where they are switched off, as an mmcv without operators does.
@@ -32,17 +36,18 @@ def provide(namespace):
 class Finder(MetaPathFinder, Loader):
     """Asked for a module that nothing else has found; it knows one."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name: str, path: Sequence[str] | None = None,
+                  target: ModuleType | None = None) -> ModuleSpec | None:
         return spec_from_loader(name, self) if name == EXTENSION and not switched_off() else None
 
-    def exec_module(self, module):
+    def exec_module(self, module: ModuleType) -> None:
         provide(module.__dict__)
 
 
 FINDER = Finder()
 
 
-def install():
+def install() -> None:
     """Let mmcv find these operators when it has none itself; nothing is imported before mmcv.ops asks.
 
     The finder comes last, so whatever is in mmcv's own folder goes before it. Calling this again, or without mmcv, does

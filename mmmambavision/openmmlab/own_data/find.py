@@ -113,7 +113,7 @@ def find_by_last_parts(names, json, roots, split):
     found = defaultdict(list)
     for name in dict.fromkeys(names):
         parts, exact = parts_of(name), unicodedata.normalize('NFC', name)
-        ranks = {file: (-number, len(os.path.commonprefix([parts, parts_of(str(file))])),
+        ranks = {file: (-number, len(os.path.commonprefix([parts, parts_of(str(file))])),  # noqa: RUF071 (of tuples)
                         exact.endswith(unicodedata.normalize('NFC', file.name)), named)
                  for file, number, named in files[parts[:1]].values()}
         best = [file for file, rank in ranks.items() if rank == max(ranks.values())]

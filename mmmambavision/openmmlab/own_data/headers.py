@@ -115,7 +115,7 @@ def check_files(sizes, folder, what, turns=True, skip_broken=False, quiet=False,
             example = f'{name}, {size[0]:g}x{size[1]:g}, is read as {header.width}x{header.height}'
             (turned if header.orientation in SWAPS and (header.height, header.width) == tuple(size) else other
              ).append(example)
-        elif header.orientation in range(2, 5) or header.orientation in SWAPS and header.width == header.height:
+        elif header.orientation in range(2, 5) or (header.orientation in SWAPS and header.width == header.height):
             mirrored.append(name)
         if header.bits > 16:
             broken.append(f'{folder / name}: it has {header.bits} bits per channel, and 8 or 16 are read')

@@ -31,7 +31,7 @@ def polygons(mask):
     """
     if not isinstance(mask, list):
         return []
-    if mask and all(map(is_number, mask)) or mask and all(map(is_point, mask)):
+    if (mask and all(map(is_number, mask))) or (mask and all(map(is_point, mask))):
         mask = [mask]
     flat = [[value for point in points for value in point] if isinstance(points, list) and points and all(
         map(is_point, points)) else points for points in mask]
@@ -47,7 +47,7 @@ def whole_polygons(annotation):
 
 def fault(mask, width, height):
     """What is wrong with a segmentation of an image of that size, or None."""
-    if not mask or isinstance(mask, list) and (polygons(mask) or is_few_points(mask)):
+    if not mask or (isinstance(mask, list) and (polygons(mask) or is_few_points(mask))):
         return None
     if not isinstance(mask, dict):
         return 'in no form of COCO: neither lists of coordinates nor run lengths'
@@ -68,8 +68,8 @@ def is_few_points(mask):
     if not isinstance(mask, list):
         return False
     parts = [mask] if all(map(is_number, mask)) else mask
-    return all(is_point(part) or isinstance(part, list) and len(part) < 6 and all(
-        is_number(value) or is_point(value) for value in part) for part in parts) and not polygons(mask)
+    return all(is_point(part) or (isinstance(part, list) and len(part) < 6 and all(
+        is_number(value) or is_point(value) for value in part)) for part in parts) and not polygons(mask)
 
 
 def run_lengths(mask):

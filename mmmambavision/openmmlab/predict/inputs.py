@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from glob import glob
 from mimetypes import guess_type
 from pathlib import Path
-from typing import Optional
 
 import cv2
 import mmcv
@@ -31,7 +30,7 @@ class Source:
     such as the frames of an animated GIF or WebP (None: it has one)."""
     path: Path
     name: Path
-    page: Optional[int] = None
+    page: int | None = None
 
     @property
     def is_video(self):
@@ -89,7 +88,8 @@ def pages_of(source):
             count = getattr(image, 'n_frames', 1)
     except Exception:  # whatever Pillow's readers raise of a damaged file, of which `frames_of` will tell
         count = 1
-    ending = source.name.suffix if suffix in TIFF or count == 1 and suffix != '.gif' else '.png'  # OpenCV writes these
+    writable = suffix in TIFF or (count == 1 and suffix != '.gif')  # OpenCV writes these
+    ending = source.name.suffix if writable else '.png'
     if count == 1:
         return [Source(source.path, source.name.with_suffix(ending))]
     return [Source(source.path, source.name.with_name(f'{source.name.stem}_page{page + 1}{ending}'), page)
@@ -109,7 +109,7 @@ def read_page(source, colour='color'):
         flag = cv2.IMREAD_UNCHANGED if colour == 'unchanged' else cv2.IMREAD_COLOR
         _, images = cv2.imreadmulti(str(source.path), source.page, 1, flags=flag)
         image = images[0] if images else None
-    elif suffix == '.gif' or source.page is not None and suffix not in TIFF:
+    elif suffix == '.gif' or (source.page is not None and suffix not in TIFF):
         with Image.open(source.path) as image:
             image.seek(source.page or 0)
             image = np.ascontiguousarray(np.asarray(image.convert('RGB'))[..., ::-1])

@@ -1,6 +1,7 @@
 """Checkpoints that are written whole or not at all, and those that a run has left."""
 import os
 from pathlib import Path
+from typing import ClassVar
 
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import print_log
@@ -20,7 +21,7 @@ class AtomicBackend(LocalBackend):
     mmengine's CheckpointHook removes first and writes in place, through two instances of a backend.
     """
 
-    _outdated = set()
+    _outdated: ClassVar[set] = set()
 
     def put(self, obj, filepath):
         """Write bytes to a file by way of FILE.part.

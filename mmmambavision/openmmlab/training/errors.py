@@ -1,7 +1,9 @@
 """What ends a training, as one sentence that says what to do, where it is nothing wrong with the program."""
 import errno
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
+from os import PathLike
 
 import torch
 import torch.distributed as dist
@@ -15,7 +17,7 @@ CONNECTION = re.compile(r'connection (closed|reset|refused)|broken pipe|socket|t
 
 
 @contextmanager
-def explained(work_dir):
+def explained(work_dir: str | PathLike[str]) -> Iterator[None]:
     """Run a training; what the machine, the data or another process did to it is raised as a UserError.
 
     Args:
@@ -38,7 +40,7 @@ def explained(work_dir):
         raise UserError(f'{sentence}. {last}', mended_by, hint) from None
 
 
-def sentence_of(error):
+def sentence_of(error: BaseException) -> str | None:
     """What an error of a training means, or None for one that is not known."""
     text = str(error)
     if isinstance(error, UserError):  # torch puts a worker's traceback before its message
@@ -61,13 +63,13 @@ def sentence_of(error):
         return ('of very many images in a row not one could be read, as warnings above say: see that data_root and '
                 'data_prefix of train_dataloader.dataset name the folder of the images')
     if dist.is_initialized() and (isinstance(error, dist.DistError) or
-                                  isinstance(error, RuntimeError) and CONNECTION.search(text)):
+                                  (isinstance(error, RuntimeError) and CONNECTION.search(text))):
         return (f'process {dist.get_rank()} of {dist.get_world_size()} has lost another one, which ended or was '
                 f'killed; what that one says last tells why ({text.strip().splitlines()[0][:200]})')
     return None
 
 
-def chain(error):
+def chain(error: BaseException | None) -> Iterator[BaseException]:
     """An error and those in whose handling it was raised: torch raises that of a killed worker wherever the program
     is, also where others catch it and stumble."""
     while error:

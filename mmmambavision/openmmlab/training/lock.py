@@ -3,7 +3,9 @@ import errno
 import logging
 import os
 import socket
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from mmengine.logging import print_log
 
@@ -12,12 +14,12 @@ from ...errors import UserError
 try:
     import fcntl
 except ImportError:  # on Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
-HELD = {}  # files by path: the kernel releases a lock with the file or the process that holds it
+HELD: dict[Path, Any] = {}  # files by path: the kernel releases a lock with the file or the process that holds it
 
 
-def hold(work_dir):
+def hold(work_dir: str | PathLike[str]) -> None:
     """Keep other trainings out of a work dir until this process ends, however it ends.
 
     A POSIX record lock belongs to one process and is not handed on by fork, as that of flock is: the workers of a
@@ -31,7 +33,7 @@ def hold(work_dir):
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), 'r+')
+        file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), 'r+')  # noqa: SIM115 (HELD keeps it open)
     except OSError:  # not a folder to write to, as whatever writes there first will say
         return
     try:

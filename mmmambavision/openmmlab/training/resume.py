@@ -200,7 +200,7 @@ def warn_of_kept_settings(runner, checkpoint):
     for key in sorted(now.keys() | before.keys()):
         *parts, name = key.split('.')
         values = now.get(key), before.get(key)
-        if name in PROGRESS or values[0] == values[1] or name == 'lr' and '.'.join([*parts, 'initial_lr']) in now:
+        if name in PROGRESS or values[0] == values[1] or (name == 'lr' and '.'.join([*parts, 'initial_lr']) in now):
             continue
         if parts[0] == 'optimizer' and None in values:  # what only one version of torch knows
             continue
@@ -224,7 +224,7 @@ def flat(node, key=''):
     """(dotted key, value) of nested dicts and lists of dicts; counted values, such as milestones, as a list."""
     if isinstance(node, Counter):
         yield key, sorted(node.elements())
-    elif isinstance(node, dict) or isinstance(node, list) and all(isinstance(part, dict) for part in node):
+    elif isinstance(node, dict) or (isinstance(node, list) and all(isinstance(part, dict) for part in node)):
         for name, part in node.items() if isinstance(node, dict) else enumerate(node):
             yield from flat(part, f'{key}.{name}' if key else str(name))
     else:

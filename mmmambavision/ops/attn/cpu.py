@@ -4,7 +4,7 @@ Forward in float32, or in bfloat16 with sums in float32 where the CPU multiplies
 float32.
 """
 import math
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from ..compiled import in_parallel, load_kernels, unavailable
 
 
-@lru_cache(maxsize=None)
+@cache
 def features():
     """What the CPU can do, by LLVM's names, less what the environment variable NUMBA_CPU_FEATURES takes from it."""
     if unavailable():
@@ -42,7 +42,7 @@ def fewest_keys():
     return 512 if has('avx512f') else 1050
 
 
-@lru_cache(maxsize=None)
+@cache
 def _is_amds():
     if unavailable():
         return False
@@ -54,7 +54,7 @@ def refuses(q):
     """Why this implementation cannot take queries, or None."""
     if q.device.type != 'cpu':
         return f'it runs on the CPU, the input is on {q.device}'
-    if not (has('avx512f') or has('avx2') and has('fma')):
+    if not (has('avx512f') or (has('avx2') and has('fma'))):
         return 'it is for CPUs with AVX2 or AVX-512'
     if q.dtype == torch.bfloat16 and not has('avx512bf16'):
         return 'this CPU does not multiply bfloat16 (AVX512-BF16)'
@@ -68,7 +68,7 @@ def is_faster(q, k):
     return k.shape[2] >= fewest_keys() and not (q.dtype == torch.bfloat16 and has('amx-bf16'))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _kernels():
     return load_kernels(f'{__package__}.cpu_kernels', _run_once)
 

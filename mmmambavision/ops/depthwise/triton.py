@@ -18,7 +18,7 @@ TILES = 4  # of a program in the backward pass, which leaves one sum for each we
 
 def refuses(x):
     """Why this implementation cannot take an input, or None."""
-    return refusal(x, x.device.type == 'cuda' or interpreted() and x.device.type == 'cpu', 'a GPU')
+    return refusal(x, x.device.type == 'cuda' or (interpreted() and x.device.type == 'cpu'), 'a GPU')
 
 
 def _launch(kernel, tiles, x, weight, *tensors, **strides):

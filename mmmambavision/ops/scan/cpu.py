@@ -1,5 +1,5 @@
 """The scan on a CPU: kernels compiled by numba at first use, run by as many threads as torch uses."""
-from functools import lru_cache, partial
+from functools import cache, partial
 
 import torch
 
@@ -16,7 +16,7 @@ def refuses(u):
     return refusal(u, u.device.type == 'cpu', 'the CPU')
 
 
-@lru_cache(maxsize=None)
+@cache
 def _kernels():
     return load_kernels(f'{__package__}.cpu_kernels', _run_once)
 

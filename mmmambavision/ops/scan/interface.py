@@ -1,6 +1,5 @@
 import warnings
-from functools import lru_cache
-from typing import Optional
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -51,7 +50,7 @@ PRICES = {'cpu': ('cpu', 'takes about four times as long'),
           'cuda': ('triton', 'moves some 40 times as many bytes through memory, in hundreds of launches')}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _warn_of_slow_scan(device):
     missing, price = PRICES[device]
     warnings.warn(f'the selective scan runs in plain tensor operations, which {price}: {SCAN.absent(missing)}',
@@ -63,8 +62,8 @@ def _chunked_operations(*arguments):
         return chunked.forward(*arguments)[:2]
 
 
-def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Optional[Tensor] = None,
-                   z: Optional[Tensor] = None, delta_bias: Optional[Tensor] = None, delta_softplus: bool = False,
+def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None,
+                   z: Tensor | None = None, delta_bias: Tensor | None = None, delta_softplus: bool = False,
                    return_last_state: bool = False, backend: str = 'auto'):
     """Scan each channel with a linear recurrence whose coefficients depend on the input (arXiv 2312.00752,
     eq. 2 and 4).

@@ -66,7 +66,7 @@ def interpreted():
 
 def refuses(u):
     """Why this implementation cannot take an input, or None."""
-    return refusal(u, u.device.type == 'cuda' or interpreted() and u.device.type == 'cpu', 'a GPU')
+    return refusal(u, u.device.type == 'cuda' or (interpreted() and u.device.type == 'cpu'), 'a GPU')
 
 
 class _Call:

@@ -158,8 +158,8 @@ def test_named_files(folder, tmp_path):
         prepare(cfg, jsons=dict(train=one))
     with pytest.raises(ValueError, match='nowhere'):
         prepare(cfg, folder / 'nowhere')
+    write_split(folder / 'c', coco_contents(images=[]), 'train.json', 'pictures')
     with pytest.raises(ValueError, match='train.json'):
-        write_split(folder / 'c', coco_contents(images=[]), 'train.json', 'pictures')
         prepare(cfg, folder, dict(train=folder / 'c' / 'train.json', val=folder / 'b' / 'y.json'))
     with pytest.raises(ValueError, match='segmentor'):
         prepare(load('upernet_mambavision_demo', tmp_path), jsons=dict(train='x.json'))

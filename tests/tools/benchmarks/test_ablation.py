@@ -174,4 +174,4 @@ def test_classes_that_are_nowhere_have_no_iou(tool):
 
 
 def test_every_study_can_be_named(tool):
-    assert load_tool('benchmarks/ablation').STUDIES == tuple(tool.STUDIES)
+    assert tuple(tool.STUDIES) == load_tool('benchmarks/ablation').STUDIES

@@ -120,4 +120,4 @@ def test_mistakes(tool, arguments, message):
 
 
 def test_every_task_can_be_named(tool):
-    assert load_tool('benchmarks/peers_trained').TASKS == tuple(tool.TASKS)
+    assert tuple(tool.TASKS) == load_tool('benchmarks/peers_trained').TASKS

@@ -21,7 +21,7 @@ def test_a_row_for_every_combination(tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert 'sequence-last' in said and '0.5 GB/s' in said  # 256 MiB, read and written
     with open(tmp_path / 't.csv') as file:
-        header, *rows = csv.reader(file)
+        _, *rows = csv.reader(file)
     assert [tuple(row[1:4]) for row in rows] == [('1', 'float32', 'chunked'), ('1', 'float32', 'cpu'),
                                                 ('2', 'float32', 'chunked'), ('2', 'float32', 'cpu')]
     for number, (_, batch, *_, forward, of_copy, both, of_copy_both, _) in enumerate(rows):
@@ -40,4 +40,4 @@ def test_step_loop_is_the_scan():
 
 
 def test_every_implementation_can_be_named():
-    assert load_tool('benchmarks/scan').BACKENDS == (*available_backends(), load_tool('benchmarks/scan_run').LOOP)
+    assert (*available_backends(), load_tool('benchmarks/scan_run').LOOP) == load_tool('benchmarks/scan').BACKENDS

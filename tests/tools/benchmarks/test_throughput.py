@@ -5,10 +5,10 @@ import pytest
 
 pytest.importorskip('timm')
 
-from mmmambavision.terminal import run  # noqa: E402
+from mmmambavision.terminal import run
 
-from ...helpers.messages import facts  # noqa: E402
-from ...helpers.process import load_tool  # noqa: E402
+from ...helpers.messages import facts
+from ...helpers.process import load_tool
 
 main = load_tool('benchmarks/throughput').main
 
