@@ -5,7 +5,7 @@
 #       The wheel of torch on PyPI contains CUDA. The machine needs an NVIDIA driver and the NVIDIA Container Toolkit.
 #
 # docker run --rm mmmambavision doctor
-# docker run --rm --gpus all --shm-size 8g -v "$PWD/data:/work/data" -v "$PWD/work_dirs:/work/work_dirs" mmmambavision \
+# docker run --rm --gpus all --shm-size 8g -v "$PWD/data:/workspace/data" -v "$PWD/work_dirs:/workspace/work_dirs" mmmambavision \
 #     train cascade_mask_rcnn_mambavision_t --data data/FOLDER
 FROM python:3.11-slim
 
@@ -22,5 +22,5 @@ RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" $(grep ^torch requirem
 COPY . .
 RUN pip install --no-cache-dir ".[openmmlab,export]"
 
-WORKDIR /work
+WORKDIR /workspace
 ENTRYPOINT ["mmmambavision"]
