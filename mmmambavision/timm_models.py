@@ -19,7 +19,8 @@ from timm.models._builder import resolve_pretrained_cfg
 from torch import nn
 
 from .checkpoints.files import load_checkpoint
-from .checkpoints.weights import check_share, check_values, classifier_weights, fit, rename
+from .checkpoints.names import classifier_weights, rename
+from .checkpoints.weights import check_share, check_values, fit
 from .errors import UserError
 from .models.classifier import MambaVisionClassifier
 

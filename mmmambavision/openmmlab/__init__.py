@@ -7,12 +7,12 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 
 from ..models.mambavision import MambaVision
-from . import classes, loading, mmcv_ops, training
-from .amp import BFloat16OptimWrapper
+from . import datasets, loading, mmcv_ops, training
 from .layer_decay import LayerDecayOptimWrapperConstructor
+from .machine import BFloat16OptimWrapper
 from .released import MMMambaVision
 
-__all__ = ['BFloat16OptimWrapper', 'LayerDecayOptimWrapperConstructor', 'MMMambaVision', 'classes', 'training']
+__all__ = ['BFloat16OptimWrapper', 'LayerDecayOptimWrapperConstructor', 'MMMambaVision', 'datasets', 'training']
 
 
 class _ToMMEngine(logging.Handler):

@@ -15,16 +15,8 @@ from mmengine.logging import HistoryBuffer, print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 
 from ..checkpoints.files import load_checkpoint, tensors_of
-from ..checkpoints.weights import (
-    STEM,
-    backbone_weights,
-    check_values,
-    classifier_weights,
-    fit,
-    group_names,
-    is_bare,
-    rename,
-)
+from ..checkpoints.names import STEM, backbone_weights, classifier_weights, group_names, is_bare, rename
+from ..checkpoints.weights import check_values, fit
 from ..errors import UserError
 from ..models.classifier import MambaVisionClassifier
 from ..models.mambavision import MambaVision

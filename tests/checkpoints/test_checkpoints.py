@@ -20,7 +20,8 @@ from torch import nn
 
 from mmmambavision import MambaVision
 from mmmambavision.checkpoints.files import fetch, read_checkpoint
-from mmmambavision.checkpoints.weights import STEM, adapt_to_channels, backbone_weights, describe
+from mmmambavision.checkpoints.names import STEM, backbone_weights
+from mmmambavision.checkpoints.weights import adapt_to_channels, describe
 from mmmambavision.errors import UnreachableError
 from mmmambavision.presets import PRESETS
 

@@ -5,10 +5,10 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmmambavision import MambaVision
-from mmmambavision.checkpoints.weights import STEM
+from mmmambavision.checkpoints.names import STEM
 from mmmambavision.cli.test import main as evaluate
 from mmmambavision.errors import UserError
-from mmmambavision.openmmlab.configs import fit_to_machine
+from mmmambavision.openmmlab.machine import fit_to_machine
 from mmmambavision.openmmlab.models import load_model
 from mmmambavision.openmmlab.own_data.weights import start_from
 

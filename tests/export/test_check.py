@@ -10,7 +10,7 @@ from mmmambavision.export import check
 from mmmambavision.export.check import LIMITS, compare, differences, picture, sizes_around
 from mmmambavision.export.contract import Contract
 from mmmambavision.openmmlab import models
-from mmmambavision.openmmlab.configs import fit_to_machine
+from mmmambavision.openmmlab.machine import fit_to_machine
 
 from ..helpers.process import ROOT
 

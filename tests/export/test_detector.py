@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmmambavision.errors import UserError
 from mmmambavision.export.check import LIMITS, differences
 from mmmambavision.export.parts import PARTS
-from mmmambavision.openmmlab.configs import fit_to_machine
+from mmmambavision.openmmlab.machine import fit_to_machine
 from mmmambavision.openmmlab.models import load_model
 
 from ..helpers.messages import facts

@@ -18,7 +18,7 @@ from mmmambavision.export.onnx import export, read
 from mmmambavision.export.parts import PARTS, Backbone, Neck
 from mmmambavision.export.segmentor import AdaptiveAvgPool, replace_adaptive_pooling
 from mmmambavision.openmmlab import models
-from mmmambavision.openmmlab.configs import fit_to_machine
+from mmmambavision.openmmlab.machine import fit_to_machine
 from mmmambavision.presets import PRESETS
 
 from ..helpers.messages import facts

@@ -41,7 +41,7 @@ def test_logits(classifier, prepared):
             assert score(prepared.input) == logits[207] and words == 'logit of golden retriever'
     with pytest.raises(ValueError, match=facts('cup of', '999')):
         classifier.explain(prepared, 'cup of')
-    with pytest.raises(ValueError, match='--box'):
+    with pytest.raises(ValueError, match='box'):
         classifier.explain(prepared, None, 0)
 
 

@@ -21,7 +21,7 @@ def test_token_of_a_point(point, token):
 
 @pytest.mark.parametrize('point', [(100, 0), (0, 60), (-1, 5)])
 def test_point_outside(point):
-    with pytest.raises(ValueError, match=facts(f'--point {point[0]},{point[1]}', 'a.jpg', '100', '60')):
+    with pytest.raises(ValueError, match=facts(f'{point[0]},{point[1]}', 'a.jpg', '100', '60')):
         picture().token(point, 16)
 
 

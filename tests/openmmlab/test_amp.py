@@ -8,8 +8,7 @@ from mmengine.registry import OPTIM_WRAPPERS
 
 from mmmambavision.cli.test import main
 from mmmambavision.cli.work import test as work
-from mmmambavision.openmmlab.amp import BFloat16OptimWrapper, use_amp
-from mmmambavision.openmmlab.configs import fit_to_machine
+from mmmambavision.openmmlab.machine import BFloat16OptimWrapper, fit_to_machine, use_amp
 from mmmambavision.terminal import run
 
 from ..helpers.process import ROOT

@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from mmmambavision.errors import UserError
-from mmmambavision.openmmlab.inputs import (
+from mmmambavision.openmmlab.predict.inputs import (
     Frame,
     Source,
     UnreadableError,
@@ -19,7 +19,7 @@ from mmmambavision.openmmlab.inputs import (
     in_colour,
     number_of_frames,
 )
-from mmmambavision.openmmlab.results import Results
+from mmmambavision.openmmlab.predict.results import Results
 
 from ..helpers.messages import facts
 

@@ -17,7 +17,8 @@ from mmmambavision.cli.train import main
 from mmmambavision.cli.work import train as work
 from mmmambavision.cli.work.test import augment
 from mmmambavision.errors import UserError
-from mmmambavision.openmmlab.configs import check_data, load_config
+from mmmambavision.openmmlab.configs import load_config
+from mmmambavision.openmmlab.datasets import check_data
 from mmmambavision.openmmlab.own_data import prepare
 
 from ..helpers import data

@@ -14,8 +14,8 @@ from pycocotools.coco import COCO
 from mmmambavision.cli.export import main as export
 from mmmambavision.cli.predict import main
 from mmmambavision.errors import UserError
-from mmmambavision.openmmlab.configs import fit_to_machine
-from mmmambavision.openmmlab.predictor import Predictor
+from mmmambavision.openmmlab.machine import fit_to_machine
+from mmmambavision.openmmlab.predict.predictor import Predictor
 from mmmambavision.recipes import released_recipe
 from mmmambavision.terminal import run
 
@@ -213,7 +213,7 @@ def test_mistakes(arguments, message):
 
 def test_page(pictures, checkpoints, monkeypatch):
     """What the page is made of and what its function answers; gradio itself is stood in for."""
-    from mmmambavision.openmmlab import web
+    from mmmambavision.openmmlab.predict import web
     gradio = types.ModuleType('gradio')
     made = {}
     gradio.Image = gradio.Slider = lambda *args, **options: (args, options)

@@ -13,7 +13,7 @@ from mmseg.evaluation import IoUMetric
 
 from mmmambavision import MambaVision
 from mmmambavision.models.arguments import parse_windows
-from mmmambavision.openmmlab.configs import fit_to_machine
+from mmmambavision.openmmlab.machine import fit_to_machine
 
 
 @METRICS.register_module()

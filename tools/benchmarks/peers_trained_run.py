@@ -18,7 +18,7 @@ from turns import times_in_turn
 
 from mmmambavision.checkpoints.files import read_checkpoint
 from mmmambavision.errors import UserError
-from mmmambavision.openmmlab.configs import fit_to_machine
+from mmmambavision.openmmlab.machine import fit_to_machine
 
 HERE = Path(__file__).parent
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)

@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from ...checkpoints.files import fetch, load_checkpoint, split_key, tensors_of
-from ...checkpoints.weights import backbone_weights, check_values, is_bare
+from ...checkpoints.names import backbone_weights, is_bare
+from ...checkpoints.weights import check_values
 
 
 def convert(checkpoint, out):

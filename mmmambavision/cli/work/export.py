@@ -11,7 +11,8 @@ from ...export.check import HALF_LIMITS, LIMITS, compare, picture, sizes_around
 from ...export.contract import UNSET, Contract
 from ...export.onnx import export, need, read
 from ...export.parts import PARTS
-from ...openmmlab.configs import fit_to_machine, load_config
+from ...openmmlab.configs import load_config
+from ...openmmlab.machine import fit_to_machine
 from ...openmmlab.models import load_model, tested_on
 from ...terminal import show
 from ..arguments import settings_of

@@ -4,10 +4,11 @@ import sys
 from rich.console import Console
 from rich.progress import Progress
 
-from ...openmmlab.configs import fit_to_machine, load_config
-from ...openmmlab.inputs import UnreadableError, find_inputs, frames_of, number_of_frames
-from ...openmmlab.predictor import Predictor
-from ...openmmlab.results import Results
+from ...openmmlab.configs import load_config
+from ...openmmlab.machine import fit_to_machine
+from ...openmmlab.predict.inputs import UnreadableError, find_inputs, frames_of, number_of_frames
+from ...openmmlab.predict.predictor import Predictor
+from ...openmmlab.predict.results import Results
 from ..arguments import device_of, settings_of
 
 
@@ -20,7 +21,7 @@ def predict(args):
     fit_to_machine(cfg)
     predictor = Predictor(cfg, args.checkpoint, device, args.threshold)
     if args.web:
-        from ...openmmlab.web import serve
+        from ...openmmlab.predict.web import serve
         return serve(predictor)
     unreadable = []
     with Progress(console=Console(stderr=True)) as progress, results:

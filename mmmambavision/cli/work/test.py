@@ -8,7 +8,9 @@ from mmengine.runner import Runner
 from ...checkpoints.files import fetch, split_key
 from ...errors import UserError
 from ...openmmlab import own_data
-from ...openmmlab.configs import add_hook, check_data, fit_to_machine, load_config
+from ...openmmlab.configs import add_hook, load_config
+from ...openmmlab.datasets import check_data
+from ...openmmlab.machine import fit_to_machine
 from ...openmmlab.models import warn_of_other_classes
 from ...openmmlab.training import determinism
 from ..arguments import settings_of

@@ -10,9 +10,9 @@ from mmengine.runner import Runner
 from ...checkpoints.files import load_checkpoint
 from ...errors import UnreachableError, UserError
 from ...openmmlab import own_data
-from ...openmmlab.amp import use_amp
-from ...openmmlab.classes import check_classes
-from ...openmmlab.configs import add_hook, check_data, fit_to_machine, load_config, process_rank, world_size
+from ...openmmlab.configs import add_hook, load_config
+from ...openmmlab.datasets import check_classes, check_data
+from ...openmmlab.machine import fit_to_machine, process_rank, use_amp, world_size
 from ...openmmlab.training import explained, hold, images, make_safe
 from ...openmmlab.training.checkpoints import checkpoints, latest_checkpoint
 from ..arguments import settings_of

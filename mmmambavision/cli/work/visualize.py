@@ -12,7 +12,8 @@ from ...interpret.receptive_field import effective_receptive_field, radius_of_ha
 from ...interpret.scan import scan_maps
 from ...interpret.tokens import find_block, trunk_of
 from ...models.mixers import Attention, MambaVisionMixer
-from ...openmmlab.configs import fit_to_machine, load_config
+from ...openmmlab.configs import load_config
+from ...openmmlab.machine import fit_to_machine
 from ..arguments import device_of, settings_of
 
 

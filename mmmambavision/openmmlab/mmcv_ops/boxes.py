@@ -6,10 +6,16 @@ import numpy as np
 import torch
 import torchvision  # noqa: F401  (it registers torch.ops.torchvision)
 
-from .precision import widened
-
 # Boxes without an area overlap by 0 / 0, which is above no threshold.
 quietly = np.errstate(divide='ignore', invalid='ignore')
+
+
+def widened(*tensors):
+    """The tensors in one floating type that has at least float32's precision: coordinates do not fit in 16 bits."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return [tensor.to(dtype) for tensor in tensors]
 
 
 def area(boxes, offset=0):

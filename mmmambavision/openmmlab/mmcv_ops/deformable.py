@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 import torchvision  # noqa: F401  (it registers torch.ops.torchvision)
 
-from .precision import widened
+from .boxes import widened
 
 OFF_THE_MAP = -1e4
 

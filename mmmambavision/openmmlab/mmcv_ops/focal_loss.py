@@ -5,7 +5,7 @@ Shapes: input, softmax and grad_input (N, C); target (N,); weight (C,), one of e
 """
 import torch
 
-from .precision import widened
+from .boxes import widened
 
 TINY = torch.finfo(torch.float32).tiny  # where mmcv's kernels cut the logarithm off
 

@@ -7,7 +7,7 @@ import torch
 import torchvision  # noqa: F401  (it registers torch.ops.torchvision)
 
 from ...ops.compiled import in_parallel
-from .precision import widened
+from .boxes import widened
 
 OFF_THE_MAP = -2
 

@@ -5,12 +5,11 @@ from collections import Counter
 from pathlib import Path
 
 from ...errors import UserError
-from . import coco, label_maps
+from . import coco, coco_survey, label_maps
 from .find import WORDS, find_by_last_parts, find_images, find_json, find_label_maps, find_single_json
 from .fit import fit_detector, fit_segmentor, masks_as_pixels, predicts_masks
 from .masks import has_mask, has_run_lengths
-from .report import show_table
-from .survey import first
+from .survey import first, show_table
 from .weights import dataset_of
 
 
@@ -80,7 +79,7 @@ def prepare_detector(cfg, folder, images, given, quiet, holdout=None):
     also = coco.classes_of(contents['val'], paths['val'])
     reading = dict(turns=turns_images(cfg), quiet=quiet, skip_broken=bool(cfg.get('skip_broken_images')),
                    channels=cfg.model.backbone.get('in_channels', 3) if 'unchanged' in colours_read(cfg) else None)
-    surveys = {split: coco.survey(contents[split], *files[split], **reading) for split in WORDS}
+    surveys = {split: coco_survey.survey(contents[split], *files[split], **reading) for split in WORDS}
     if not set(classes) & set(also):
         raise UserError(f'the classes of {paths["train"]} and {paths["val"]} have no name in common: '
                         f'{first(classes, 10)} in the first, {first(also, 10)} in the second')

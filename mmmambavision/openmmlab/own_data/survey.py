@@ -1,7 +1,11 @@
-"""What is in a part of a data set and what is wrong with it."""
+"""The contents of a data set and its faults, as a table and as sentences."""
 from collections import Counter
 from dataclasses import dataclass
 from statistics import median
+
+from ...terminal import show
+
+MAX_CLASSES = 40  # rows of classes in the table
 
 
 @dataclass
@@ -39,3 +43,15 @@ def first(values, count=3):
 def spread(values):
     """Smallest, middle and largest value, for a table."""
     return f'{min(values):g} / {median(values):g} / {max(values):g}' if values else '-'
+
+
+def show_table(surveys):
+    """Print what each split has, {'train': Survey, 'val': Survey}, side by side."""
+    rows = [[name, *(str(survey.rows[name]) for survey in surveys.values())] for name in surveys['train'].rows]
+    total = sum((survey.classes for survey in surveys.values()), start=Counter())
+    unit = surveys['train'].unit
+    for name, _ in total.most_common(MAX_CLASSES):
+        rows.append([f'{unit}: {name}', *(str(survey.classes[name]) for survey in surveys.values())])
+    if len(total) > MAX_CLASSES:
+        rows.append([f'... and {len(total) - MAX_CLASSES} classes with fewer', *([''] * len(surveys))])
+    show(['', *surveys], rows)

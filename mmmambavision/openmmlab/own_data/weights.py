@@ -6,7 +6,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from ...checkpoints.weights import check_there, group_names, rename
+from ...checkpoints.names import group_names, rename
+from ...checkpoints.weights import check_there
 from ...errors import UserError
 from ..loading import fit_backbones
 from .fit import fit_model

@@ -7,7 +7,8 @@ import pytest
 from mmdet.datasets import CocoDataset
 from mmengine.registry import init_default_scope
 
-from mmmambavision.openmmlab.own_data.coco import classes_of, plain, read, survey, tidy
+from mmmambavision.openmmlab.own_data.coco import classes_of, plain, read, tidy
+from mmmambavision.openmmlab.own_data.coco_survey import survey
 
 from ...helpers.data import coco_contents, write_split
 from ...helpers.messages import facts

@@ -3,7 +3,7 @@ import json
 
 import cv2
 
-from ..errors import UserError
+from ...errors import UserError
 
 
 class Results:

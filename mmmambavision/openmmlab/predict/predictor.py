@@ -4,8 +4,8 @@ from mmengine.registry import VISUALIZERS
 from mmengine.structures import PixelData
 from pycocotools import mask as coco_mask
 
+from ..models import load_model, tested_on
 from .inputs import in_colour
-from .models import load_model, tested_on
 
 
 class Predictor:
@@ -44,8 +44,13 @@ class Predictor:
         options = {} if self.segments else dict(pred_score_thr=self.threshold)
         if self.segments:  # as an array: mmseg indexes with it, and takes a tensor of one pixel for a number
             sample = type(sample)(pred_sem_seg=PixelData(data=sample.pred_sem_seg.data.numpy()))
-        np.random.seed(0)  # mmdet makes the colours of one class differ at random
-        self.visualizer.add_datasample('', in_colour(image)[..., ::-1], sample, draw_gt=False, show=False, **options)
+        state = np.random.get_state()
+        np.random.seed(0)  # mmdet varies the colours within a class with NumPy's global generator
+        try:
+            self.visualizer.add_datasample('', in_colour(image)[..., ::-1], sample, draw_gt=False, show=False,
+                                           **options)
+        finally:
+            np.random.set_state(state)
         return self.visualizer.get_image()[..., ::-1]
 
     def numbers(self, sample):

@@ -1,5 +1,4 @@
-"""A data set on the terminal, in a table, and in a picture, as the network sees it."""
-from collections import Counter
+"""A picture of the training data as the network sees it."""
 from pathlib import Path
 
 import cv2
@@ -7,22 +6,8 @@ import numpy as np
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 
 from ...errors import UserError
-from ...terminal import show
 
-MOST = 40  # classes in the table
 CELL = 560  # pixels of a sample in the picture, each way
-
-
-def show_table(surveys):
-    """Print what each split has, {'train': Survey, 'val': Survey}, side by side."""
-    rows = [[name, *(str(survey.rows[name]) for survey in surveys.values())] for name in surveys['train'].rows]
-    total = sum((survey.classes for survey in surveys.values()), start=Counter())
-    unit = surveys['train'].unit
-    for name, _ in total.most_common(MOST):
-        rows.append([f'{unit}: {name}', *(str(survey.classes[name]) for survey in surveys.values())])
-    if len(total) > MOST:
-        rows.append([f'... and {len(total) - MOST} classes with fewer', *([''] * len(surveys))])
-    show(['', *surveys], rows)
 
 
 def draw_samples(cfg, path, count=9):

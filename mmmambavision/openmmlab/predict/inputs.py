@@ -12,8 +12,8 @@ import numpy as np
 from mmengine.logging import print_log
 from PIL import Image
 
-from ..errors import UserError
-from .training.images import ends_early, fault
+from ...errors import UserError
+from ..training.images import ends_early, fault
 
 IMAGES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif'}
 TIFF = {'.tif', '.tiff'}

@@ -1,6 +1,7 @@
-"""Classes that a config names and that the annotations do not have."""
+"""Checks of a config's data sets: their files, the channels of their images, and their classes."""
 import json
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.hooks import Hook
@@ -9,6 +10,39 @@ from mmengine.registry import HOOKS
 
 from ..errors import UserError
 from .configs import datasets_of
+
+
+def check_data(cfg, *loaders):
+    """See that the files of the data loaders named, such as train_dataloader, are there, and read with as many channels
+    as the backbone takes.
+
+    Raises:
+        UserError: naming the path, the keys that set it and where to read about the data.
+    """
+    model = cfg.get('model') or {}
+    channels = (model.get('backbone') or {}).get('in_channels', 3)
+    mean = (model.get('data_preprocessor') or {}).get('mean')
+    if mean is not None and len(mean) not in (1, 3):
+        raise UserError(f'model.data_preprocessor.mean has {len(mean)} values, and mmengine subtracts one or three: '
+                        'leave out mean and std, and normalise images of other channels in the pipeline')
+    for key, dataset in (found for loader in loaders
+                         for found in datasets_of((cfg.get(loader) or {}).get('dataset', {}), f'{loader}.dataset')):
+        if str(dataset.get('type')).startswith('LVIS') and not find_spec('lvis'):
+            raise UserError(f'{dataset.type} needs the package lvis, which is not installed: pip install lvis')
+        grey = any(str(step.get('color_type', '')).startswith('gray') for step in dataset.get('pipeline', []))
+        if grey and channels != 1:
+            raise UserError(f"{key}.pipeline reads images with one channel (color_type='grayscale'), the backbone "
+                            f'takes {channels}: leave color_type out, and grey images are read with theirs three '
+                            'times, or set model.backbone.in_channels=1')
+        prefixes = dataset.get('data_prefix') or {}  # mmpretrain's data sets have one of images alone
+        prefixes = {'': prefixes} if isinstance(prefixes, str) else prefixes
+        files = {'ann_file': dataset.get('ann_file') or dataset.get('split'),
+                 **{f'data_prefix.{name}'.strip('.'): prefix for name, prefix in prefixes.items()}}
+        for name, file in files.items():
+            path = Path(dataset.get('data_root') or '', file or '')
+            if file and '://' not in str(path) and not path.exists():
+                raise UserError(f'data set not found: {path} does not exist; it is set by {key}.data_root and '
+                                f'{key}.{name}. docs/reproduce.md says how to get the data and where it goes')
 
 
 @HOOKS.register_module()

@@ -1,5 +1,5 @@
 """A page that predicts on the picture that is dropped into it."""
-from ..errors import UserError
+from ...errors import UserError
 
 
 def serve(predictor, **options):

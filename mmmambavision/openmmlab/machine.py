@@ -1,0 +1,72 @@
+"""What a config needs on this machine: processes, devices and mixed precision."""
+import os
+from contextlib import contextmanager
+
+import torch
+from mmengine.logging import print_log
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.runner.amp import autocast
+
+from .configs import replace_type
+
+
+def fit_to_machine(cfg):
+    """Replace what needs a GPU where there is none: mixed precision by float32 (bfloat16 has to be asked for: see
+    amp.py), SyncBN by BN, NCCL by gloo."""
+    if torch.cuda.is_available():
+        return
+    if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
+        leave_amp(cfg, 'OptimWrapper')
+        print_log('no GPU: training in float32 instead of mixed precision; bfloat16 has to be asked for')
+    if replace_type(cfg.get('model', {}), 'SyncBN', 'BN'):
+        print_log('no GPU: BN instead of SyncBN')
+    if cfg.get('launcher') == 'pytorch' and not torch.distributed.is_initialized():
+        # mmengine would ask for a GPU, here and when it wraps the model; it uses what it finds made already.
+        torch.distributed.init_process_group('gloo')
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False))
+
+
+def world_size(cfg):
+    """Number of processes that train together, before mmengine starts their group."""
+    if torch.distributed.is_initialized():
+        return torch.distributed.get_world_size()
+    return _from_launcher(cfg, 1, pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
+
+
+def process_rank(cfg):
+    """Number of this process among them, from 0 on, before mmengine starts their group."""
+    return _from_launcher(cfg, 0, pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
+
+
+def _from_launcher(cfg, alone, **variables):
+    variable = variables.get(cfg.launcher)
+    return int(os.environ.get(variable, alone)) if variable else alone
+
+
+@OPTIM_WRAPPERS.register_module()
+class BFloat16OptimWrapper(OptimWrapper):
+    """Training under autocast in bfloat16, which has float32's range, so that no loss has to be scaled."""
+
+    @contextmanager
+    def optim_context(self, model):
+        with super().optim_context(model), autocast(dtype=torch.bfloat16):
+            yield
+
+
+def use_amp(cfg):
+    """Train in mixed precision, whatever the config does: float16 on a GPU, bfloat16 on a CPU."""
+    if torch.cuda.is_available():
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        return
+    leave_amp(cfg, 'BFloat16OptimWrapper')
+
+
+def leave_amp(cfg, wrapper):
+    """Put another optimizer wrapper in the place of AmpOptimWrapper, without the arguments that it alone takes."""
+    cfg.optim_wrapper.type = wrapper
+    for key in ('loss_scale', 'dtype', 'use_fsdp'):
+        cfg.optim_wrapper.pop(key, None)
