@@ -39,7 +39,7 @@ lint: setup
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
 
-# The site, in site/. It needs no torch: the API reference is read from the source.
+# The site, in site/. It needs Python 3.11 or newer and no torch: the API reference is read from the source.
 docs: $(STAMP)-docs
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 

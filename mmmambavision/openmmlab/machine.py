@@ -1,17 +1,20 @@
 """What a config needs on this machine: processes, devices and mixed precision."""
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner.amp import autocast
+from torch import nn
 
 from .configs import replace_type
 
 
-def fit_to_machine(cfg):
+def fit_to_machine(cfg: Config) -> None:
     """Replace what needs a GPU where there is none: mixed precision by float32 (bfloat16 has to be asked for: see
     amp.py), SyncBN by BN, NCCL by gloo."""
     if torch.cuda.is_available():
@@ -29,19 +32,19 @@ def fit_to_machine(cfg):
             find_unused_parameters=cfg.get('find_unused_parameters', False))
 
 
-def world_size(cfg):
+def world_size(cfg: Config) -> int:
     """Number of processes that train together, before mmengine starts their group."""
     if torch.distributed.is_initialized():
         return torch.distributed.get_world_size()
     return _from_launcher(cfg, 1, pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
 
 
-def process_rank(cfg):
+def process_rank(cfg: Config) -> int:
     """Number of this process among them, from 0 on, before mmengine starts their group."""
     return _from_launcher(cfg, 0, pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
 
 
-def _from_launcher(cfg, alone, **variables):
+def _from_launcher(cfg: Config, alone: int, **variables: str) -> int:
     variable = variables.get(cfg.launcher)
     return int(os.environ.get(variable, alone)) if variable else alone
 
@@ -51,12 +54,12 @@ class BFloat16OptimWrapper(OptimWrapper):
     """Training under autocast in bfloat16, which has float32's range, so that no loss has to be scaled."""
 
     @contextmanager
-    def optim_context(self, model):
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
         with super().optim_context(model), autocast(dtype=torch.bfloat16):
             yield
 
 
-def use_amp(cfg):
+def use_amp(cfg: Config) -> None:
     """Train in mixed precision, whatever the config does: float16 on a GPU, bfloat16 on a CPU."""
     if torch.cuda.is_available():
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
@@ -65,7 +68,7 @@ def use_amp(cfg):
     leave_amp(cfg, 'BFloat16OptimWrapper')
 
 
-def leave_amp(cfg, wrapper):
+def leave_amp(cfg: Config, wrapper: str) -> None:
     """Put another optimizer wrapper in the place of AmpOptimWrapper, without the arguments that it alone takes."""
     cfg.optim_wrapper.type = wrapper
     for key in ('loss_scale', 'dtype', 'use_fsdp'):

@@ -1,10 +1,12 @@
 """Images and videos that a command line names, frame by frame."""
 import logging
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from glob import glob
 from mimetypes import guess_type
 from pathlib import Path
+from typing import Any
 
 import cv2
 import mmcv
@@ -33,7 +35,7 @@ class Source:
     page: int | None = None
 
     @property
-    def is_video(self):
+    def is_video(self) -> bool:
         return self.path.suffix.lower() in VIDEOS
 
 
@@ -41,12 +43,12 @@ class Source:
 class Frame:
     """An image, or one of a video's: its pixels, (H, W, 3) in BGR or (H, W), its number and the frames per second."""
     source: Source
-    image: np.ndarray
+    image: np.ndarray[Any, Any]
     number: int = 0
     rate: float = 0.
 
 
-def find_inputs(names):
+def find_inputs(names: Iterable[str]) -> list[Source]:
     """The files behind paths, folders (with the folders in them) and patterns, each once, in order.
 
     Raises:
@@ -78,7 +80,7 @@ def find_inputs(names):
     return [page for pages in sources.values() for page in pages]
 
 
-def pages_of(source):
+def pages_of(source: Source) -> list[Source]:
     """The source itself or, of an image with several pages, one source for each, named by its number from 1 on."""
     suffix = source.path.suffix.lower()
     if suffix not in IMAGES:
@@ -96,7 +98,7 @@ def pages_of(source):
             for page in range(count)]
 
 
-def read_page(source, colour='color'):
+def read_page(source: Source, colour: str = 'color') -> np.ndarray[Any, Any] | None:
     """The image of a source in BGR, or None.
 
     Args:
@@ -118,24 +120,24 @@ def read_page(source, colour='color'):
     return in_grey(image) if colour == 'grayscale' and image is not None else image
 
 
-def in_grey(image):
+def in_grey(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """An image (H, W, 3) in BGR as (H, W)."""
     return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
 
 
-def in_colour(image):
+def in_colour(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """An image (H, W, 3) to draw on, of one of any number of channels."""
     if image.ndim == 2 or image.shape[2] < 3:
         return np.repeat(image.reshape(*image.shape[:2], -1)[..., :1], 3, axis=2)
     return np.ascontiguousarray(image[..., :3])
 
 
-def number_of_frames(source):
+def number_of_frames(source: Source) -> int:
     """1 for an image; of a video what it says of itself."""
     return max(1, int(cv2.VideoCapture(str(source.path)).get(cv2.CAP_PROP_FRAME_COUNT))) if source.is_video else 1
 
 
-def frames_of(source, colour='color'):
+def frames_of(source: Source, colour: str = 'color') -> Iterator[Frame]:
     """The image of a file, or the frames of a video, as `read_page` reads them.
 
     Raises:

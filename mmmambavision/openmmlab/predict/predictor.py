@@ -1,5 +1,8 @@
 """A detector's or segmentor's predictions on images in memory, as numbers and drawn."""
+from typing import Any
+
 import numpy as np
+from mmengine.config import Config
 from mmengine.registry import VISUALIZERS
 from mmengine.structures import PixelData
 from pycocotools import mask as coco_mask
@@ -18,7 +21,7 @@ class Predictor:
         threshold: score below which a detector's boxes are left out.
     """
 
-    def __init__(self, cfg, checkpoint, device, threshold):
+    def __init__(self, cfg: Config, checkpoint: str, device: str, threshold: float) -> None:
         self.segments = cfg.get('default_scope') == 'mmseg'
         if self.segments:
             from mmseg.apis import inference_model as infer
@@ -32,14 +35,14 @@ class Predictor:
         self.visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None, name=f'predictor{id(self)}'))
         self.visualizer.dataset_meta = self.model.dataset_meta
 
-    def __call__(self, image):
+    def __call__(self, image: np.ndarray[Any, Any]) -> Any:
         """The data sample with predictions of an image in BGR, (H, W, 3) or as `colour` names it."""
         sample = self.infer(self.model, image).cpu()
         if not self.segments:
             sample.pred_instances = sample.pred_instances[sample.pred_instances.scores >= self.threshold]
         return sample
 
-    def draw(self, image, sample):
+    def draw(self, image: np.ndarray[Any, Any], sample: Any) -> np.ndarray[Any, Any]:
         """The image with its predictions drawn, (H, W, 3) in BGR."""
         options = {} if self.segments else dict(pred_score_thr=self.threshold)
         if self.segments:  # as an array: mmseg indexes with it, and takes a tensor of one pixel for a number
@@ -53,7 +56,7 @@ class Predictor:
             np.random.set_state(state)
         return self.visualizer.get_image()[..., ::-1]
 
-    def numbers(self, sample):
+    def numbers(self, sample: Any) -> np.ndarray[Any, Any] | list[dict[str, Any]]:
         """A segmentor's label map (H, W), or a detector's annotations in COCO's format, without ids."""
         if self.segments:
             return sample.pred_sem_seg.data[0].numpy().astype(np.uint8 if len(self.classes) <= 256 else np.uint16)

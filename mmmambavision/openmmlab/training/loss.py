@@ -6,7 +6,7 @@ from mmengine.registry import HOOKS
 
 from ...errors import UserError
 from ..configs import add_hook
-from .errors import way_on
+from .checkpoints import way_on
 
 
 @HOOKS.register_module()
