@@ -25,7 +25,8 @@ QUIETLY = [sys.executable, '-W', 'ignore', '-W', 'default:CUDA initialization']
 def call(script, *arguments):
     command = [str(TOOLS / script), *map(str, arguments)]
     print('$ python', *command, flush=True)
-    subprocess.run([*QUIETLY, *command], check=True)
+    # One thread: the networks are too small for more, and more would wait for each other where cores are busy.
+    subprocess.run([*QUIETLY, *command], check=True, env={'OMP_NUM_THREADS': '1', **os.environ})
 
 
 def sheet(pictures, columns=2, scale=2):
