@@ -1,18 +1,22 @@
 """Checks of a config's data sets: their files, the channels of their images, and their classes."""
 import json
 import logging
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 
 from ..errors import UserError
 from .configs import datasets_of
 
 
-def check_data(cfg, *loaders):
+def check_data(cfg: Config, *loaders: str) -> None:
     """See that the files of the data loaders named, such as train_dataloader, are there, and read with as many channels
     as the backbone takes.
 
@@ -49,22 +53,22 @@ def check_data(cfg, *loaders):
 class CheckClasses(Hook):
     """Says which classes of a data set in COCO's format are in no category of its JSON: mmdet leaves them out."""
 
-    def before_train(self, runner):
+    def before_train(self, runner: Runner) -> None:
         self.check(runner.train_dataloader, runner.cfg, 'train_dataloader')
 
-    def before_val(self, runner):
+    def before_val(self, runner: Runner) -> None:
         self.check(runner.val_dataloader, runner.cfg, 'val_dataloader')
 
-    def before_test(self, runner):
+    def before_test(self, runner: Runner) -> None:
         self.check(runner.test_dataloader, runner.cfg, 'test_dataloader')
 
-    def check(self, loader, cfg, key):
+    def check(self, loader: Any, cfg: Config, key: str) -> None:
         if any(len(dataset.cat_ids) < len(dataset.metainfo['classes']) for dataset in parts(loader.dataset)
                if hasattr(dataset, 'cat_ids')):
             check_classes(cfg, key)
 
 
-def parts(dataset):
+def parts(dataset: Any) -> Iterator[Any]:
     """The data sets behind those that wrap them."""
     for part in getattr(dataset, 'datasets', [getattr(dataset, 'dataset', None)]):
         if part is None:
@@ -73,7 +77,7 @@ def parts(dataset):
             yield from parts(part)
 
 
-def check_classes(cfg, *loaders):
+def check_classes(cfg: Config, *loaders: str) -> None:
     """Warn of classes of data sets in COCO's format that are in no category of their JSONs.
 
     It reads the JSONs again, so it is for after something was seen to be wrong.

@@ -1,6 +1,10 @@
 """A detector or segmentor of a config with its weights, for tools that look at images and train nothing."""
 import logging
+from collections.abc import Sequence
+from typing import Any
 
+import torch
+from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
@@ -9,7 +13,7 @@ from mmengine.runner import load_checkpoint
 from ..errors import UserError
 
 
-def load_model(cfg, checkpoint, device):
+def load_model(cfg: Config, checkpoint: str | None, device: str | torch.device) -> Any:
     """The model in eval mode, its config and its data's classes and palette on it, as mmdet's and mmseg's APIs want it.
 
     Those APIs' own loaders guess COCO's and Cityscapes' classes for a checkpoint that names none, such as a slim one;
@@ -35,7 +39,7 @@ def load_model(cfg, checkpoint, device):
     return model.to(device).eval()
 
 
-def warn_of_other_classes(checkpoint, classes):
+def warn_of_other_classes(checkpoint: dict[str, Any], classes: Sequence[str] | None) -> None:
     """Warn where a checkpoint was trained with classes of other names, or in another order, than a config's.
 
     Args:
@@ -52,7 +56,7 @@ def warn_of_other_classes(checkpoint, classes):
                   level=logging.WARNING)
 
 
-def tested_on(cfg):
+def tested_on(cfg: Config) -> Any:
     """The data set that a config tests on, without what is wrapped around it."""
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:  # RepeatDataset and its like
@@ -60,6 +64,6 @@ def tested_on(cfg):
     return dataset
 
 
-def _meta_of_config(cfg):
+def _meta_of_config(cfg: Config) -> dict[str, Any]:
     """Classes and palette of the config's test data, without reading it."""
     return DATASETS.build(dict(tested_on(cfg), lazy_init=True)).metainfo
