@@ -25,7 +25,7 @@ def fit_model(model, count):
 
 
 def set_classes(node, count, path, heads, notes, before=None):
-    """Set num_classes in `node` recursively. Adds old values to `heads` by path, and removed class weights to `notes`."""
+    """Set num_classes in `node` recursively. Adds old values to `heads` by path, and changed weights to `notes`."""
     if isinstance(node, (list, tuple)):
         node = {str(index): part for index, part in enumerate(node)}
     if not isinstance(node, dict):
@@ -35,7 +35,7 @@ def set_classes(node, count, path, heads, notes, before=None):
         node['num_classes'] = count
     weights = node.get('class_weight')
     if before not in (None, count) and isinstance(weights, (list, tuple)):
-        if len(weights) == before + 1 and len(set(weights[:-1])) == 1:  # equal class weights, then the weight of "no object"
+        if len(weights) == before + 1 and len(set(weights[:-1])) == 1:  # equal weights, then "no object"
             node['class_weight'] = [weights[0]] * count + [weights[-1]]
         else:
             node['class_weight'] = None
