@@ -22,7 +22,7 @@ def detector(model):
             model.roi_head.with_shared_head or getattr(model, 'with_semantic_head', False)):
         return TwoStage(model)
     raise UserError(f'a {kind}{"" if head == "NoneType" else f" with {head}"} cannot be exported whole; Faster, Mask '
-                    'and Cascade R-CNN, RetinaNet and segmentors can. Export the backbone, or backbone and neck', 'part')
+                    'and Cascade R-CNN, RetinaNet and segmentors can. Export its backbone or neck', 'part')
 
 
 class Detector(nn.Module):

@@ -55,7 +55,7 @@ class Preprocessor(nn.Module):
     def __init__(self, settings, divisor, value):
         super().__init__()
         self.divisor, self.value = divisor or 1, value
-        self.takes_bgr = not (settings.get('bgr_to_rgb') or settings.get('rgb_to_bgr'))  # without a swap, the network takes BGR as loaded
+        self.takes_bgr = not (settings.get('bgr_to_rgb') or settings.get('rgb_to_bgr'))  # mmcv loads BGR
         for name, default in (('mean', (0.,) * 3), ('std', (1.,) * 3)):
             numbers = torch.tensor(settings.get(name) or default)
             self.register_buffer(name, numbers[:, None, None], persistent=False)
