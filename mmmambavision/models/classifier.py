@@ -114,7 +114,7 @@ class MambaVisionClassifier(Trunk):
         chosen = range(count)[-chosen:] if isinstance(chosen, int) and 0 < chosen <= count else chosen
         chosen = [] if isinstance(chosen, int) else [i + count if i < 0 else i for i in chosen]
         if not chosen or not set(chosen) <= set(range(count)):
-            raise ValueError(f'indices must be levels from 0 to {count - 1} or a number of last levels, got {indices!r}')
+            raise ValueError(f'indices must be levels from 0 to {count - 1} or a number of levels, got {indices!r}')
         return chosen
 
     @property
