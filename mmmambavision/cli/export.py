@@ -15,7 +15,8 @@ PARTS = ('model', 'neck', 'backbone')
 
 def add_arguments(parser):
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', nargs='?', help='checkpoint file, URL or hf://owner/repository; default: none')
+    parser.add_argument('checkpoint', nargs='?',
+                        help='checkpoint file, URL or hf://owner/repository; default: random weights')
     parser.add_argument('--out', type=Path, required=True, help='new file, .onnx')
     parser.add_argument('--part', choices=PARTS, default='model')
     parser.add_argument('--size', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'), default=(224, 320),
