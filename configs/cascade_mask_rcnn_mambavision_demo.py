@@ -79,7 +79,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=30),
     dict(type='CosineAnnealingLR', by_epoch=True, begin=0, T_max=max_epochs, convert_to_iter_based=True),
 ]
-# One group of parameters, which AdamW updates in one call: with paramwise_cfg mmengine makes a group of each parameter.
+# No paramwise_cfg: mmengine would create a group for each parameter. AdamW updates one group in one call.
 optim_wrapper = dict(
     type='OptimWrapper', optimizer=dict(lr=1e-3, fused=True), paramwise_cfg=None, clip_grad=dict(max_norm=35.))
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=max_epochs))

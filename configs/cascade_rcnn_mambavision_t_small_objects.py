@@ -1,5 +1,5 @@
 # The released Cascade R-CNN without masks, for objects of a few pixels: images of up to 2000x1200 as in mmdet's ATSS
-# with DyHead on Swin-L, anchors from 16 pixels on beside those from 32, and up to 500 detections of an image.
+# with DyHead on Swin-L, additional anchors of 16 pixels, and up to 500 detections per image.
 _base_ = [
     '_base_/models/cascade_mask_rcnn.py', 'mmdet::_base_/datasets/coco_detection.py',
     '_base_/schedules/adamw_1x.py', '_base_/coco_runtime.py'

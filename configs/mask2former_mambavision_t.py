@@ -1,5 +1,5 @@
-# mmseg's Mask2Former on ADE20K, 160k iterations; 8 GPUs x 2 images. As there, the backbone has a tenth of the learning
-# rate, and norms and embeddings have no weight decay. Needs mmdet beside mmseg.
+# mmseg's Mask2Former on ADE20K, 160k iterations; 8 GPUs x 2 images. As in mmseg, the backbone has 10% of the learning
+# rate, and norms and embeddings have no weight decay. Needs mmdet and mmseg.
 _base_ = [
     '_base_/models/mask2former.py', '_base_/datasets/ade20k.py', '_base_/schedules/adamw_160k.py',
     '_base_/segmentation_runtime.py'

@@ -9,4 +9,4 @@ custom_imports = dict(imports=['mmmambavision.openmmlab', 'mmmambavision.openmml
 model = dict(
     roi_head=dict(bbox_head=dict(num_classes=1203), mask_head=dict(num_classes=1203)),
     test_cfg=dict(rcnn=dict(score_thr=0.0001, max_per_img=300)))
-default_hooks = dict(checkpoint=dict(save_best='auto'))  # lvis/bbox_AP, and coco/bbox_mAP on data of one's own
+default_hooks = dict(checkpoint=dict(save_best='auto'))  # lvis/bbox_AP, or coco/bbox_mAP with --data

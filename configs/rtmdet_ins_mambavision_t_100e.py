@@ -4,7 +4,7 @@ _base_ = 'mmdet::rtmdet/rtmdet-ins_l_8xb32-300e_coco.py'
 
 custom_imports = dict(imports=['mmmambavision.openmmlab'], allow_failed_imports=False)
 
-norm_cfg = dict(type='GN', num_groups=16)  # theirs are 32, which do not divide the neck's 80 channels
+norm_cfg = dict(type='GN', num_groups=16)  # not 32 as in mmdet, because 32 does not divide the neck's 80 channels
 model = dict(
     use_syncbn=False,
     data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),

@@ -4,7 +4,7 @@ _base_ = [
     '_base_/segmentation_runtime.py'
 ]
 
-# Most pixels are background and most of the others circle's; unweighted, all shapes become circles for a long time.
+# Most pixels are background or circle. Without class weights, the network predicts only circles for a long time.
 class_weight = [0.15, 0.7, 1.4, 1.0, 1.6]
 channels = 64
 norm_cfg = dict(type='BN')

@@ -1,5 +1,5 @@
-# Cityscapes at 512x1024: length and batch of mmseg's UperNet there (4 GPUs x 2 images), learning rate of its SegFormer
-# for as many images. Tested by overlapping crops, so that a window is never larger than in training.
+# Cityscapes at 512x1024: schedule and batch size of mmseg's UperNet (4 GPUs x 2 images), learning rate of mmseg's
+# SegFormer for the same batch size. Tested on overlapping crops, so that inputs are never larger than in training.
 _base_ = [
     '_base_/models/upernet.py', '_base_/datasets/cityscapes.py', '_base_/schedules/adamw_80k.py',
     '_base_/segmentation_runtime.py'

@@ -1,4 +1,4 @@
-"""The signals that end a training, and with which status, before mmengine is there and after."""
+"""Signals that end a training, and the exit status for each."""
 import os
 import signal
 
@@ -9,24 +9,22 @@ SIGNALS = [getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1', 'SIGINT') if
 
 
 def status_of(number):
-    """Exit status of a training that a signal has ended."""
+    """Exit status of a training after a signal."""
     return BY_HAND if number == signal.SIGINT else TRY_AGAIN
 
 
 def wanted():
-    """The signals to obey: not SIGINT where this process was started with it ignored, as shells do to what runs in the
-    background of a script."""
+    """The signals to handle. SIGINT is excluded if it is ignored, as shells do for background jobs of a script."""
     return [number for number in SIGNALS if number != signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def before_training():
-    """Have the signals end this process as before the first iteration, while it imports, checks data or downloads
-    weights."""
+    """Handle signals before the first iteration: during imports, data checks and downloads."""
     for number in wanted():
         signal.signal(number, end_before_training)
 
 
 def end_before_training(number, frame):
-    print(f'ended by {signal.Signals(number).name} before the first iteration: the same command starts again',
+    print(f'ended by {signal.Signals(number).name} before the first iteration. Run the same command to start again',
           flush=True)
-    os._exit(status_of(number))  # an exception would be raised anywhere, and be caught by some library
+    os._exit(status_of(number))  # a library could catch an exception

@@ -1,15 +1,15 @@
-"""What a command says on the terminal: tables, and mistakes of the user as one sentence."""
+"""Terminal output of commands: tables, and short error messages without a traceback."""
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from .cli.hints import with_hint
 from .errors import UserError
 
-BY_HAND = 130  # exit status that shells give Ctrl-C, and that a script that tries again has to stop at
+BY_HAND = 130  # exit status of shells after Ctrl-C; scripts with retries must stop at this status
 
 
 def show(columns: Sequence[str], rows: Iterable[Sequence[str]], markdown: bool = False, left: int = 1) -> None:
-    """Print a table of strings on the terminal or in Markdown, the first `left` columns aligned to the left."""
+    """Print a table of strings on the terminal or as Markdown. The first `left` columns are left-aligned."""
     if markdown:
         print('| ' + ' | '.join(columns) + ' |\n' + '|---' * left + '|---:' * (len(columns) - left) + '|')
         for row in rows:
@@ -27,7 +27,7 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[str]], markdown: bool =
 
 
 def run(main: Callable[[], object]) -> None:
-    """Run a command's `main`. A mistake of the user ends it with one message and exit status 1, Ctrl-C with 130."""
+    """Run a command's `main`. A UserError prints its message and exits with status 1. Ctrl-C exits with 130."""
     try:
         main()
     except UserError as error:

@@ -1,13 +1,16 @@
-"""The ImageNet classifiers in timm's model zoo: importing this registers them.
+"""Register the ImageNet classifiers in timm.
 
     import timm, mmmambavision.timm_models
     model = timm.create_model('mambavision_tiny.in1k', pretrained=True)
 
-`pretrained=True` reads NVIDIA's files from Hugging Face (CC BY-NC-SA 4.0) through the package's safe loader;
-`pretrained_cfg_overlay=dict(file=...)` names a local one. Beside timm's own arguments a model takes `window_size`, by
-default that of its released weights; (None, None) is the whole map (None alone is dropped by `timm.create_model`), and
-`arch`, a dict of sizes as `MambaVision` takes it, for a network of another size under the same name.
-Images may have any size whatever `img_size` says.
+`pretrained=True` downloads NVIDIA's files from Hugging Face (CC BY-NC-SA 4.0) and reads them with the package's safe
+loader. `pretrained_cfg_overlay=dict(file=...)` selects a local file. In addition to timm's arguments, a model takes
+
+- `window_size`: the default is the size of the released weights. Use (None, None) for the whole map, because
+  `timm.create_model` drops None.
+- `arch`: a dict of sizes as in `MambaVision`, for a network of another size.
+
+Images can have any size. `img_size` has no effect.
 """
 from contextlib import nullcontext
 from typing import Any
@@ -28,7 +31,7 @@ __all__: list[str] = []  # register_model adds to it
 
 
 def _cfg(repository: str, file: str, size: int = 224, **options: Any) -> dict[str, Any]:
-    """What timm keeps about released weights: where they are and how images are prepared for them."""
+    """timm's metadata of released weights: source and image preprocessing."""
     return dict(
         hf_hub_id=f'nvidia/{repository}', hf_hub_filename=file, license='cc-by-nc-sa-4.0', num_classes=1000,
         input_size=(3, size, size), pool_size=(size // 32, size // 32), crop_pct=1.0, crop_mode='center',
@@ -61,7 +64,7 @@ def _create(variant: str, pretrained: bool, drop_path_rate: float, pretrained_cf
     overlay = dict(pretrained_cfg_overlay or {})
     if pretrained and not cfg.state_dict:
         weights = overlay['state_dict'] = classifier_weights(load_checkpoint(_source(cfg)))
-        if 'head.weight' in weights:  # timm keeps the head of a file of as many classes as the model's
+        if 'head.weight' in weights:  # timm keeps the head if the number of classes is equal
             overlay.setdefault('num_classes', len(weights['head.weight']))
     side = cfg.input_size[-1]
     arch = variant.removeprefix('mambavision_')
@@ -69,15 +72,17 @@ def _create(variant: str, pretrained: bool, drop_path_rate: float, pretrained_cf
     model: Any = build_model_with_cfg(
         _build, variant, pretrained, pretrained_cfg, overlay, in_chans=in_chans, pretrained_filter_fn=_fitted,
         feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'), **(options | kwargs))
-    for part in (model, getattr(model, 'model', model)):  # the second inside a feature extractor
+    for part in (model, getattr(model, 'model', model)):  # model.model: inside a feature extractor
         part.pretrained_cfg['state_dict'] = None
     model._register_load_state_dict_pre_hook(_find_names, with_module=True)
     return model
 
 
 def _find_names(model: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str, *_: Any) -> None:
-    """Before a model takes weights, such as those of `checkpoint_path`: the model's names, where there is a prefix
-    before all of them; and a look whether they are of its network and have values."""
+    """Pre-hook for load_state_dict, for example with `checkpoint_path`.
+
+    If no name fits, rename the weights, which can have any prefix, and check that they have values.
+    """
     own = model.state_dict()
     if prefix or own.keys() & state_dict.keys():
         return
@@ -94,18 +99,18 @@ def _build(in_chans: int, num_classes: int = 1000, device: Any = None, dtype: to
 
 
 def _source(cfg: Any) -> str:
-    """Name of the file that a pretrained_cfg asks for, as `load_checkpoint` takes it."""
+    """The checkpoint name in a pretrained_cfg, for `load_checkpoint`."""
     if cfg.file:
         return str(cfg.file)
     if cfg.hf_hub_id:
         return f'hf://{cfg.hf_hub_id}/{cfg.hf_hub_filename}' if cfg.hf_hub_filename else f'hf://{cfg.hf_hub_id}'
     if cfg.url:
         return cfg.url
-    raise UserError(f'no weights are known for {cfg.architecture}: pretrained_cfg_overlay=dict(file=...) names a file')
+    raise UserError(f'no weights are known for {cfg.architecture}. Give a file: pretrained_cfg_overlay=dict(file=...)')
 
 
 def _fitted(weights: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """Weights for a model after a look whether they are of its network; timm sees to the head."""
+    """Check that weights belong to the network of a model, and adapt its stem. timm adapts the head."""
     own = model.state_dict()
     trunk = {name: value for name, value in weights.items() if name.startswith(('patch_embed.', 'levels.'))}
     weights = {**weights, **fit(trunk, model)}

@@ -1,4 +1,4 @@
-"""A config's network as an ONNX file: `python tools/export.py CONFIG [CHECKPOINT] --out model.onnx`."""
+"""Export a config's network to an ONNX file: `python tools/export.py CONFIG [CHECKPOINT] --out model.onnx`."""
 from mmmambavision.cli.export import main
 from mmmambavision.terminal import run
 

@@ -26,11 +26,11 @@ KEYS = 'part task classes palette resize mask_threshold align_corners binary_thr
 
 
 class SkippedError(Exception):
-    """Why an image is left out."""
+    """The reason why an image is skipped."""
 
 
 def load(file, device):
-    """An ONNX Runtime session of a file, and what tools/export.py wrote into its metadata."""
+    """An ONNX Runtime session of a file, and the metadata that tools/export.py wrote."""
     providers = {f'{device.upper()}ExecutionProvider'}.intersection(onnxruntime.get_available_providers())
     onnxruntime.set_default_logger_severity(4)  # what it logs as errors are exceptions, too
     try:
@@ -50,7 +50,7 @@ def load(file, device):
 
 
 def run(session, image):
-    """The file's outputs by name, of an image (H, W, 3) in RGB."""
+    """The file's outputs by name for an image (H, W, 3) in RGB."""
     (height, width), sides = image.shape[:2], session.get_inputs()[0].shape[2:]
     if any(isinstance(side, int) and side != here for side, here in zip(sides, (height, width))):
         raise SkippedError(f'the file takes {sides[0]}x{sides[1]} pixels alone, and after resizing there are '
@@ -68,7 +68,7 @@ def segment(session, meta, image):
     logits = slide(session, meta, resize(image, meta['resize'])[..., ::-1])
     rows, columns = (places(new, old, meta['align_corners']) for new, old in zip(image.shape, logits.shape[1:]))
     labels = []
-    for strip in np.array_split(rows, -(-len(rows) // 64)):  # all of a photograph's logits can fill gigabytes
+    for strip in np.array_split(rows, -(-len(rows) // 64)):  # all logits of a photo can need gigabytes
         values = interpolate(logits, strip, columns)
         labels.append(values.argmax(0) if len(values) > 1 else
                       .5 + .5 * np.tanh(.5 * values[0]) > meta['binary_threshold'])  # the sigmoid, without overflow
@@ -94,7 +94,7 @@ def detect(session, meta, image, threshold):
 
 
 def resize(image, rule):
-    """As mmcv's imrescale and imresize do."""
+    """Resize as mmcv's imrescale and imresize."""
     (height, width), size = image.shape[:2], rule['scale'] if rule else image.shape[1::-1]
     if rule and rule['keep_ratio']:
         factor = min(max(size) / max(height, width), min(size) / min(height, width))
@@ -103,7 +103,7 @@ def resize(image, rule):
 
 
 def slide(session, meta, image):
-    """Logits (classes, H, W): the mean of those of windows, as mmseg's slide_inference, where the model takes such."""
+    """Logits (classes, H, W). In slide mode, the mean over windows, as mmseg's slide_inference."""
     if not meta.get('window'):
         return run(session, image)['logits'][0]
     (height, width), divisor, total = image.shape[:2], meta.get('size_divisor') or 1, 0
@@ -122,13 +122,13 @@ def slide(session, meta, image):
 
 
 def places(new, old, align_corners):
-    """Where torch's F.interpolate looks, in `old` pixels, for each of `new` ones."""
+    """Source coordinates of torch's F.interpolate, in `old` pixels, for each of `new` pixels."""
     at = np.arange(new) * (old - 1) / max(new - 1, 1) if align_corners else (np.arange(new) + .5) * old / new - .5
     return at.clip(0, old - 1)
 
 
 def interpolate(array, rows, columns):
-    """Values of an array (..., H, W) between its rows and columns, bilinear; around the array lie zeros."""
+    """Bilinear interpolation of an array (..., H, W) with zeros outside."""
     for axis, at in ((-2, rows[:, None]), (-1, columns)):
         low, values = np.floor(at), 0
         for index, weight in ((low, low + 1 - at), (low + 1, at - low)):
@@ -139,7 +139,7 @@ def interpolate(array, rows, columns):
 
 
 def paste(mask, box, height, width):
-    """A box's mask as probabilities (height, width) of its image, as mmdet's FCNMaskHead pastes it."""
+    """Paste the mask of a box into its image, as probabilities (height, width), like mmdet's FCNMaskHead."""
     region, positions = [], []
     for low, high, cells, side in zip(box[[1, 0]], box[[3, 2]], mask.shape, (height, width)):
         pixels = np.arange(max(np.floor(low) - 1, 0), min(np.ceil(high) + 1, side), dtype=int)
@@ -166,7 +166,7 @@ def encode(mask):
 
 
 def draw_detections(image, annotations, masks, meta):
-    """As mmdet's DetLocalVisualizer draws them, in the classes' own colours."""
+    """Draw detections as mmdet's DetLocalVisualizer, in the colours of the classes."""
     layer, labels = image.copy(), [annotation['category_id'] - 1 for annotation in annotations]
     for mask, label in zip(masks, labels):
         layer[mask] = meta['colours'][label]
@@ -184,7 +184,7 @@ def draw_detections(image, annotations, masks, meta):
 
 
 def draw_labels(image, labels, meta):
-    """As mmseg's SegLocalVisualizer draws them: each class named in the middle of its longest row."""
+    """Draw label maps as mmseg's SegLocalVisualizer. The name of a class is in the middle of its longest row."""
     layer = meta['colours'][labels]
     for label in np.unique(labels):
         y = (labels == label).sum(1).argmax()
@@ -228,7 +228,7 @@ def find_images(names):
 
 
 def check_targets(out, images, numbers, segments):
-    """Nothing that is there already is written to, and nothing twice."""
+    """Check that no output file exists already, and that no two inputs have the same output."""
     targets = {}
     for path, name in images:
         for target in (name, Path('labels', name).with_suffix('.png'))[:1 + (numbers and segments)]:

@@ -1,4 +1,4 @@
-"""Look inside a trained network: `python tools/visualize.py attention --config CONFIG --checkpoint FILE IMAGE...`."""
+"""Visualize a trained network: `python tools/visualize.py attention --config CONFIG --checkpoint FILE IMAGE...`."""
 from mmmambavision.cli.visualize import main
 from mmmambavision.terminal import run
 

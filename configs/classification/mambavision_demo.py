@@ -27,5 +27,5 @@ param_scheduler = [
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(max_keep_ckpts=2, save_best='accuracy/top1', rule='greater'),
-    visualization=dict(rescale_factor=4.))  # for text that can be read
+    visualization=dict(rescale_factor=4.))  # readable text
 randomness = dict(seed=0)

@@ -1,4 +1,4 @@
-# Released: top-1 83.3. Its weight decay is not published; this is tiny's.
+# Released: top-1 83.3. Its weight decay is not published, so this is the value of tiny.
 _base_ = 'mambavision_t_in1k.py'
 
 model = dict(model_name='mambavision_small')

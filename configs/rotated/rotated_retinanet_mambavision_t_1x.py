@@ -1,5 +1,5 @@
 # mmrotate's Rotated RetinaNet (le90) on DOTA, 12 epochs, with the optimiser of its RetinaNet on ConvNeXt-T; 1 GPU x 2
-# images. Needs the onedl packages and onedl-mmrotate. Of mmcv's operators it takes those alone that need no compiler.
+# images. Needs the onedl packages and onedl-mmrotate. All operators that it uses work without a compiled mmcv.
 _base_ = 'mmrotate::rotated_retinanet/rotated-retinanet-rbox-le90_r50_fpn_1x_dota.py'
 
 custom_imports = dict(imports=['mmmambavision.openmmlab'], allow_failed_imports=False)

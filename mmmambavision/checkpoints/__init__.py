@@ -1,3 +1,3 @@
-"""Checkpoints: from a name to a dict (`files`), from a dict to the parameters of a network (`weights`)."""
+"""Checkpoints: read files (`files`), rename tensors (`names`), load weights into a network (`weights`)."""
 
 __all__ = ['files', 'names', 'weights']

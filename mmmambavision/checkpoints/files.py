@@ -1,4 +1,4 @@
-"""A path, URL or hf:// name to the contents of a checkpoint, without running what a pickle may contain."""
+"""Find, download and read checkpoints safely: loading a file never runs code from its pickle."""
 import argparse
 import hashlib
 import io
@@ -23,20 +23,20 @@ from ..errors import UnreachableError, UserError, not_the_file
 from .pickles import check_pickle
 
 logger = logging.getLogger(__name__)
-MAIN_KEYS = ('state_dict', 'model')  # under which weights are, the first in the place of others
-OF_OPTIMIZERS = re.compile(r'optim|exp_avg|rng|scaler|(lr_)?scheduler', re.I)  # keys of what holds no weights
-DEPTH = 20  # of dicts in dicts
+MAIN_KEYS = ('state_dict', 'model')  # keys of the weights, in order of priority
+OF_OPTIMIZERS = re.compile(r'optim|exp_avg|rng|scaler|(lr_)?scheduler', re.I)  # keys of training state, not weights
+DEPTH = 20  # maximum depth of nested dicts
 SUFFIXES = ('.safetensors', '.pth.tar', '.pth', '.pt')
 
 
 def load_checkpoint(name: str | os.PathLike[str], map_location: Any = 'cpu') -> dict[str, Any]:
-    """The contents of a checkpoint by its path, URL or hf:// name; see `fetch` and `read_checkpoint`.
+    """Load a checkpoint from a path, URL or hf:// name. See `fetch` and `read_checkpoint`.
 
-    'NAME#KEY' takes the weights under KEY of a file that holds several, such as 'FILE#state_dict_ema': a key of its
-    contents, or what the names of the tensors begin with.
+    'NAME#KEY' selects one set of weights from a file that holds several, for example 'FILE#state_dict_ema'. KEY is a
+    key of the file's dict, or a prefix of the tensor names.
 
     Raises:
-        UserError: the file holds no weights by name, or none under that key; names the keys that it has.
+        UserError: the file is not a dict, or it has no weights under KEY. The message lists the available keys.
     """
     name, key = split_key(name)
     checkpoint = read_checkpoint(fetch(name), map_location)
@@ -44,7 +44,7 @@ def load_checkpoint(name: str | os.PathLike[str], map_location: Any = 'cpu') -> 
     if not key:
         keys = [key for key, value in checkpoint.items() if isinstance(value, dict) and tensors_of({key: value})]
         if len(keys) > 1:
-            logger.info('%s holds weights under %s; KEY in %s#KEY names those to take', name, ', '.join(keys), name)
+            logger.info('%s holds weights under %s; select one with %s#KEY', name, ', '.join(keys), name)
         return checkpoint
     if isinstance(checkpoint.get(key), dict):
         chosen = tensors_of(checkpoint[key])
@@ -59,27 +59,27 @@ def load_checkpoint(name: str | os.PathLike[str], map_location: Any = 'cpu') -> 
 
 
 def split_key(name: str | os.PathLike[str]) -> tuple[str, str]:
-    """('NAME', 'KEY') of a checkpoint's name 'NAME#KEY'; KEY is empty where there is none."""
+    """Split 'NAME#KEY' into ('NAME', 'KEY'). KEY is empty if the name has none."""
     name, _, key = (str(name), '', '') if os.path.exists(name) else str(name).partition('#')
     return name, key
 
 
 def tensors_of(checkpoint: Any) -> dict[str, torch.Tensor]:
-    """All tensors in the contents of a checkpoint file, also those in dicts of dicts, by name.
+    """Collect all tensors of a checkpoint by name, including tensors in nested dicts.
 
-    A name begins with the keys of the dicts that the tensor is in, except for the first of MAIN_KEYS that there is;
-    what wrappers of modules put into names is left out, and so are the tensors of optimizers.
+    The keys of the enclosing dicts become the prefix of a name, except the first of MAIN_KEYS that exists. Prefixes of
+    module wrappers are removed. Optimizer tensors are skipped.
 
     Raises:
-        UserError: the contents are no dict.
+        UserError: the checkpoint is not a dict.
     """
     if not isinstance(checkpoint, dict):
-        raise UserError(f'the checkpoint holds no weights by name: it is a {type(checkpoint).__name__}')
+        raise UserError(f'the checkpoint holds no weights by name: it is a {type(checkpoint).__name__}, not a dict')
     tensors: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
 
     def collect(node: dict[Any, Any], path: str, depth: int = 0) -> None:
-        if id(node) in seen or depth > DEPTH:  # a pickle's dict may be in itself
+        if id(node) in seen or depth > DEPTH:  # a dict in a pickle can contain itself
             return
         seen.add(id(node))
         main = next((key for key in MAIN_KEYS if isinstance(node.get(key), dict) and node[key]), None)
@@ -96,7 +96,7 @@ def tensors_of(checkpoint: Any) -> dict[str, torch.Tensor]:
 
 
 def without_wrappers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors by the names that they have without torch.compile and torch's wrappers for sharding and checkpointing."""
+    """Remove the prefixes of torch.compile, FSDP and activation checkpointing from tensor names."""
     wrapped = re.compile(r'(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
     if not any(isinstance(name, str) and wrapped.search(name) for name in state):
         return state
@@ -104,15 +104,17 @@ def without_wrappers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def fetch(name: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """Path of a checkpoint given as a path, a URL, hf://owner/repository (its one checkpoint) or
-    hf://owner/repository/file; local paths are not looked at.
+    """Download a checkpoint if necessary and return its local path.
 
-    One process of a machine downloads while the others wait. In a process group all have to call this, and if any of
-    them cannot have the file, all of them raise its error.
+    The name is a local path, a URL, hf://owner/repository (with exactly one checkpoint) or
+    hf://owner/repository/file. A local path is returned without a check that the file exists.
+
+    One process per machine downloads while the others wait. All processes of a process group must call this. If one
+    process fails, all processes raise its error.
 
     Raises:
-        UserError: an hf:// name of another form, or a repository with no checkpoint or several.
-        UnreachableError: (a UserError) a file that cannot be downloaded.
+        UserError: the hf:// name has a wrong form, or the repository has no checkpoint or several.
+        UnreachableError: (a UserError) the file cannot be downloaded.
     """
     address, path, error = str(name), name, None
     if not address.startswith(('hf://', 'http://', 'https://')):
@@ -121,7 +123,7 @@ def fetch(name: str | os.PathLike[str]) -> str | os.PathLike[str]:
         path = _from_hf(address) if address.startswith('hf://') else _from_url(address)
     except UserError as caught:
         error = caught
-    except Exception as caught:  # of any library on the way: whatever it is, all processes have to hear of it
+    except Exception as caught:  # any error of any library, because all processes must receive it
         error = UnreachableError(f'could not download {name}: {type(caught).__name__}: {_first_line(caught)}')
     if error := _first_of_all_processes(error):
         raise error
@@ -129,7 +131,7 @@ def fetch(name: str | os.PathLike[str]) -> str | os.PathLike[str]:
 
 
 def _first_of_all_processes(error: UserError | None) -> UserError | None:
-    """An error that any process of the group has, or None."""
+    """The first error among all processes of the group, or None."""
     if not (dist.is_available() and dist.is_initialized()):
         return error
     errors = [None] * dist.get_world_size()
@@ -138,7 +140,7 @@ def _first_of_all_processes(error: UserError | None) -> UserError | None:
 
 
 def _from_url(url: str) -> Path:
-    """Path of the file behind a URL, downloaded to torch's hub folder unless it is there already."""
+    """Download a URL to torch's hub folder, unless the file exists, and return the path."""
     name = Path(urlparse(url).path).name
     path = Path(torch.hub.get_dir(), 'checkpoints', f'{hashlib.sha1(url.encode()).hexdigest()[:8]}-{name}')
     if path.exists():
@@ -157,7 +159,7 @@ def _from_url(url: str) -> Path:
 
 
 def _check_length(url: str, file: str) -> None:
-    """See that a downloaded file is whole, which torch does not, as far as the server says how long it is."""
+    """Compare a downloaded file with the server's Content-Length, because torch does not check it."""
     try:
         with urlopen(Request(url, method='HEAD'), timeout=60) as response:
             expected = response.headers.get('Content-Length')
@@ -170,7 +172,7 @@ def _check_length(url: str, file: str) -> None:
 
 
 def _from_hf(name: str) -> str:
-    """Path of a file in Hugging Face's cache, downloaded unless it is there already."""
+    """Download a file to Hugging Face's cache, unless it exists, and return the path."""
     owner, _, rest = name.removeprefix('hf://').partition('/')
     repository, _, file = rest.partition('/')
     if not owner or not repository:
@@ -179,7 +181,7 @@ def _from_hf(name: str) -> str:
         from huggingface_hub import HfApi, hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
     except ImportError:
-        raise UserError(f'{name} is a name on Hugging Face, which needs: pip install huggingface_hub') from None
+        raise UserError(f'{name} is a Hugging Face name. To download it: pip install huggingface_hub') from None
     repository = f'{owner}/{repository}'
     try:
         try:
@@ -198,18 +200,18 @@ def _from_hf(name: str) -> str:
 
 
 def read_checkpoint(path: str | os.PathLike[str], map_location: Any = 'cpu') -> dict[str, Any]:
-    """The contents of a checkpoint file: `.safetensors`, or anything that `torch.save` wrote.
+    """Read a checkpoint file: `.safetensors`, or a file from `torch.save`.
 
-    The checksums of a zip file, which torch has written since its version 1.6, are compared with its contents; the
-    other forms have none, so that a changed weight in them is not seen.
+    The zip format of torch 1.6 and later has checksums, and this function verifies them. The older format and
+    `.safetensors` have no checksums, so a changed weight is not detected there.
 
     Args:
         path: the file.
-        map_location: as of `torch.load`: a device, a dict or a function.
+        map_location: as in `torch.load`: a device, a dict or a function.
 
     Raises:
-        UnreachableError: (a UserError) no such file.
-        UserError: not a checkpoint, or one that needs a class which is not known to be harmless.
+        UnreachableError: (a UserError) the file does not exist.
+        UserError: the file is not a checkpoint, or it needs a class that is not on the allow-list.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -218,42 +220,42 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = 'cpu') -> 
     try:
         if path.suffix == '.safetensors':
             return _read_safetensors(path, map_location)
-        # Each time: a `safe_globals` context of others, such as timm's, takes its classes away for good.
+        # Repeat this for each file: a `safe_globals` context of another library, for example timm, removes our classes.
         _allow_harmless_globals()
         _check_before_unpickling(path)
         return torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # whatever a reader of zip files, of pickles or of tensors stumbles over
+    except Exception as error:  # zipfile, pickletools and torch raise many types of errors for damaged files
         found = re.search(r'GLOBAL (\S+(?:\(.*?\))?) (?:was not an allowed|whose module)', str(error))
         if found:
             raise UserError(
-                f'{path} was not loaded: it asks for {found[1]}, which is not on the list of harmless classes, and '
-                'unpickling it could run code. If you trust the class, allow it: '
-                f'torch.serialization.add_safe_globals([{found[1].split(".")[-1]}]). If you trust the author, save the '
-                'weights alone where the file can be loaded: torch.save(checkpoint["state_dict"], ...)') from None
-        raise UserError(f'{path} is not a checkpoint, or it is damaged or half written: '
+                f'{path} was not loaded: it needs {found[1]}, which is not on the allow-list and could run code. '
+                'If you trust it, call '
+                f'torch.serialization.add_safe_globals([{found[1].split(".")[-1]}]), or ask the author for a file with '
+                'only the weights: torch.save(checkpoint["state_dict"], ...)') from None
+        raise UserError(f'{path} is not a checkpoint, or it is damaged or incomplete: '
                         f'{_pointer(path) or _first_line(error)}') from None
 
 
 def _check_before_unpickling(path: Path) -> None:
-    """See that a file of `torch.save` is whole, and that reading it takes no more memory than its size allows for.
+    """Check that a file from `torch.save` is complete, and that loading it needs no more memory than its size.
 
     Raises:
-        ValueError: what is wrong; zipfile and pickletools raise others.
+        ValueError: the file is not valid. zipfile and pickletools raise their own errors.
     """
     with open(path, 'rb') as file:
         if file.read(4) != b'PK\x03\x04':
             file.seek(0)
-            for _ in range(5):  # of the form before: magic number, version, system, contents, names of storages
+            for _ in range(5):  # legacy format: magic number, version, system, contents, storage names
                 check_pickle(file)
             return
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
         if sum(record.file_size for record in records) > path.stat().st_size:
             raise ValueError('it declares more contents than it holds')
-        if len({record.filename.lower() for record in records}) < len(records):  # all alike to torch's reader
-            raise ValueError('it holds two records of one name')
+        if len({record.filename.lower() for record in records}) < len(records):  # torch's reader ignores case
+            raise ValueError('it holds two records with the same name')
         if damaged := archive.testzip():
-            raise ValueError(f'the checksum of its record {damaged} is another than when it was written')
+            raise ValueError(f'the checksum of its record {damaged} is wrong')
         for record in records:
             if record.filename.lower().endswith('data.pkl'):
                 check_pickle(io.BytesIO(archive.read(record)))
@@ -264,14 +266,14 @@ def _read_safetensors(path: Path, map_location: Any) -> dict[str, torch.Tensor]:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError:
-        raise UserError(f'{path} needs: pip install safetensors') from None
+        raise UserError(f'to read {path}: pip install safetensors') from None
     try:
         tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(str(error)) from None
     if map_location is None or str(map_location) == 'cpu':
         return tensors
-    if callable(map_location):  # of storages, and None for where they are
+    if callable(map_location):  # it returns a storage, or None to keep the device
         devices = {name: getattr(map_location(t.untyped_storage(), 'cpu'), 'device', 'cpu')
                    for name, t in tensors.items()}
     else:
@@ -294,8 +296,8 @@ def _allow_harmless_globals() -> None:
     dtypes = [type(np.dtype(kind)) for kind in '?bhilqBHILQefdgFDOSU']
     torch.serialization.add_safe_globals([
         np.ndarray, np.dtype, *dtypes,
-        # numpy moved these between its versions 1 and 2; files of either are read with either.
+        # NumPy 2 moved these functions. Files from NumPy 1 and 2 load with both versions.
         *[(getattr(multiarray, name), f'numpy.{core}.multiarray.{name}') for core in ('core', '_core')
           for name in ('_reconstruct', 'scalar')],
-        # What training scripts of classification checkpoints store beside the weights.
+        # Training scripts for classification store these next to the weights.
         argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath])

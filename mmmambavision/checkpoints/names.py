@@ -1,4 +1,4 @@
-"""Names of tensors in checkpoints: finding a MambaVision behind any prefix, and renaming to a model's names."""
+"""Names of checkpoint tensors: find a MambaVision under any prefix, and rename its tensors for a model."""
 import logging
 import re
 from collections import Counter, defaultdict
@@ -11,20 +11,20 @@ from ..errors import UserError
 from .files import tensors_of, without_wrappers
 
 STEM = 'patch_embed.conv_down.0.weight'
-MAX_PARTS = 32  # parts of a name that are tried as a prefix
+MAX_PARTS = 32  # maximum number of name parts in a prefix
 logger = logging.getLogger(__name__)
 
 
 def backbone_weights(checkpoint: dict[str, Any],
                      own: dict[str, torch.Tensor] | None = None) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Split any released checkpoint into the backbone's weights, by the names that `MambaVision` uses, and the rest.
+    """Split a checkpoint into the backbone's weights, with the names that `MambaVision` uses, and all other tensors.
 
-    Knows training checkpoints with a `state_dict` among other objects, bare state dicts, dicts of dicts, and backbones
-    behind any prefix: `module.`, `model.`, `backbone.` of a detector or segmentor, or several of them.
+    It accepts training checkpoints with a `state_dict`, bare state dicts and nested dicts. The backbone can have any
+    prefix: `module.`, `model.`, `backbone.` of a detector or segmentor, or a combination.
 
     Args:
         checkpoint: the contents of a checkpoint file, a dict. It is not changed.
-        own: the state dict of the model to fill; of several backbones in the checkpoint, the one that fits it best.
+        own: the state dict of the target model. It selects the best match if the checkpoint has several backbones.
 
     Returns:
         The backbone's tensors by name, and the sorted names of the other tensors.
@@ -45,10 +45,10 @@ def backbone_weights(checkpoint: dict[str, Any],
 
 
 def classifier_weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights of a released classifier by the names that `MambaVisionClassifier` uses, from any form of file.
+    """The weights of a classifier checkpoint, with the names that `MambaVisionClassifier` uses.
 
     Raises:
-        UserError: there is no MambaVision in it.
+        UserError: the checkpoint has no MambaVision.
     """
     state = tensors_of(checkpoint)
     prefix = _prefix_of(state)
@@ -57,46 +57,46 @@ def classifier_weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def _prefix_of(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor] | None = None) -> str:
-    """What stands before the names of the MambaVision in a state dict."""
+    """The prefix of the MambaVision tensors in a state dict."""
     def fitting(prefix: str) -> int:
         return sum(getattr(state.get(prefix + name), 'shape', None) == value.shape for name, value in wanted)
 
     wanted, prefixes = (own or {}).items(), mambavisions(state)
     if not prefixes:
         names = ', '.join(list(map(str, state))[:3]) or 'nothing'
-        raise UserError(f'the checkpoint holds no MambaVision: no name in it ends in {STEM}, or the levels behind it '
-                        f'are of another network; it has {names}, ...')
-    best = max(prefixes, key=fitting)  # the first of several
-    _say_choice(best, [prefix for prefix in prefixes if prefix != best and 2 * fitting(prefix) >= fitting(best)])
+        raise UserError(f'the checkpoint holds no MambaVision: no name in it ends in {STEM}, or its levels belong to '
+                        f'another network. It has {names}, ...')
+    best = max(prefixes, key=fitting)  # the first one wins a tie
+    _warn_of_choice(best, [prefix for prefix in prefixes if prefix != best and 2 * fitting(prefix) >= fitting(best)])
     return best
 
 
 def mambavisions(state: dict[str, torch.Tensor]) -> list[str]:
-    """What stands before the names of each MambaVision in a state dict, the shortest first."""
+    """The prefixes of all MambaVision networks in a state dict, shortest first."""
     prefixes = sorted((key[:-len(STEM)] for key in state if key.endswith(STEM)), key=len)
     return [prefix for prefix in prefixes if _is_mambavision(state, prefix)]
 
 
-def _say_choice(taken: str, others: list[str]) -> None:
+def _warn_of_choice(taken: str, others: list[str]) -> None:
     if others:
         keys = ', '.join(f'#{prefix.rstrip(".")}' if prefix else 'no prefix' for prefix in others)
-        logger.warning("checkpoint: several weights in it fit; those with the prefix '%s' are taken. Others are taken "
-                       "by their prefix behind the checkpoint's name: %s", taken, keys)
+        logger.warning("checkpoint: several sets of weights fit; the set with the prefix '%s' is loaded. To load "
+                       "another set, append its prefix to the checkpoint's name: %s", taken, keys)
 
 
 def rename(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A checkpoint's tensors by a model's names, whatever stands before the names of either.
+    """Rename the tensors of a checkpoint to the names of a model, for any prefix of either.
 
-    One prefix is replaced by another: the two with which most tensors of the model are found in their shapes. A
-    second prefix is, where its tensors are of parts of the model that the first has nothing for. Tensors behind other
-    prefixes that fit the same parts, such as a teacher's beside a student's, are left out, and the log says so.
+    One checkpoint prefix is replaced by one model prefix. The chosen pair matches the most tensors by name and shape.
+    Another checkpoint prefix is used too if it fills model parts that the first one does not fill. If other prefixes
+    fit the same parts, for example a teacher next to a student, their tensors are dropped with a warning.
 
     Args:
-        state: tensors by name, of a checkpoint.
+        state: the checkpoint's tensors by name.
         own: the model's state dict.
 
     Returns:
-        The tensors; by the checkpoint's own names where no prefix finds more.
+        The tensors by their new names. Tensors that match no pair keep their names.
     """
     state = without_wrappers(state)
     pairs = _pairs(state, own)
@@ -121,15 +121,17 @@ def rename(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> dict
         elif 2 * len(fitting[pair]) >= len(filled):
             rivals.append(pair[0])
             left_out |= pairs[pair].keys()
-    _say_choice(old, rivals)
+    _warn_of_choice(old, rivals)
     left_out -= taken
     rest = {key: value for key, value in state.items() if key not in names and key not in left_out}
     return {**rest, **{name: state[key] for key, name in names.items() if key not in left_out}}
 
 
 def _pairs(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> dict[tuple[str, str], dict[str, str]]:
-    """{(prefix in a checkpoint, prefix in a model): {name in the checkpoint: name in the model}} of names that are
-    alike behind prefixes, the longest such parts of names."""
+    """{(checkpoint prefix, model prefix): {checkpoint name: model name}} for names that are equal after the prefixes.
+
+    Prefixes are as short as possible.
+    """
     by_rest = defaultdict(list)
     for new in _prefixes(own):
         for name in own:
@@ -149,16 +151,16 @@ def _pairs(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> dict
 
 
 def _prefixes(names: Iterable[str], most: int = 12) -> list[str]:
-    """What stands before many of the names, the most common first."""
+    """The most common prefixes of the names, after the empty prefix."""
     counts = Counter(match[0] for name in names if isinstance(name, str)
                      for depth in range(1, 4) if (match := re.match(rf'(?:[^.]+\.){{{depth}}}', name)))
     return ['', *(prefix for prefix, _ in counts.most_common(most))]
 
 
 def _is_mambavision(state: dict[str, torch.Tensor], prefix: str) -> bool:
-    """Whether what is behind a stem of that name is ours: others, such as FasterViT, share its names.
+    """Whether the network under a prefix is a MambaVision. Other networks, for example FasterViT, share its stem names.
 
-    The first level has convolution blocks, and the third, if there is one, MambaVision's mixers.
+    A MambaVision has convolution blocks in level 0, and mixers in level 2 if level 2 exists.
     """
     level = f'{prefix}levels.2.blocks.'
     blocks = [key for key in state if key.startswith(level)]
@@ -167,13 +169,13 @@ def _is_mambavision(state: dict[str, torch.Tensor], prefix: str) -> bool:
 
 
 def is_bare(checkpoint: dict[str, Any]) -> bool:
-    """Whether a checkpoint's MambaVision is a classifier or a backbone by itself and not part of a larger model."""
+    """Whether a checkpoint holds one MambaVision classifier or backbone, not a detector or segmentor."""
     prefixes = mambavisions(tensors_of(checkpoint))
     return len(prefixes) == 1 and 'backbone.' not in prefixes[0]
 
 
 def group_names(names: Iterable[str]) -> str:
-    """Names of parameters by their first part, e.g. 'head (2), norm (2)'."""
+    """Count parameter names by their first part, e.g. 'head (2), norm (2)'."""
     counts: dict[str, int] = {}
     for name in names:
         part = name.removeprefix('module.').removeprefix('model.').split('.')[0]

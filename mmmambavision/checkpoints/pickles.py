@@ -1,15 +1,15 @@
-"""What a pickle would do, found without unpickling it.
+"""Check a pickle's opcodes without unpickling it.
 
-torch unpickles harmless classes alone, but some of them take memory by a number in the file, read beyond their
-storage, or never end. A pickle that torch wrote calls few functions, with arguments of known form; here all else is
-refused. The names of classes stay torch's to judge.
+`torch.load(weights_only=True)` has an allow-list of classes. A crafted file can still misuse allowed classes: it can
+allocate any amount of memory, read outside a storage, or never end. This module rejects every call that `torch.save`
+would not write. `torch.load` still checks the class names.
 """
 import pickletools
 import re
 from dataclasses import dataclass
 from typing import Any
 
-ROOM = 10 ** 6  # parts of a nested tuple, each counted as often as it is referred to: hashing visits them all
+ROOM = 10 ** 6  # maximum elements of a nested tuple, repeated references included, because hashing visits them all
 DEPTH = 50
 LATIN = ('latin1', 'latin-1', 'ascii', 'utf-8', 'utf8')
 PUSHED: dict[str, Any] = {
@@ -26,16 +26,16 @@ class Name:
 
 @dataclass(frozen=True)
 class Made:
-    """What a function or class that a pickle calls would return; a storage's size in elements."""
+    """Placeholder for the result of a call in a pickle. `size` is the number of elements of a storage."""
     by: str
     size: int = 0
 
 
 def check_pickle(stream):
-    """See that the next pickle of a stream of bytes is one that `torch.save` could have written.
+    """Check that `torch.save` could have written the next pickle of a byte stream.
 
     Raises:
-        ValueError: it is not; the stream's position is then anywhere.
+        ValueError: the pickle is not valid. The position of the stream is then undefined.
     """
     stack, marked, memo, sizes = [], [], {}, {}
     for code, argument, _ in pickletools.genops(stream):
@@ -76,22 +76,22 @@ def check_pickle(stream):
         elif name == 'BUILD':
             check_state(stack.pop(), stack[-1])
         elif name != 'PROTO':
-            raise ValueError(f'a checkpoint has no {name} in its pickle')
+            raise ValueError(f'its pickle has the opcode {name}, which torch.save never writes')
     raise ValueError('its pickle has no end')
 
 
 def counted(parts, sizes):
-    """A tuple that is not too large to be hashed; `sizes` has what was counted, by the tuples' ids."""
+    """Check that a tuple is small enough to hash, and return it. `sizes` caches sizes by tuple id."""
     inner = [sizes[id(part)][1:] for part in parts if id(part) in sizes]
     size, depth = len(parts) + sum(count for count, _ in inner), 1 + max((deep for _, deep in inner), default=0)
     if depth > DEPTH or (inner and size > ROOM):
-        raise ValueError('its pickle nests tuples without an end')
-    sizes[id(parts)] = parts, size, depth  # with the tuple, whose id is its own only as long as it lives
+        raise ValueError('its pickle nests too many tuples')
+    sizes[id(parts)] = parts, size, depth  # keeps the tuple alive, so that its id stays unique
     return parts
 
 
 def storage(identity):
-    """The storage that a persistent id of torch.save is for: ('storage', class, key, device, elements[, view])."""
+    """The storage for a persistent id of torch.save: ('storage', class, key, device, elements[, view])."""
     if isinstance(identity, tuple) and len(identity) in (5, 6):
         size = identity[5][2] if identity[5:] and identity[5] else identity[4]
         if type(size) is int and size >= 0:
@@ -101,7 +101,7 @@ def storage(identity):
 
 def check_call(function, arguments):
     if not isinstance(function, Name) or not isinstance(arguments, tuple):
-        raise ValueError('its pickle calls what is no function')
+        raise ValueError('its pickle calls an object that is not a function')
     name = function.text
     if name.startswith('torch._utils._rebuild_tensor'):
         fine = fits(*arguments[:4])
@@ -114,11 +114,11 @@ def check_call(function, arguments):
     else:
         fine = not ALLOCATES.fullmatch(name)
     if not fine:
-        raise ValueError(f'its pickle calls {name} as torch.save never does')
+        raise ValueError(f'its pickle calls {name} with arguments that torch.save never writes')
 
 
 def fits(storage=None, offset=None, size=None, stride=None):
-    """Whether a tensor lies within its storage."""
+    """Whether a tensor fits inside its storage."""
     if not (isinstance(storage, Made) and storage.by == 'storage' and isinstance(offset, int)):
         return False
     if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) != len(stride):
@@ -132,23 +132,23 @@ def check_state(state, instance):
     made = instance.by if isinstance(instance, Made) else ''
     if made.startswith('torch.') or (made == 'numpy.dtype' and not (
             isinstance(state, tuple) and len(state) in (8, 9) and state[3] is None and state[4] is None)):
-        raise ValueError(f'its pickle sets the state of what {made} makes, as torch.save never does')
+        raise ValueError(f'its pickle sets the state of {made}, which torch.save never does')
 
 
-def of(*kinds):
+def only_types(*kinds):
     return lambda arguments, found: found <= set(kinds)
 
 
 RULES = {
     'builtins.bytearray': lambda arguments, _: all(type(a) is str or a == Made('_codecs.encode') for a in arguments),
-    'builtins.set': of(list), 'builtins.complex': of(float),
-    'collections.Counter': of(dict), 'collections.OrderedDict': of(list),
+    'builtins.set': only_types(list), 'builtins.complex': only_types(float),
+    'collections.Counter': only_types(dict), 'collections.OrderedDict': only_types(list),
     'torch.Size': lambda arguments, _: all(isinstance(a, tuple) for a in arguments),
-    'torch.device': of(str, int), 'torch.serialization._get_layout': of(str),
+    'torch.device': only_types(str, int), 'torch.serialization._get_layout': only_types(str),
     '_codecs.encode': lambda arguments, _: len(arguments) == 2 and arguments[1] in LATIN,
     'numpy.dtype': lambda arguments, _: re.fullmatch(r'\W?[a-zA-Z]\d{0,4}', arguments[0]),
 }
 for core in ('core', '_core'):
-    RULES[f'numpy.{core}.multiarray._reconstruct'] = lambda arguments, _: arguments[1] == (0,)  # filled by its state
+    RULES[f'numpy.{core}.multiarray._reconstruct'] = lambda arguments, _: arguments[1] == (0,)  # BUILD fills it
     RULES[f'numpy.{core}.multiarray.scalar'] = lambda arguments, _: len(arguments) == 2
-ALLOCATES = re.compile(r'torch\.[\w.]*(Tensor|Storage)|numpy\.ndarray')  # when called by themselves
+ALLOCATES = re.compile(r'torch\.[\w.]*(Tensor|Storage)|numpy\.ndarray')  # a direct call allocates memory

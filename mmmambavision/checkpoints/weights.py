@@ -1,4 +1,4 @@
-"""Weights of a checkpoint: whether they fit a model, and loading them into a `MambaVision`."""
+"""Check that checkpoint weights fit a model, and load them into a `MambaVision`."""
 import logging
 import re
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ logger = logging.getLogger(__name__)
 
 
 def load_weights(model: nn.Module, source: str) -> None:
-    """Load a `MambaVision` from a released checkpoint in any form, leaving out what is not the backbone's.
+    """Load the backbone weights of any checkpoint into a `MambaVision`. Other weights are ignored.
 
     Args:
         model: the backbone.
         source: path, URL or hf:// name.
 
     Raises:
-        UserError: the checkpoint cannot be had or read, holds no MambaVision, or one of other sizes.
+        UserError: the checkpoint cannot be downloaded or read, has no MambaVision, or has one with other sizes.
     """
     checkpoint, own = load_checkpoint(source), model.state_dict()
     try:
@@ -35,13 +35,12 @@ def load_weights(model: nn.Module, source: str) -> None:
         raise UserError(f'{source}: {error}') from None
     result = model.load_state_dict(weights, strict=False)
     loaded = len(weights) - len(result.unexpected_keys)
-    logger.info('backbone: loaded %d of its %d tensors from %s; left out %s; new %s', loaded, len(own),
+    logger.info('backbone: loaded %d of its %d tensors from %s; ignored %s; new %s', loaded, len(own),
                 source, group_names([*rest, *result.unexpected_keys]), group_names(result.missing_keys))
 
 
 def describe(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """The sizes of the network that a backbone's weights belong to, as `MambaVision(arch=...)` takes them, without
-    the numbers of heads."""
+    """The network sizes of backbone weights, as in `MambaVision(arch=...)`. Weights do not show the number of heads."""
     stem_out = weights.get('patch_embed.conv_down.3.weight')
     return dict(dim=None if stem_out is None else stem_out.shape[0], in_dim=weights[STEM].shape[0],
                 depths=tuple(len(_blocks(weights, level)) for level in range(4)),
@@ -62,7 +61,7 @@ def _has_layer_scale(weights: dict[str, torch.Tensor]) -> bool:
 
 
 def looks_like(weights: dict[str, torch.Tensor]) -> str:
-    """A phrase that names the preset that a backbone's weights belong to, or else their sizes."""
+    """The name of the preset with these sizes, or the sizes if no preset has them."""
     sizes = describe(weights)
     for name, preset in PRESETS.items():
         if sizes == {**{key: preset[key] for key in ('dim', 'in_dim', 'depths')},
@@ -72,46 +71,45 @@ def looks_like(weights: dict[str, torch.Tensor]) -> str:
 
 
 def fit(weights: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """A backbone's weights for a model of the same sizes, the stem adapted where it takes other images than
-    of 3 channels.
+    """Check that backbone weights fit a model, and adapt the stem if the model does not take 3 channels.
 
-    Weights may lack parts of the model or have more than it; no more is asked than that what both have is one network.
+    The weights can lack parts of the model or have extra parts. Only the shared parts must match.
 
     Args:
-        weights: tensors by name, as `backbone_weights` gives them.
+        weights: tensors by name, as `backbone_weights` returns them. They are not changed.
         model: the `MambaVision`.
 
     Returns:
-        The weights, the given ones unchanged.
+        The weights, with an adapted stem if necessary.
 
     Raises:
-        UserError: they belong to another network; says which preset they look like.
+        UserError: the weights belong to another network. The message names the preset that they look like.
     """
     own = model.state_dict()
     if weights and own.keys().isdisjoint(weights):
-        raise UserError(f'the checkpoint is of another network: its backbone has {group_names(weights)}, that of the '
-                        f'model {group_names(own)}')
+        raise UserError(f'the checkpoint is of another network: its backbone has {group_names(weights)}, but the '
+                        f'model has {group_names(own)}')
     if STEM not in weights:
-        return weights  # a part of a network, on purpose
+        return weights  # partial weights are allowed
     given, wanted = weights[STEM].shape[1], own[STEM].shape[1]
     if given == 3 != wanted:
         weights = {**weights, STEM: adapt_to_channels(weights[STEM], wanted)}
         logger.info('backbone: the stem for 3 channels was adapted to %d', wanted)
     elif given != wanted:
-        raise UserError(f"the checkpoint's stem takes images of {given} channels, the model's of {wanted}: set "
-                        f'in_channels={given}')
+        raise UserError(f"the checkpoint's stem takes {given} channels, but the model's stem takes {wanted} channels. "
+                        f'Set in_channels={given}')
     difference = _first_difference(weights, own)
     if difference:
         names, keys = [looks_like(state) for state in (weights, own)], 'arch'
-        if names[0] == names[1] and '.mixer.' in difference:  # of one size, and the switches of models/variants.py
+        if names[0] == names[1] and '.mixer.' in difference:  # same sizes, other options of models/variants.py
             keys = 'arch.mixer and arch.pattern'
-        raise UserError(f'the checkpoint is of another network: it looks like {names[0]}, the model is {names[1]}; set '
-                        f'{keys} to fit (first difference: {difference})')
+        raise UserError(f'the checkpoint is of another network: it looks like {names[0]}, but the model is {names[1]} '
+                        f'(first difference: {difference}). Set {keys} to the values of the checkpoint')
     return weights
 
 
 def _first_difference(weights: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> str | None:
-    """What shows that two state dicts are of different networks, or None."""
+    """The first difference between the networks of two state dicts, or None."""
     for name in sorted(own.keys() & weights.keys()):
         if own[name].shape != weights[name].shape:
             return name
@@ -129,8 +127,11 @@ def _first_difference(weights: dict[str, torch.Tensor], own: dict[str, torch.Ten
 
 
 def adapt_to_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
-    """A convolution's weight (out, 3, h, w) for images of another number of channels: their sum for one, else
-    repeated in turn and scaled by 3 / channels, so that equal channels give what they gave."""
+    """Adapt a convolution weight (out, 3, h, w) to another number of input channels.
+
+    One channel: the sum over the 3 channels. Otherwise: repeat the 3 channels and scale by 3 / channels, which keeps
+    the scale of the output.
+    """
     if channels == 1:
         return weight.sum(1, keepdim=True)
     repeated = weight.repeat(1, -(-channels // 3), 1, 1)[:, :channels]
@@ -138,32 +139,32 @@ def adapt_to_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def check_there(weights: Mapping[str, Any]) -> None:
-    """See that tensors have values.
+    """Check that tensors have values.
 
     Raises:
-        UserError: a tensor was saved without its values, on the device `meta`.
+        UserError: a tensor was saved without values, on the device `meta`.
     """
     empty = [name for name, value in weights.items() if torch.is_tensor(value) and value.is_meta]
     if empty:
-        raise UserError(f"the checkpoint has {len(empty)} tensors without values (on the device 'meta'), the first "
-                        f'{empty[0]}: save the weights where they are in memory')
+        raise UserError(f"the checkpoint has {len(empty)} tensors without values (on the device 'meta'), the first is "
+                        f'{empty[0]}. Save the checkpoint again after the weights are loaded into memory')
 
 
 def check_values(weights: Mapping[str, Any]) -> None:
-    """See that tensors have values, see `check_there`; warn of such as are not finite."""
+    """Check that tensors have values (see `check_there`), and warn if some are not finite."""
     check_there(weights)
     broken = [name for name, value in weights.items() if torch.is_tensor(value) and value.is_floating_point()
               and value.element_size() > 1 and not value.isfinite().all()]
     if broken:
-        logger.warning('checkpoint: %d of its %d tensors are not finite (NaN or infinite), the first %s', len(broken),
+        logger.warning('checkpoint: %d of its %d tensors are not finite (NaN or infinite); first: %s', len(broken),
                        len(weights), broken[0])
 
 
 def check_share(weights: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> None:
-    """Warn of tensors of a backbone that a checkpoint does not fill; its norms and head are often new.
+    """Warn if a checkpoint does not fill all tensors of a backbone. Output norms and the head do not count.
 
     Raises:
-        UserError: most of them.
+        UserError: more than half of the tensors are missing.
     """
     wanted = [name for name in own if not re.search(r'^(outnorm\d|head)\.|\.num_batches_tracked$', name)]
     missing = [name for name in wanted if getattr(weights.get(name), 'shape', None) != own[name].shape]

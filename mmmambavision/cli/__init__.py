@@ -1,14 +1,14 @@
 """The commands.
 
-Each module here describes one command with the standard library only, so `--help` and a wrong argument are answered at
-once. The module of the same name in `work` is imported after that and does the work. A command's module has
+Each module here describes one command and imports only the standard library, so `--help` and argument errors are fast.
+The module of the same name in `work` does the work and is imported later. A command's module has
 
 - `add_arguments(parser)`: the arguments of the command;
-- `check(args)`: raises `UserError` for arguments that do not fit each other, and returns them otherwise;
+- `check(args)`: raises `UserError` for invalid combinations of arguments, and otherwise returns the arguments;
 - `run(args)`: does the work;
-- `main(argv)`: all of this, for the script in `tools/`.
+- `main(argv)`: all steps together, for the script in `tools/`.
 
-`main.py` is the program `mmmambavision`, which has a subcommand for each.
+`main.py` is the program `mmmambavision` with one subcommand per command.
 """
 import argparse
 import sys
@@ -17,7 +17,7 @@ __all__ = ['parse', 'parser_of', 'run_command']
 
 
 def parser_of(command, parsers=None, name=None):
-    """The argparse parser of a command's module; with `parsers`, a subparser of that name."""
+    """The argparse parser of a command's module. With `parsers`, a subparser called `name`."""
     options = dict(description=command.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     if parsers is None:
         parser = argparse.ArgumentParser(**options)

@@ -1,4 +1,4 @@
-"""Arguments that several commands have, and what becomes of them after parsing."""
+"""Arguments that several commands share, and their conversion after parsing."""
 import argparse
 
 from ..errors import UserError
@@ -10,46 +10,46 @@ def add_run(parser):
     parser.add_argument('--work-dir', help='folder for logs and checkpoints; default work_dirs/CONFIG')
     add_settings(parser, ', e.g. train_dataloader.batch_size=4')
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none',
-                        help='how several processes were started; torchrun is pytorch')
+                        help='launcher of the processes; for torchrun use pytorch')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
 def add_settings(parser, example=''):
     parser.add_argument('--cfg-options', nargs='+', action='extend', type=setting, default=[], metavar='KEY=VALUE',
-                        help=f'settings that replace those of the config{example}')
+                        help=f'override settings of the config{example}')
 
 
 def setting(text):
-    """KEY=VALUE, a type for argparse."""
+    """argparse type for KEY=VALUE."""
     if '=' not in text:
         raise argparse.ArgumentTypeError(f"'{text}' is not KEY=VALUE")
     return text
 
 
 def settings_of(texts):
-    """KEY=VALUE texts as a dict, values read as mmengine's own commands read them.
+    """Convert KEY=VALUE texts to a dict with mmengine's parser.
 
     Raises:
-        UserError: a value cannot be read.
+        UserError: a value is invalid.
     """
     from mmengine.config import DictAction
     parser = argparse.ArgumentParser()
     parser.add_argument('settings', nargs='*', action=DictAction)
     try:
         return parser.parse_args(['--', *texts]).settings or {}
-    except AssertionError as error:  # of brackets that are not closed
+    except AssertionError as error:  # for unbalanced brackets
         raise UserError(f'--cfg-options: {error}') from None
 
 
 def add_device(parser):
-    parser.add_argument('--device', help='such as cpu, cuda or cuda:1; default: a GPU if there is one')
+    parser.add_argument('--device', help='for example cpu, cuda or cuda:1; default: a GPU if available')
 
 
 def device_of(name):
-    """The device to run on: the one named or, for None, a GPU if there is one.
+    """The device with this name. For None: a GPU if available, otherwise the CPU.
 
     Raises:
-        UserError: it is not there.
+        UserError: the device is not available.
     """
     import torch
     name = name or ('cuda' if torch.cuda.is_available() else 'cpu')

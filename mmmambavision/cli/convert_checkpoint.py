@@ -1,8 +1,8 @@
 """Write the weights of a checkpoint to a smaller file.
 
-Detectors and segmentors keep all their weights, classifiers keep those of their backbone, under the names of this
-package. The optimizer's state, logs and arguments are left out. OUT.pth is in mmengine's format. Both formats load like
-any checkpoint.
+A detector or segmentor keeps all weights. A classifier keeps only the backbone's weights, under the names of this
+package. Optimizer state, logs and arguments are removed. OUT.pth has mmengine's format. Both formats load like any
+checkpoint.
 """
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from ..errors import UserError
 
 def add_arguments(parser):
     parser.add_argument('checkpoint', help='file, URL or hf://owner/repository')
-    parser.add_argument('out', type=Path, help='new file, .safetensors or .pth')
+    parser.add_argument('out', type=Path, help='new .safetensors or .pth file')
 
 
 def check(args):

@@ -1,11 +1,11 @@
-"""The options of commands that mend a mistake. The library names a hint; only commands know their options."""
+"""Command-line options that fix an error. The library names a hint, and this module adds the options."""
 from ..errors import UserError
 
 HINTS = dict(
-    config='Name the config: --config CONFIG',
+    config='Give the config: --config CONFIG',
     data='On the command line: --data FOLDER',
     holdout='To hold out a fifth of the images: --holdout 0.2',
-    images='To name the folder of the images: --images FOLDER',
+    images='To give the image folder: --images FOLDER',
     less_memory='On the command line: --cfg-options train_dataloader.batch_size=1 --auto-scale-lr; --amp; '
                 '--cfg-options model.backbone.with_cp=True',
     new_start='On the command line: --weights CHECKPOINT --work-dir NEW_FOLDER',
@@ -13,12 +13,12 @@ HINTS = dict(
     part='On the command line: --part neck or --part backbone',
     part_backbone='On the command line: --part backbone',
     resume='To resume: the same command with --resume',
-    train_json='To name the json of training: --train-json FILE',
-    val_json='To name the json of validation: --val-json FILE',
+    train_json='To give the json of training: --train-json FILE',
+    val_json='To give the json of validation: --val-json FILE',
     work_dir='On the command line: --work-dir NEW_FOLDER',
 )
 
 
 def with_hint(error: UserError) -> str:
-    """The message of an error and the sentences of its hints."""
+    """The message of an error with the texts of its hints."""
     return '. '.join([str(error), *(HINTS[hint] for hint in error.hints)])

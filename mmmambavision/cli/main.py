@@ -13,8 +13,8 @@ COMMANDS = dict(train=train, test=test, predict=predict, export=export, visualiz
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='mmmambavision', description='MambaVision for object detection and segmentation with OpenMMLab.',
-        epilog='CONFIG is a config file or the name of a recipe, see `mmmambavision recipes`. For completion in the '
-               'shell: pip install argcomplete; eval "$(register-python-argcomplete mmmambavision)"')
+        epilog='CONFIG is a config file or the name of a recipe, see `mmmambavision recipes`. For shell completion: '
+               'pip install argcomplete; eval "$(register-python-argcomplete mmmambavision)"')
     parser.add_argument('--version', action='version', version=f'mmmambavision {__version__}')
     parsers = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for name, command in COMMANDS.items():
@@ -38,5 +38,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def console() -> None:
-    """Entry point of the program: `main`, with a user's mistakes as one sentence."""
+    """Entry point of the program: `main` with short error messages for a UserError."""
     run(main)

@@ -1,4 +1,4 @@
-"""Plot the losses and metrics that a training run logged."""
+"""Plot the losses and metrics of a training run."""
 from pathlib import Path
 
 from .. import cli
@@ -6,7 +6,7 @@ from .. import cli
 
 def add_arguments(parser):
     parser.add_argument('work_dir', type=Path, help='work dir of tools/train.py')
-    parser.add_argument('--out', type=Path, help='picture to write; default WORK_DIR/curves.png')
+    parser.add_argument('--out', type=Path, help='output picture; default WORK_DIR/curves.png')
 
 
 def check(args):

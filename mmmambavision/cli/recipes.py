@@ -1,9 +1,9 @@
-"""List the recipes that commands take by name, with their published results."""
+"""List the recipes by name, with their published results."""
 from .. import cli
 
 
 def add_arguments(parser):
-    parser.add_argument('text', nargs='?', default='', metavar='TEXT', help='only recipes whose name contains it')
+    parser.add_argument('text', nargs='?', default='', metavar='TEXT', help='show only names with this text')
     parser.add_argument('--markdown', action='store_true', help='print a Markdown table')
 
 

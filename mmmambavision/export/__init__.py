@@ -1,3 +1,3 @@
-"""Networks of this package as ONNX files."""
+"""Export detectors and segmentors to ONNX files."""
 
 __all__ = ['check', 'contract', 'onnx', 'parts']

@@ -1,4 +1,4 @@
-"""Boxes of mmdet's heads, non-maximum suppression and features of regions, in operations that ONNX has."""
+"""Box decoding, anchors, non-maximum suppression and RoI features of mmdet, in operations that ONNX supports."""
 import math
 
 import torch
@@ -7,24 +7,24 @@ from torch import nn
 
 from ..errors import UserError
 
-SMALLEST_RATIO = 16 / 1000  # mmdet's bound of how a side may shrink, and its inverse of how it may grow
+SMALLEST_RATIO = 16 / 1000  # mmdet's limit: a side shrinks or grows at most by this factor
 
 
 def check_coder(coder):
-    """See that a box coder is the one that `decode` knows.
+    """Check that `decode` supports a box coder.
 
     Raises:
-        UserError: it is another.
+        UserError: the box coder is not supported.
     """
     if type(coder).__name__ != 'DeltaXYWHBBoxCoder' or not coder.clip_border or coder.add_ctr_clamp:
-        raise UserError(f'boxes of a {type(coder).__name__} are not exported, only those of DeltaXYWHBBoxCoder with '
-                        'clip_border and without add_ctr_clamp')
+        raise UserError(f'the box coder {type(coder).__name__} cannot be exported. Only DeltaXYWHBBoxCoder with '
+                        'clip_border and without add_ctr_clamp can')
 
 
 def decode(coder, boxes, deltas, height, width):
-    """Boxes (..., 4) moved by a head's deltas (..., 4) and clipped to an image (Rich feature hierarchies, appendix C).
+    """Apply a head's deltas (..., 4) to boxes (..., 4) and clip to the image (Rich feature hierarchies, appendix C).
 
-    mmdet's coder.decode is not called because it imports a module that mmdet has no more when a graph is exported.
+    mmdet's coder.decode cannot be exported: during an export it imports a module that mmdet no longer has.
     """
     means, stds = (deltas.new_tensor(values) for values in (coder.means, coder.stds))
     moved = deltas * stds + means
@@ -32,14 +32,14 @@ def decode(coder, boxes, deltas, height, width):
     bound = abs(math.log(SMALLEST_RATIO))
     centres = centres + sides * moved[..., :2]
     sides = sides * moved[..., 2:].clamp(-bound, bound).exp()
-    # as_tensor((width, height)) would keep the sample's
+    # as_tensor((width, height)) would store the size of the sample as a constant
     limits = torch.cat([deltas.new_full((1,), width), deltas.new_full((1,), height)])
     first, last = centres - sides * .5, centres + sides * .5
     return torch.cat([torch.minimum(corner.clamp(min=0), limits) for corner in (first, last)], -1)
 
 
 def anchors(generator, level, height, width, like):
-    """Anchors (height * width * A, 4) of mmdet's AnchorGenerator for a level's map."""
+    """Anchors (height * width * A, 4) of mmdet's AnchorGenerator for the map of a level."""
     base = generator.base_anchors[level].to(like)
     stride_x, stride_y = generator.strides[level]
     x = torch.arange(width, device=like.device).to(like) * stride_x
@@ -49,14 +49,14 @@ def anchors(generator, level, height, width, like):
 
 
 def best_of_levels(head, maps, cfg, height, width):
-    """The best boxes of each level of an anchor head (RPN, RetinaNet), before suppression.
+    """The boxes with the highest scores of each level of an anchor head (RPN, RetinaNet), before suppression.
 
     Args:
         head: mmdet's AnchorHead.
-        maps: of the pyramid, (1, C, H_i, W_i).
-        cfg: its test_cfg. nms_pre says how many boxes of a level are kept, all where it is not positive; boxes with a
-            side of min_bbox_size or less get the score -1.
-        height, width: of the image without padding.
+        maps: feature pyramid, (1, C, H_i, W_i).
+        cfg: test_cfg of the head. nms_pre is the number of boxes to keep per level, all boxes if it is not positive.
+            Boxes with a side of min_bbox_size or less get the score -1.
+        height, width: size of the image without padding.
 
     Returns:
         Boxes (N, 4), scores (N,), labels (N,) and levels (N,).
@@ -80,16 +80,16 @@ def best_of_levels(head, maps, cfg, height, width):
 
 @torch.library.custom_op('mmmambavision::fixed_nms', mutates_args=())
 def fixed_nms(boxes: torch.Tensor, scores: torch.Tensor, iou: float, threshold: float, count: int) -> torch.Tensor:
-    """Indices (count,) of the boxes that non-maximum suppression keeps, best first, padded with the number of boxes.
+    """Non-maximum suppression: indices (count,) of the kept boxes, best first, padded with N.
 
-    The output has a fixed size, so everything after it has sizes known beforehand.
+    The output size is fixed, so all later operations have fixed sizes.
 
     Args:
         boxes: corners (N, 4).
-        scores: (N,); boxes of `threshold` and below are not considered.
-        iou: boxes that overlap a better one by more are not kept.
-        threshold: see scores.
-        count: the size of the output.
+        scores: (N,).
+        iou: a box is dropped if its overlap with a better box is larger.
+        threshold: boxes with this score or less are ignored.
+        count: size of the output.
     """
     index = (scores > threshold).nonzero()[:, 0]
     kept = index[torchvision.ops.nms(boxes[index], scores[index], iou)][:count]
@@ -102,14 +102,14 @@ def _(boxes, scores, iou, threshold, count):
 
 
 def nms_by_class(boxes, scores, classes, iou, threshold, count):
-    """`fixed_nms` among boxes of one class each: those of different classes are moved apart, as mmcv's batched_nms does
-    it.
+    """`fixed_nms` within each class. Boxes of different classes are moved apart, as in mmcv's batched_nms.
 
     Args:
-        boxes: (N, 4), scores (N,) and numbers of classes (N,).
+        boxes, scores, classes: boxes (N, 4), scores (N,) and class numbers (N,).
+        iou, threshold, count: see `fixed_nms`.
 
     Returns:
-        Indices (count,), filled up with N.
+        Indices (count,), padded with N.
     """
     largest = torch.where((scores > threshold)[:, None], boxes, 0.).max()
     apart = boxes + (classes.to(boxes.dtype) * (largest + 1))[:, None]
@@ -117,8 +117,8 @@ def nms_by_class(boxes, scores, classes, iou, threshold, count):
 
 
 def translate_nms(boxes, scores, iou, threshold, count):
-    """ONNX's NonMaxSuppression, whose output (M, 3) of image, class and box becomes (count,)."""
-    from onnxscript import opset18 as op  # an optional package, of which `fixed_nms` itself needs nothing
+    """Translate `fixed_nms` to ONNX's NonMaxSuppression. Its output (M, 3) of image, class, box becomes (count,)."""
+    from onnxscript import opset18 as op  # optional package, needed only for an export
 
     def integers(*values):
         return op.Constant(value_ints=list(values))
@@ -132,18 +132,18 @@ def translate_nms(boxes, scores, iou, threshold, count):
 
 
 class RegionFeatures(nn.Module):
-    """mmdet's SingleRoIExtractor (Feature Pyramid Networks, equation 1) without a selection of regions by level, whose
-    size is not known beforehand.
+    """mmdet's SingleRoIExtractor (Feature Pyramid Networks, equation 1) with fixed tensor sizes.
 
-    The levels become one batch, each filled up to the finest one's size, and RoIAlign's own index into the batch
-    chooses the level: each region is pooled once. Filling repeats the last row and column, so that what RoIAlign reads
-    up to half a pixel beyond a level's border is what it finds at the border.
+    mmdet selects the regions of each level, and the size of a selection depends on the image. Here all levels are
+    padded to the finest level's size and stacked to one batch. RoIAlign's batch index then selects the level of a
+    region, so each region is pooled once. The padding repeats the last row and column, because RoIAlign reads up to
+    half a pixel beyond the border of a level.
 
     Args:
-        extractor: mmdet's.
+        extractor: mmdet's SingleRoIExtractor.
 
     Raises:
-        UserError: it pools in another way than average RoIAlign.
+        UserError: the extractor does not use average RoIAlign.
     """
 
     def __init__(self, extractor):
@@ -151,15 +151,14 @@ class RegionFeatures(nn.Module):
         layers = extractor.roi_layers
         if type(extractor).__name__ != 'SingleRoIExtractor' or any(
                 type(layer).__name__ != 'RoIAlign' or layer.pool_mode != 'avg' for layer in layers):
-            raise UserError('only detectors whose regions are pooled by a SingleRoIExtractor with RoIAlign (average) '
-                            'are exported')
+            raise UserError('only detectors with a SingleRoIExtractor and RoIAlign (average) can be exported')
         self.levels, self.finest = extractor.num_inputs, extractor.finest_scale
         self.size, self.aligned = layers[0].output_size, layers[0].aligned
-        self.samples = layers[0].sampling_ratio  # 0: as many as the region's size asks for
+        self.samples = layers[0].sampling_ratio  # 0: adaptive, from the size of the region
         self.register_buffer('scales', torch.tensor([layer.spatial_scale for layer in layers]), False)
 
     def stack(self, maps):
-        """Maps (1, C, H_i, W_i) of the pyramid, finest first, as one batch (levels, C, H_0, W_0)."""
+        """Stack the maps (1, C, H_i, W_i) of the pyramid, finest first, to one batch (levels, C, H_0, W_0)."""
         height, width = maps[0].shape[2:]
         filled = [maps[0]]
         for one in maps[1:self.levels]:

@@ -1,4 +1,4 @@
-"""An ONNX file beside the module that it was made of."""
+"""Compare the outputs and speed of an ONNX file with its PyTorch module."""
 import statistics
 import time
 
@@ -6,19 +6,19 @@ import cv2
 import numpy as np
 import torch
 
-# The largest differences of a file's outputs; boxes in pixels, scores and masks from 0 to 1.
+# Maximum differences of the outputs. Boxes are in pixels, scores and masks from 0 to 1.
 LIMITS = dict(maps=1e-4, logits=1e-4, boxes=1e-3, scores=1e-4, masks=1e-4)
-# With weights in float16, of which each is off by up to 1 / 2048 of itself.
+# For weights in float16, with a relative rounding error of up to 1 / 2048.
 HALF_LIMITS = dict(maps=.1, logits=.1, boxes=1., scores=.02, masks=.05)
 
 
 def sizes_around(height, width):
-    """Four sizes to check at, none the sample's: half of it, its sides changed, odd ones, and a larger one."""
+    """Four sizes for the check, all different from the sample: half size, swapped sides, odd sides, larger sides."""
     return ((height // 2, width // 2), (width, height), (height // 2 + 11, width // 2 + 13), (height + 32, width + 64))
 
 
 def picture(height, width):
-    """An image (1, 3, H, W), 0 to 255, with something to find: discs and boxes of random colours on smooth ground."""
+    """A test image (1, 3, H, W), 0 to 255: discs and rectangles of random colours on a smooth background."""
     random = np.random.default_rng(height * width)
     ground = random.integers(60, 200, (4, 6, 3)).astype(np.uint8)
     image = cv2.resize(ground, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -34,16 +34,16 @@ def picture(height, width):
 
 
 def differences(outputs, expected, found, half=False):
-    """The largest difference of each kind of output, kinds named as in LIMITS.
+    """The largest difference for each kind of output, by the names in LIMITS.
 
-    Detections are compared with the nearest one of the same label: the order of equal scores is nobody's. Where there
-    is none, or not the same number, the differences are infinite; in float16 only those of scores of 0.3 have to be
-    there.
+    Each detection is compared with the nearest detection of the same label, because ties have no defined order. If a
+    detection has no match, or the numbers of detections differ, the differences are infinite. In float16 only
+    detections with a score of at least 0.3 need a match.
 
     Args:
-        outputs: names of a module's outputs; None for maps.
-        expected, found: the module's and the file's, as arrays.
-        half: whether the file's weights are in float16.
+        outputs: names of the module's outputs; None for maps.
+        expected, found: outputs of the module and of the file, as arrays.
+        half: whether the file has weights in float16.
     """
     if outputs is None or 'dets' not in outputs:
         name = 'maps' if outputs is None else outputs[0]
@@ -67,17 +67,18 @@ def differences(outputs, expected, found, half=False):
 
 
 def compare(module, session, images, half=False, rounds=3):
-    """Differences and times on images.
+    """Compare outputs and times of a module and a file on images.
 
     Args:
-        module: in eval mode.
-        session: the file's onnxruntime.InferenceSession.
+        module: module in eval mode.
+        session: onnxruntime.InferenceSession of the file.
         images: (B, 3, H, W).
         half: see `differences`.
-        rounds: both run so often, in turn, after once that does not count.
+        rounds: number of timed runs, after one warm-up run. Both run alternately.
 
     Returns:
-        `differences`; seconds of eager and of ONNX Runtime, medians; how many detections there are, None of others.
+        The result of `differences`; median seconds of PyTorch; median seconds of ONNX Runtime; number of detections, or
+        None for other outputs.
     """
     calls = [lambda: module(images), lambda: session.run(None, {'images': images.numpy()})]
     times = [[], []]

@@ -1,33 +1,33 @@
-"""What a program outside PyTorch has to know of an exported file."""
+"""Metadata of an exported file: classes, resizing and post-processing, for programs without PyTorch."""
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 OTHER_STEPS = {'LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs', 'PackSegInputs'}
-UNSET: Any = ...  # a field that does not apply to this file; it is not written
+UNSET: Any = ...  # value of a field that does not apply to a file and is not written
 
 
 @dataclass(frozen=True)
 class Contract:
     """The contents of a file's metadata_props, one JSON value per field.
 
-    `describe` makes it, `properties` writes it and `of_session` reads it. `tools/predict_onnx.py` has a copy of the
-    reader, since it runs without this package.
+    `describe` creates it, `properties` writes it and `of_session` reads it. `tools/predict_onnx.py` has a copy of the
+    reader, because it runs without this package.
 
     Attributes:
-        part: 'model', 'neck' or 'backbone'. The fields below `palette` are for whole models.
-        classes: their names.
+        part: 'model', 'neck' or 'backbone'. The fields after `palette` are only for whole models.
+        classes: class names.
         palette: a colour (red, green, blue) for each class, or an empty list.
         task: 'detection' or 'segmentation'.
-        resize: how images are resized, dict(scale=[width, height], keep_ratio=bool); None for not at all; unset where
-            the test pipeline does more than resize.
-        mask_threshold: of detectors, from which probability on a pixel belongs to an object.
-        align_corners: of segmentors, how logits are interpolated.
-        binary_threshold: of segmentors with one logit, from which probability on a pixel belongs to the class.
-        window: of segmentors in slide mode, dict(crop=[height, width], stride=[height, width]); None for whole images.
-        mean: in slide mode, the value of the padding around windows.
-        size_divisor: in slide mode, the number that divides the padded sides of a window, or None.
+        resize: dict(scale=[width, height], keep_ratio=bool); None for no resizing; unset if the test pipeline has
+            other steps than resizing.
+        mask_threshold: for detectors, the minimum probability of a mask pixel.
+        align_corners: for segmentors, the option for the interpolation of logits.
+        binary_threshold: for segmentors with one logit, the minimum probability of the class.
+        window: for segmentors in slide mode, dict(crop=[height, width], stride=[height, width]); None for whole images.
+        mean: in slide mode, the padding value around windows.
+        size_divisor: in slide mode, the divisor of the padded sides of a window, or None.
     """
     part: str
     classes: list[str] = UNSET
@@ -43,12 +43,12 @@ class Contract:
 
     @classmethod
     def describe(cls, model: Any, part: str, pipeline: Sequence[Any]) -> 'Contract':
-        """The contract of a part of a model.
+        """Create the contract for a part of a model.
 
         Args:
-            model: of mmdet or mmseg, with its config as `cfg`, and `dataset_meta`.
+            model: model of mmdet or mmseg with the attributes `cfg` and `dataset_meta`.
             part: 'model', 'neck' or 'backbone'.
-            pipeline: the config's steps before the model in tests.
+            pipeline: test pipeline of the config.
         """
         fields: dict[str, Any] = {key: list(model.dataset_meta.get(key) or []) for key in ('classes', 'palette')}
         if part == 'model':
@@ -69,7 +69,7 @@ class Contract:
 
     @classmethod
     def of_session(cls, session: Any) -> 'Contract | None':
-        """The contract of an ONNX Runtime session; None for a file of another program. Other properties are ignored."""
+        """Read the contract of an ONNX Runtime session. Returns None if another program wrote the file."""
         properties = session.get_modelmeta().custom_metadata_map
         if 'part' not in properties:
             return None

@@ -1,4 +1,4 @@
-"""mmdet's detectors as functions of one image, without sizes that depend on what is in it."""
+"""mmdet's detectors as functions of one image, with fixed output sizes."""
 import torch
 from torch import nn
 
@@ -8,35 +8,34 @@ from .parts import Preprocessor
 
 
 def detector(model):
-    """The module of this file that exports a model of mmdet.
+    """The export module for a model of mmdet.
 
     Raises:
-        UserError: none does.
+        UserError: the model cannot be exported.
     """
     kind = type(model).__name__
-    # Mask2Former, SOLO, classifiers and what is wrapped around detectors for test-time augmentation have neither.
+    # Mask2Former, SOLO, classifiers and wrappers for test-time augmentation have neither head.
     head = type(getattr(model, 'roi_head', None) or getattr(model, 'bbox_head', None)).__name__
     if head == 'RetinaHead':
         return OneStage(model)
     if head in ('StandardRoIHead', 'CascadeRoIHead') and not (
             model.roi_head.with_shared_head or getattr(model, 'with_semantic_head', False)):
         return TwoStage(model)
-    raise UserError(f'a {kind}{"" if head == "NoneType" else f" with {head}"} is not exported whole: Faster, Mask and '
-                    'Cascade R-CNN and RetinaNet are, and segmentors. The backbone, and backbone and neck, of every '
-                    'detector and segmentor are exported', 'part')
+    raise UserError(f'a {kind}{"" if head == "NoneType" else f" with {head}"} cannot be exported whole; Faster, Mask '
+                    'and Cascade R-CNN, RetinaNet and segmentors can. Export its backbone or neck', 'part')
 
 
 class Detector(nn.Module):
-    """RGB image (1, 3, H, W), 0 to 255, to dets (n, 5), labels (n) and perhaps masks (n, h, w).
+    """RGB image (1, 3, H, W), 0 to 255, to dets (n, 5), labels (n) and, with masks, masks (n, h, w).
 
-    dets are corners in pixels and scores, best first; n is the number of detections that the config keeps at most, and
-    rows without one have the label -1. masks are probabilities within the boxes.
+    dets are corners in pixels and scores, best first. n is the maximum number of detections in the config. Unused rows
+    have the label -1. masks are probabilities inside the boxes.
 
     Args:
-        model: of mmdet, with its config as `cfg`.
+        model: model of mmdet with its config as `cfg`.
 
     Attributes:
-        counts: how many boxes of a level are kept by the config's keys of that name.
+        counts: number of boxes kept per level, by config key.
     """
     any_batch = False
     outputs = ('dets', 'labels')
@@ -52,7 +51,7 @@ class Detector(nn.Module):
 
     @staticmethod
     def suppress(boxes, scores, labels, cfg):
-        """The boxes, scores and labels that a test_cfg keeps, with rows of an empty box, 0 and -1 for want of more."""
+        """The boxes, scores and labels that a test_cfg keeps. Unused rows have an empty box, score 0 and label -1."""
         keep = nms_by_class(
             boxes, scores, labels, cfg.nms.iou_threshold, cfg.get('score_thr', 0.), cfg.max_per_img)
         return _append(boxes, 0.)[keep], _append(scores, 0.)[keep], _append(labels, -1)[keep]
@@ -65,7 +64,7 @@ class OneStage(Detector):
         model: a SingleStageDetector with RetinaHead.
 
     Raises:
-        UserError: its head is set in a way that is not exported.
+        UserError: an option of the head cannot be exported.
     """
 
     def __init__(self, model):
@@ -83,13 +82,13 @@ class OneStage(Detector):
 
 
 class TwoStage(Detector):
-    """Faster, Mask and Cascade R-CNN, with boxes for each class or for all.
+    """Faster, Mask and Cascade R-CNN, with class-specific or class-agnostic boxes.
 
     Args:
         model: a TwoStageDetector with StandardRoIHead or CascadeRoIHead.
 
     Raises:
-        UserError: its heads are set in a way that is not exported.
+        UserError: an option of the heads cannot be exported.
     """
 
     def __init__(self, model):
@@ -102,8 +101,8 @@ class TwoStage(Detector):
             check_coder(head.bbox_coder)
         for head in self.heads:
             if head.custom_cls_channels or not head.with_reg:
-                raise UserError(f'{type(head).__name__} with {type(head.loss_cls).__name__} is not exported: heads of '
-                                'boxes and of scores by a softmax over classes and background are')
+                raise UserError(f'{type(head).__name__} with {type(head.loss_cls).__name__} cannot be exported. The '
+                                'head must predict boxes, and a softmax over classes and background')
         for cfg in (self.cfg.rpn, self.cfg.rcnn):
             _check_test_cfg(cfg)
         if roi.with_mask:
@@ -111,7 +110,7 @@ class TwoStage(Detector):
             self.mask_heads = _as_list(roi.mask_head)
             self.mask_regions = self.regions if roi.share_roi_extractor else _regions(roi.mask_roi_extractor)
             if len({tuple(regions.scales.tolist()) for regions in (*self.regions, *self.mask_regions)}) > 1:
-                raise UserError('boxes and masks are pooled from different levels: set featmap_strides alike in '
+                raise UserError('boxes and masks are pooled from different levels. Set the same featmap_strides in '
                                 'bbox_roi_extractor and mask_roi_extractor')
 
     def forward(self, image):
@@ -127,14 +126,14 @@ class TwoStage(Detector):
         return found if len(self.outputs) == 2 else (*found, self.masks(stacked, boxes, labels))
 
     def proposals(self, maps, height, width):
-        """Boxes (n, 4) of the RPN and, for each, 1, or 0 where there were fewer than its test_cfg keeps at most."""
+        """Boxes (n, 4) of the RPN, and a flag for each: 1 for a real box, 0 for an unused row."""
         cfg = self.cfg.rpn
         boxes, scores, _, levels = best_of_levels(self.rpn, maps, cfg, height, width)
         keep = nms_by_class(boxes, scores, levels, cfg.nms.iou_threshold, -.5, cfg.max_per_img)
         return _append(boxes, 0.)[keep], _append(torch.ones_like(scores), 0.)[keep]
 
     def classified(self, stacked, boxes, there, height, width):
-        """Boxes (n, classes or 1, 4) and scores (n, classes) after all stages; each but the last refines the boxes."""
+        """Boxes (n, classes or 1, 4) and scores (n, classes) after all stages. Each stage refines the boxes."""
         total = 0.
         for head, regions in zip(self.heads, self.regions, strict=True):
             scores, deltas = head(regions(stacked, boxes))
@@ -149,7 +148,7 @@ class TwoStage(Detector):
         return decode(self.heads[-1].bbox_coder, boxes[:, None], deltas, height, width), scores
 
     def masks(self, stacked, boxes, labels):
-        """Mean probabilities (n, h, w) of the mask heads for boxes of labels."""
+        """Mean mask probabilities (n, h, w) of all mask heads, for boxes and labels."""
         mean = sum(head(regions(stacked, boxes)).sigmoid()
                    for head, regions in zip(self.mask_heads, self.mask_regions, strict=True)) / len(self.mask_heads)
         if not self.mask_heads[0].class_agnostic:
@@ -166,13 +165,13 @@ def _regions(extractors):
 
 
 def _append(values, last):
-    """One more row, of a number: what indices of `nms_by_class` mean by N."""
+    """Append a constant row. The index N from `nms_by_class` selects it."""
     return torch.cat([values, values.new_full((1, *values.shape[1:]), last)])
 
 
 def _check_test_cfg(cfg):
     if cfg.nms.get('type', 'nms') != 'nms' or cfg.nms.get('class_agnostic'):
-        raise UserError(f'boxes are suppressed by {dict(cfg.nms)}: plain nms within each class is exported alone')
+        raise UserError(f'the suppression {dict(cfg.nms)} cannot be exported. Only plain nms within each class can')
     if cfg.max_per_img <= 0:
-        raise UserError('model.test_cfg keeps any number of boxes, an exported file gives a fixed one: set max_per_img '
-                        'there, such as 1000 for rpn and 100 for rcnn')
+        raise UserError('model.test_cfg does not limit the number of boxes, but an exported file needs a limit. Set '
+                        'max_per_img there, for example 1000 for rpn and 100 for rcnn')

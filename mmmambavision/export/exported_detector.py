@@ -1,4 +1,4 @@
-"""A detector's file as mmdet's model."""
+"""Use an exported detector as a model of mmdet."""
 import torch
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmengine.config import ConfigDict
@@ -11,35 +11,35 @@ from .onnx import open_model
 
 @MODELS.register_module()
 class ExportedDetector(BaseModel):
-    """Predicts by a file, for images of any batch; it is not for training.
+    """Predict with an ONNX file, for any batch size. Training is not possible.
 
     Args:
-        file: path.
+        file: path of the ONNX file.
 
     Raises:
-        UserError: it is no detector's.
+        UserError: the file is not a detector.
     """
 
     def __init__(self, file):
-        super().__init__()  # with mmengine's plain preprocessor: normalisation and padding are in the file
+        super().__init__()  # mmengine's plain preprocessor, because the file normalizes and pads
         self.session, contract = open_model(file, 'detection')
         self.test_cfg = ConfigDict(mask_thr_binary=contract.mask_threshold)
-        self.mask_head = FCNMaskHead(num_convs=0, class_agnostic=True)  # which only pastes
+        self.mask_head = FCNMaskHead(num_convs=0, class_agnostic=True)  # only to paste masks
 
     def forward(self, inputs, data_samples, mode):
         """Data samples with pred_instances, in pixels of the original images.
 
         Args:
             inputs: images as loaded and resized, each (3, H, W) in BGR.
-            data_samples: of the images.
-            mode: 'predict' alone is called.
+            data_samples: data samples of the images.
+            mode: always 'predict'.
         """
         for image, sample in zip(inputs, data_samples):
             dets, labels, *masks = self.session.run(None, {'images': image[None, [2, 1, 0]].float().cpu().numpy()})
             there = labels >= 0
             found = InstanceData(bboxes=torch.from_numpy(dets[there, :4]), scores=torch.from_numpy(dets[there, 4]),
                                  labels=torch.from_numpy(labels[there]))
-            if masks:  # this scales the boxes, too
+            if masks:  # predict_by_feat scales the boxes, too
                 found, = self.mask_head.predict_by_feat(
                     [masks[0][there][:, None]], [found], [sample.metainfo], self.test_cfg, rescale=True,
                     activate_map=True)

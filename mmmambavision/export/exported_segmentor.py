@@ -1,4 +1,4 @@
-"""A segmentor's file as mmseg's model."""
+"""Use an exported segmentor as a model of mmseg."""
 from types import SimpleNamespace
 
 import torch
@@ -11,19 +11,19 @@ from .onnx import open_model
 
 @MODELS.register_module()
 class ExportedSegmentor(EncoderDecoder):
-    """Predicts by a file, whole images or windows of them as the config's test_cfg says; it is not for training.
+    """Predict with an ONNX file, on whole images or sliding windows. Training is not possible.
 
     Args:
-        file: path.
-        test_cfg: the config's.
+        file: path of the ONNX file.
+        test_cfg: test_cfg of the model in the config.
 
     Raises:
-        UserError: it is no segmentor's.
+        UserError: the file is not a segmentor.
     """
 
     def __init__(self, file, test_cfg):
         self.session, contract = open_model(file, 'segmentation')
-        # Padding around windows is 0 after normalisation, so the mean is taken off here and put back before the file.
+        # mmseg pads windows with 0 after normalization. So subtract the mean here, and add it again before the file.
         mean, divisor = ([0.] * 3, None) if contract.mean is UNSET else (contract.mean, contract.size_divisor)
         BaseSegmentor.__init__(self, data_preprocessor=dict(
             type='SegDataPreProcessor', mean=mean, std=[1., 1., 1.], bgr_to_rgb=True,

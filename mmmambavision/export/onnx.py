@@ -1,4 +1,4 @@
-"""A module to an ONNX file that takes any size, and back into ONNX Runtime."""
+"""Export a module to an ONNX file for any image size, and open the file in ONNX Runtime."""
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,17 @@ MATRICES = {'Conv', 'ConvTranspose', 'MatMul', 'Gemm'}
 
 def export(module: torch.nn.Module, sample: torch.Tensor, file: str | PathLike[str], scan: str = 'loop-free',
            opset: int = 20, static: bool = False, half: bool = False, contract: Contract | None = None) -> None:
-    """Write a function of images to an ONNX file, its weights in it, or, from 1.5 GiB on, in FILE.data beside it.
+    """Export a module to an ONNX file. Weights of 1.5 GiB or more go to FILE.data.
 
     Args:
-        module: in eval mode, called with images (B, 3, H, W); returns a tensor or a tuple of them. Its attribute
-            `any_batch`, if there is one, says whether B may differ from the sample's, `outputs` names what it returns.
-        sample: images to trace it with; of two at least for any batch, since torch takes a 1 for what all batches have.
+        module: module in eval mode that takes images (B, 3, H, W) and returns a tensor or a tuple of tensors. Optional
+            attributes: `any_batch`, whether B is dynamic; `outputs`, names of the outputs.
+        sample: images for tracing. For a dynamic batch, at least two: torch treats a batch of 1 as a constant.
         file: path of the new file.
         scan: 'loop-free', or 'scan' for ONNX's Scan operator.
         opset: version of ONNX's operators.
-        static: whether the file takes the sample's batch and size alone.
-        half: whether large weights are stored in float16.
+        static: whether the batch and image size of the sample are fixed.
+        half: whether to store large weights in float16.
         contract: the `Contract` for the file's metadata_props, or None.
 
     Raises:
@@ -45,23 +45,23 @@ def export(module: torch.nn.Module, sample: torch.Tensor, file: str | PathLike[s
             dynamic_shapes=None if static else (sizes,),
             custom_translation_table={**translations(scan),
                                       torch.ops.mmmambavision.fixed_nms.default: boxes.translate_nms})
-    optimize_ir(program.model, num_iterations=1)  # torch's two take twice as long and find no more
+    optimize_ir(program.model, num_iterations=1)  # torch's two iterations take twice as long without benefit
     for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # where in whose source each node comes from, a tenth of a small file
+        node.metadata_props.clear()  # source locations, 10% of a small file
     if half:
         _halve_weights(program.model.graph)
     if contract:
         program.model.metadata_props.update(contract.properties)
     try:
         program.save(str(file))
-    except OSError as error:  # as of a full disk, where a part of the file would be in the next one's way
+    except OSError as error:  # for example a full disk: remove the partial file
         Path(file).unlink(missing_ok=True)
         raise UserError(f'{file} cannot be written: {error.strerror or error}') from None
     onnx.checker.check_model(str(file), full_check=True)
 
 
 def read(file: str | PathLike[str]) -> Any:
-    """An ONNX Runtime session of a file, on the CPU.
+    """Open a file in an ONNX Runtime session on the CPU.
 
     Raises:
         UserError: ONNX Runtime is not installed, or cannot read the file.
@@ -72,34 +72,34 @@ def read(file: str | PathLike[str]) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         return onnxruntime.InferenceSession(str(file), options)
-    except Exception as error:  # onnxruntime has an exception for each of its states
+    except Exception as error:  # onnxruntime has an exception class for each error code
         raise UserError(f'{file} cannot be read by ONNX Runtime: {str(error).splitlines()[0]}') from None
 
 
 def open_model(file: str | PathLike[str], task: str) -> tuple[Any, Contract]:
-    """The ONNX Runtime session and the contract of an exported model.
+    """Open an exported model. Returns its ONNX Runtime session and its contract.
 
     Args:
-        file: path.
+        file: path of the file.
         task: 'detection' or 'segmentation'.
 
     Raises:
-        UserError: the file holds something else.
+        UserError: the file is not a whole model for this task.
     """
     session = read(file)
     contract = Contract.of_session(session)
     if contract is None or contract.task != task:
         holds = 'another model' if contract is None else contract.part if contract.part != 'model' else contract.task
-        raise UserError(f'{file} holds {holds}, and the config asks for {task}: evaluate a whole model that was '
-                        'exported with this config')
+        raise UserError(f'{file} holds {holds}, but the config needs {task}. Use a whole model that was exported with '
+                        'this config')
     return session, contract
 
 
 def need(*packages: str) -> None:
-    """See that packages are installed.
+    """Check that packages are installed.
 
     Raises:
-        UserError: one is missing.
+        UserError: a package is missing.
     """
     for package in packages:
         try:
@@ -109,13 +109,13 @@ def need(*packages: str) -> None:
 
 
 def _halve_weights(graph: Any) -> None:
-    """Store matrices and kernels as float16 and cast them back in the graph, which runtimes do once, when they load it.
+    """Store matrices and kernels as float16, and cast them back to float32 in the graph.
 
-    Everything else stays as it is: biases, norms, the scans' decays and constants are a small part of a file. So do
-    weights that float16 does not hold.
+    Runtimes do the cast once, when they load the file. Biases, norms, decays of scans and constants stay in float32,
+    because they are small. Weights outside the range of float16 also stay in float32.
 
     Args:
-        graph: onnx_ir's, changed in place.
+        graph: graph of onnx_ir, changed in place.
     """
     import onnx_ir as ir
     for name, weight in list(graph.initializers.items()):

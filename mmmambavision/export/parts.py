@@ -1,4 +1,4 @@
-"""The parts of a detector or segmentor that are exported, each a function of one image batch."""
+"""Exportable parts of a detector or segmentor, each a function of an image batch."""
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -10,14 +10,14 @@ class Backbone(nn.Module):
     """The backbone of a model: normalised images (B, 3, H, W) to its maps.
 
     Raises:
-        UserError: the model has none as a part of its own.
+        UserError: the model has no attribute `backbone`.
     """
     any_batch, outputs = True, None
 
     def __init__(self, model):
         super().__init__()
         if not hasattr(model, 'backbone'):
-            raise UserError(f'a {type(model).__name__} has no backbone to export: detectors and segmentors have one')
+            raise UserError(f'a {type(model).__name__} has no backbone to export. Use a detector or segmentor')
         self.backbone = model.backbone
 
     def forward(self, images):
@@ -34,7 +34,7 @@ class Neck(Backbone):
     def __init__(self, model):
         super().__init__(model)
         if not getattr(model, 'with_neck', False):
-            raise UserError('this model has no neck to export; export its backbone', 'part_backbone')
+            raise UserError('this model has no neck to export. Export its backbone', 'part_backbone')
         self.neck = model.neck
 
     def forward(self, images):
@@ -42,19 +42,20 @@ class Neck(Backbone):
 
 
 class Preprocessor(nn.Module):
-    """Normalisation and padding of mmdet's or mmseg's data preprocessor: RGB images (B, 3, H, W), 0 to 255, to the
-    network's (B, 3, H', W'), filled up at the right and below.
+    """Normalisation and padding of mmdet's or mmseg's data preprocessor.
+
+    RGB images (B, 3, H, W), 0 to 255, to the network's input (B, 3, H', W'), padded at the right and bottom.
 
     Args:
         settings: the config's data_preprocessor.
-        divisor: what H' and W' are multiples of; None for images as they are.
-        value: what normalised images are filled up with.
+        divisor: H' and W' are multiples of it; None for no padding.
+        value: padding value, after normalisation.
     """
 
     def __init__(self, settings, divisor, value):
         super().__init__()
         self.divisor, self.value = divisor or 1, value
-        self.takes_bgr = not (settings.get('bgr_to_rgb') or settings.get('rgb_to_bgr'))  # as files are loaded
+        self.takes_bgr = not (settings.get('bgr_to_rgb') or settings.get('rgb_to_bgr'))  # mmcv loads BGR
         for name, default in (('mean', (0.,) * 3), ('std', (1.,) * 3)):
             numbers = torch.tensor(settings.get(name) or default)
             self.register_buffer(name, numbers[:, None, None], persistent=False)
@@ -67,10 +68,10 @@ class Preprocessor(nn.Module):
 
 
 def whole(model):
-    """The detector or segmentor itself, as a function of images as loaded.
+    """The whole detector or segmentor, as a function of images without normalisation.
 
     Raises:
-        UserError: it is of a kind that is not exported.
+        UserError: this type of model cannot be exported.
     """
     if hasattr(model, 'decode_head'):
         from .segmentor import Segmentor

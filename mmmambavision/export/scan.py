@@ -1,6 +1,6 @@
-"""The selective scan in ONNX, in two forms: loop-free, for every runtime, and as ONNX's own Scan operator.
+"""The selective scan in ONNX, in two forms: loop-free for every runtime, and as ONNX's Scan operator.
 
-Both take the arguments of the custom operators in `ops/scan/operators.py` and are exact for every length.
+Both take the arguments of the custom operators in `ops/scan/operators.py`, and both are exact for every length.
 """
 import onnx_ir as ir
 import torch
@@ -10,27 +10,30 @@ from torch.onnx._internal.exporter import _core
 from ..errors import UserError
 from ..ops.scan.interface import BACKENDS
 
-CHUNK = 16  # steps written out one after the other, and chunks, and chunks of chunks
-LEVELS = 4  # so that sequences may have CHUNK ** LEVELS = 65,536 steps; longer ones are refused by a Reshape
+CHUNK = 16  # unrolled steps per chunk, and chunks per group on each level
+LEVELS = 4  # the maximum length is CHUNK ** LEVELS = 65,536 steps; a Reshape fails for longer sequences
 
 
 def translations(form):
-    """The table for `torch.onnx.export(custom_translation_table=...)`; form is 'loop-free' or 'scan'."""
+    """The table for `torch.onnx.export(custom_translation_table=...)`. `form` is 'loop-free' or 'scan'."""
     translate = {'loop-free': loop_free, 'scan': as_scan}[form]
     operators = (f'selective_scan_{name}' for name in BACKENDS if name != 'reference')
     return {getattr(torch.ops.mmmambavision, name).default: translate for name in operators}
 
 
 def loop_free(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
-    """Chunks of 16 steps, written out, all at once: once from zero to find what each chunk adds, then, from the states
-    that they begin with, for the outputs. Those states are a scan over chunks, done in the same way."""
+    """Chunked scan with unrolled chunks of 16 steps. All chunks run in parallel.
+
+    The first pass starts each chunk from a zero state and finds its contribution. A scan over chunks, with the same
+    method, gives the initial state of each chunk. The second pass starts from these states and computes the outputs.
+    """
     channels, states = A.shape
     step, x, B, C, A = _token_major(u, delta, A, B, C, delta_bias, delta_softplus)
     steps = _cut(step, 1, channels)
     inputs = [op.Mul(w, b) for w, b in zip(_cut(op.Mul(step, x), 1, channels), _cut(B, states, 1))]
     decays = [op.Exp(op.Mul(s, A)) for s in steps]
     added = _run(decays, inputs)
-    # One exponential of the sum: the product of 16 decays, without as many roundings.
+    # The product of 16 decays as one exponential of the sum, with less rounding.
     through = op.Exp(op.Mul(_sum(steps), A))
     state, last = _states_before(through, added, LEVELS - 1, states, channels)
     outputs = []
@@ -43,10 +46,12 @@ def loop_free(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
 
 
 def _states_before(decay, added, levels, states, channels):
-    """States (B, M, N, D) before each of M chunks, and (B, N, D) after the last; a chunk multiplies the state by
-    `decay` and adds `added`, both (B, M, N, D)."""
+    """States (B, M, N, D) before each of M chunks, and the state (B, N, D) after the last chunk.
+
+    A chunk multiplies the state by `decay` and adds `added`, both (B, M, N, D).
+    """
     count = op.Shape(decay, start=1, end=2)
-    groups = 1 if levels == 1 else -1  # the last level holds CHUNK of them, and its Reshape refuses more
+    groups = 1 if levels == 1 else -1  # the last level has at most CHUNK chunks; its Reshape fails for more
     decays = _cut(decay, states, channels, groups, filling=1.)
     added = _cut(added, states, channels, groups)
     if levels == 1:
@@ -67,7 +72,7 @@ def _states_before(decay, added, levels, states, channels):
 
 
 def _run(decays, inputs):
-    """The state after steps from a state of zero."""
+    """The state after all steps, from a zero state."""
     state = inputs[0]
     for decay, value in zip(decays[1:], inputs[1:]):
         state = op.Add(op.Mul(decay, state), value)
@@ -75,7 +80,7 @@ def _run(decays, inputs):
 
 
 def as_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
-    """One ONNX Scan over the steps: a loop in the runtime, short in the file."""
+    """One ONNX Scan over the steps: a small file, but a loop in the runtime."""
     step, x, B, C, A = _token_major(u, delta, A, B, C, delta_bias, delta_softplus)
     steps_first = dict(perm=[1, 0, 2])
     sequences = [op.Unsqueeze(op.Transpose(value, **steps_first), _integers(axis)) for value, axis in (
@@ -84,14 +89,14 @@ def as_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
     zero = op.Add(zero, op.Mul(op.Unsqueeze(A, _integers(0)), op.Constant(value_float=0.)))  # (B, N, D)
     node = ir.Node('', 'Scan', [zero, *sequences], num_outputs=2, version=18, attributes=[
         ir.AttrGraph('body', _scan_body(A)), ir.AttrInt64('num_scan_inputs', len(sequences))])
-    _core.current_tracer.nodes.append(node)  # onnxscript's functions do not take graphs as attributes
+    _core.current_tracer.nodes.append(node)  # onnxscript's functions do not support graph attributes
     last, outputs = node.outputs
     y = op.Transpose(op.Squeeze(outputs, _integers(2)), **steps_first)
     return _finish(y, x, u, D, z), op.Transpose(last, perm=[0, 2, 1]), op.Constant(value_floats=[0.])
 
 
 def _scan_body(A):
-    """The graph of one step: state, step, step times input, B, C to the new state and the output."""
+    """The graph of one step. Inputs: state, step, step * input, B, C. Outputs: new state, output."""
     kind = ir.TensorType(ir.DataType.FLOAT)
     state, step, value, B, C = (ir.Value(name=f'scan_{name}', type=kind) for name in ('h', 's', 'w', 'b', 'c'))
     nodes = []
@@ -110,7 +115,7 @@ def _scan_body(A):
 def _token_major(u, delta, A, B, C, delta_bias, delta_softplus):
     """Steps and u as (B, L, D), B and C as (B, L, N), A as (N, D)."""
     if B.shape[1] != 1:
-        raise UserError(f'scans with {B.shape[1]} groups of B and C are not exported, only those with one')
+        raise UserError(f'a scan with {B.shape[1]} groups of B and C cannot be exported. Only one group is supported')
     step, x = (op.Transpose(value, perm=[0, 2, 1]) for value in (delta, u))
     if delta_bias is not None:
         step = op.Add(step, delta_bias)
@@ -121,7 +126,7 @@ def _token_major(u, delta, A, B, C, delta_bias, delta_softplus):
 
 
 def _finish(y, x, u, D, z):
-    """D u added and the gate applied to outputs (B, L, D), as (B, D, L)."""
+    """Add D u to outputs (B, L, D), apply the gate, and return (B, D, L)."""
     if D is not None:
         y = op.Add(y, op.Mul(D, x))
     y = op.Transpose(y, perm=[0, 2, 1])
@@ -129,8 +134,7 @@ def _finish(y, x, u, D, z):
 
 
 def _cut(value, rows, columns, groups=-1, filling=0.):
-    """(B, M, ...) with rows * columns values at each place to CHUNK tensors (B, M / CHUNK, rows, columns), M filled up
-    to a multiple of CHUNK."""
+    """Split (B, M, rows * columns) into CHUNK tensors (B, M / CHUNK, rows, columns). Pads M to a multiple of CHUNK."""
     missing = op.Mod(op.Sub(_integers(0), op.Shape(value, start=1, end=2)), _integers(CHUNK))
     value = op.Pad(value, op.Concat(_integers(0), missing, axis=0), op.Constant(value_float=filling), _integers(1))
     value = op.Reshape(value, _integers(0, groups, CHUNK, rows, columns))

@@ -10,15 +10,15 @@ from .parts import Preprocessor
 class Segmentor(nn.Module):
     """RGB images (B, 3, H, W), 0 to 255, to logits (B, classes, H, W).
 
-    Of a segmentor that is tested in slide mode these are the logits of one window; windows are cut and put together
-    outside of the graph, which would otherwise need a loop.
+    In slide mode, these are the logits of one window. The windows are cut and merged outside of the graph, because the
+    graph would need a loop.
 
     Args:
-        model: an EncoderDecoder with its config as `cfg`, whose head gives logits by its forward, such as UPerHead,
-            FCNHead and SegformerHead.
+        model: an EncoderDecoder with its config as `cfg`. Its head must return logits from `forward`, as UPerHead,
+            FCNHead and SegformerHead do.
 
     Raises:
-        UserError: it is another one.
+        UserError: the model is of another type.
     """
     outputs = ('logits',)
     any_batch = True
@@ -26,15 +26,15 @@ class Segmentor(nn.Module):
     def __init__(self, model):
         super().__init__()
         head = model.decode_head
-        # Where mmseg's own `predict` is in use, what `forward` returns are logits.
+        # If the head uses mmseg's own `predict`, then `forward` returns logits.
         predicts = [kind.__name__ for kind in type(head).__mro__ if 'predict' in vars(kind)]
         if predicts[:1] != ['BaseDecodeHead']:
-            raise UserError(f'a {type(model).__name__} with {type(head).__name__} is not exported whole; an '
-                            'EncoderDecoder with one head of logits is. Export its backbone', 'part_backbone')
+            raise UserError(f'a {type(model).__name__} with {type(head).__name__} cannot be exported whole; only an '
+                            'EncoderDecoder with one head of logits can. Export its backbone', 'part_backbone')
         settings = model.cfg.model.data_preprocessor
-        test_cfg = settings.get('test_cfg') or {}  # mmseg pads where it says so, and not as in training
+        test_cfg = settings.get('test_cfg') or {}  # in tests, mmseg pads only with this setting
         if test_cfg.get('size'):
-            raise UserError("data_preprocessor.test_cfg pads to one size, which no graph of any size can: set "
+            raise UserError('data_preprocessor.test_cfg pads to one size, but an exported file takes any size. Set '
                             'model.data_preprocessor.test_cfg.size=None')
         self.preprocess = Preprocessor(settings, test_cfg.get('size_divisor'), settings.get('pad_val', 0))
         self.backbone, self.neck, self.head = model.backbone, model.neck if model.with_neck else nn.Identity(), head
@@ -49,7 +49,7 @@ class Segmentor(nn.Module):
 
 
 class AdaptiveAvgPool(nn.Module):
-    """`nn.AdaptiveAvgPool2d` as two products with averaging matrices, (B, C, H, W) to (B, C, *size)."""
+    """`nn.AdaptiveAvgPool2d` as two matrix products, (B, C, H, W) to (B, C, *size)."""
 
     def __init__(self, size):
         super().__init__()
@@ -61,8 +61,7 @@ class AdaptiveAvgPool(nn.Module):
 
 
 def _average(length, bins, like):
-    """Matrix (bins, length) whose rows average over the bins that torch's pooling has: from floor(i n / k) on and to
-    before ceil((i + 1) n / k)."""
+    """Averaging matrix (bins, length). As in torch, bin i of k covers [floor(i n / k), ceil((i + 1) n / k))."""
     bin = torch.arange(bins, device=like.device)[:, None]
     place = torch.arange(length, device=like.device)
     inside = (place >= bin * length // bins) & (place < ((bin + 1) * length + bins - 1) // bins)
@@ -71,7 +70,7 @@ def _average(length, bins, like):
 
 
 def replace_adaptive_pooling(module):
-    """Put `AdaptiveAvgPool` in the place of every `nn.AdaptiveAvgPool2d` in a module."""
+    """Replace every `nn.AdaptiveAvgPool2d` in a module by `AdaptiveAvgPool`."""
     for name, child in module.named_children():
         if isinstance(child, nn.AdaptiveAvgPool2d):
             size = child.output_size

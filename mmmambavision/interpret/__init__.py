@@ -1,3 +1,3 @@
-"""What a trained network looks at and how far it sees: attention, scans, receptive fields, class activations."""
+"""Visualization of trained networks: attention maps, scan memory, receptive fields, class activation maps."""
 
 __all__ = ['attention', 'cam', 'classifier', 'picture', 'plots', 'receptive_field', 'scan', 'tokens']

@@ -6,7 +6,7 @@ import torch
 from ..models.mixers import Attention
 from .tokens import Block
 
-MOST_WEIGHTS = 2 ** 25  # computed at a time; an 800x1344 image has 4200 x 4200 weights per head at level 2
+MOST_WEIGHTS = 2 ** 25  # computed at once; an 800x1344 image has 4200 x 4200 weights per head at level 2
 
 
 def attention_weights(mixer: Attention, tokens: torch.Tensor,
@@ -16,10 +16,10 @@ def attention_weights(mixer: Attention, tokens: torch.Tensor,
     Args:
         mixer: the `Attention`.
         tokens: its input (B, L, C).
-        queries: indices of the rows wanted; all by default.
+        queries: indices of the query tokens; default: all.
 
     Returns:
-        (B, heads, queries, L); each row is one query's weights on all tokens of its window, and sums to 1.
+        (B, heads, queries, L). Each row has the weights of one query on all tokens of its window, and sums to 1.
     """
     q, k, _ = mixer.qkv(tokens).unflatten(2, (3, mixer.num_heads, -1)).permute(2, 0, 3, 1, 4)
     return (q[:, :, queries] @ k.transpose(-2, -1) / q.shape[-1] ** .5).softmax(-1)
@@ -27,16 +27,16 @@ def attention_weights(mixer: Attention, tokens: torch.Tensor,
 
 @torch.no_grad()
 def attention_map(block: Block, image: torch.Tensor, token: tuple[int, int] | None = None) -> torch.Tensor:
-    """What one token attends to, or all tokens on average.
+    """The attention of one token, or the mean attention of all tokens.
 
     Args:
-        block: a block with an `Attention`, as `find_block` gives it.
+        block: a block with an `Attention`, from `find_block`.
         image: (1, 3, H, W), normalised.
-        token: the query (row, column); None for the mean over the queries of each window, padding not counted.
+        token: the query (row, column); None for the mean over the queries of each window, without padding.
 
     Returns:
-        (heads, height, width). A query sees its window only: the map is 0 elsewhere. Where windows are padded, the sum
-        is less than 1, since a part of the attention goes to the padding.
+        (heads, height, width). A query sees only its window, so the map is 0 elsewhere. In padded windows the sum is
+        less than 1, because part of the attention goes to the padding.
     """
     tokens, _, windows = block.run(image, block.mixer)
     sequences, length, channels = tokens.shape
@@ -53,7 +53,7 @@ def attention_map(block: Block, image: torch.Tensor, token: tuple[int, int] | No
 
 
 def _mean_over_queries(mixer: Attention, tokens: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """Mean of the rows of the queries that count, (B, L) boolean, as (B, L, heads)."""
+    """Mean attention (B, L, heads) over the queries in the mask `counted` (B, L)."""
     count, length, _ = tokens.shape
     step = max(1, MOST_WEIGHTS // (count * mixer.num_heads * length))
     total: torch.Tensor | float = 0.

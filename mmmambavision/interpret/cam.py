@@ -1,4 +1,4 @@
-"""Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) by the package grad-cam."""
+"""Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) with the package grad-cam."""
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from ..errors import UserError
 
-# Installed with what it depends on, it would put opencv-python-headless over opencv-python.
+# Without --no-deps, pip would install opencv-python-headless over opencv-python.
 INSTALL = 'pip install scikit-learn ttach && pip install --no-deps grad-cam'
 
 
@@ -28,7 +28,7 @@ def load_grad_cam() -> Any:
     """The package's GradCAM.
 
     Raises:
-        UserError: the package, or one that it needs, is not installed; says how to install it.
+        UserError: the package or one of its dependencies is not installed.
     """
     try:
         from pytorch_grad_cam import GradCAM
@@ -39,16 +39,16 @@ def load_grad_cam() -> Any:
 
 def grad_cam(model: nn.Module, level: nn.Module, image: torch.Tensor,
              score: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray[Any, Any]:
-    """Where a level's map speaks for a score: its channels weighted by the mean of their gradients, negative sums at 0.
+    """Grad-CAM of a level for a score: the sum of its channels, weighted by their mean gradients, clipped at 0.
 
     Args:
-        model: the whole model; it is not changed but for the gradients of its parameters.
-        level: the level, a module that returns its map, as `trunk.levels` has them.
+        model: the whole model. Its gradients are reset.
+        level: an entry of `trunk.levels`.
         image: (1, 3, H, W), normalised.
-        score: function of such an image to a tensor with one element.
+        score: function from an image to a tensor with one element.
 
     Returns:
-        (H, W) numpy array from 0 to 1, 0 everywhere where nothing speaks for it.
+        (H, W) numpy array from 0 to 1, or all 0 if no position supports the score.
     """
     cam = load_grad_cam()(_Scored(model, score), [level])
     try:

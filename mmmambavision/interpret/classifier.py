@@ -1,4 +1,4 @@
-"""An ImageNet classifier by its name in timm, ready to be looked into."""
+"""An ImageNet classifier by its timm name, for visualization."""
 from collections.abc import Callable
 from os import PathLike
 from typing import Any
@@ -16,20 +16,20 @@ from .picture import Picture, read_pixels
 
 
 class Classifier:
-    """A classifier with its weights, with the methods of `openmmlab.subject.Subject`.
+    """A classifier with its weights and the methods of `openmmlab.subject.Subject`.
 
     Args:
-        name: of a model that `timm_models` registers, such as 'mambavision_tiny'.
+        name: a model of `timm_models`, for example 'mambavision_tiny'.
         checkpoint: path, URL or hf:// name; None for the released weights.
-        device: where it runs.
+        device: device of the model.
 
     Raises:
-        UserError: no such model, or its weights cannot be had or are of another.
+        UserError: the model does not exist, or its weights cannot be loaded or are of another model.
     """
 
     def __init__(self, name: str, checkpoint: str | None, device: str | torch.device) -> None:
         if name.split('.')[0] not in timm_models.__all__:
-            raise UserError(f"no classifier '{name}': choose one of {', '.join(timm_models.__all__)}")
+            raise UserError(f"no classifier '{name}'. Choose one of {', '.join(timm_models.__all__)}")
         overlay = dict(file=checkpoint) if checkpoint else None
         self.name, self.device = name, device
         self.model: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).eval().to(device)
@@ -40,7 +40,7 @@ class Classifier:
         return timm.create_model(self.name, pretrained=False).eval().to(self.device)
 
     def prepare(self, path: str | PathLike[str]) -> Picture:
-        """A picture, squeezed to the size that the classifier was trained on."""
+        """Load a picture, resized to the training size of the classifier without keeping its aspect ratio."""
         pixels = read_pixels(path)
         size = self.data['input_size'][1:]
         resized = np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC), np.float32) / 255
@@ -49,13 +49,13 @@ class Classifier:
 
     def explain(self, picture: Picture, class_name: str | None = None,
                 box: Any = None) -> tuple[Callable[[torch.Tensor], torch.Tensor], str, None]:
-        """The logit of a class, by its number or its ImageNet name; None for the most probable one.
+        """The logit of a class, by class number or ImageNet name; None for the most probable class.
 
         Returns:
-            The function of an image to it, the class and what was predicted, and no box.
+            A function from an image to the logit, a description, and None for the box.
 
         Raises:
-            UserError: no such class, or a box is asked for.
+            UserError: the class does not exist, or `box` is given.
         """
         if box is not None:
             raise UserError('a box can be explained only for a detector')

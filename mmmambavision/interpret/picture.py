@@ -1,4 +1,4 @@
-"""A picture on disk beside what the network is given of it, and the way between their pixels."""
+"""A picture, the network input made from it, and the mapping between their pixels."""
 from collections.abc import Sequence
 from os import PathLike
 from typing import Any, NamedTuple
@@ -12,32 +12,32 @@ from ..errors import UserError
 
 
 def read_pixels(path: str | PathLike[str]) -> np.ndarray[Any, Any]:
-    """An image file as (height, width, 3) RGB uint8, turned as its camera says.
+    """Read an image file as (height, width, 3) RGB uint8, turned by its EXIF orientation.
 
     Raises:
-        UserError: it is not there, is no image or is damaged.
+        UserError: the file does not exist, is not an image or is damaged.
     """
     try:
         with Image.open(path) as image:
             image = ImageOps.exif_transpose(image)
-            if image.mode.startswith('I;16'):  # of which Pillow's conversion would make everything above 255 white
+            if image.mode.startswith('I;16'):  # Pillow would convert all values above 255 to white
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return np.asarray(image.convert('RGB'))
     except FileNotFoundError:
         raise UserError(f'image not found: {path}') from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f'{path} is no image that can be read, or it is damaged: {error}') from None
+        raise UserError(f'{path} is not a readable image, or it is damaged: {error}') from None
 
 
 class Picture(NamedTuple):
-    """A picture and its input.
+    """A picture and its network input.
 
     Args:
-        name: for messages.
-        pixels: (height, width, 3) RGB, uint8, as on disk.
-        input: (1, 3, H, W), normalised, the picture resized at its upper left and padding at its right and bottom.
-        filled: size (height, width) of the picture in the input.
-        sample: what else the model wants to know of it.
+        name: name for messages.
+        pixels: (height, width, 3) RGB, uint8, original size.
+        input: (1, 3, H, W), normalised: the resized picture at the upper left, padded at the right and bottom.
+        filled: size (height, width) of the resized picture in the input.
+        sample: data sample of the model, or None.
     """
     name: str
     pixels: np.ndarray[Any, Any]
@@ -46,10 +46,11 @@ class Picture(NamedTuple):
     sample: Any = None
 
     def token(self, point: Sequence[float], stride: int) -> tuple[int, int]:
-        """The token (row, column) of a map of some stride whose cell holds a point.
+        """The token (row, column) at a point.
 
         Args:
             point: x, y in pixels of the picture.
+            stride: stride of the map.
 
         Raises:
             UserError: the point is not on the picture.
@@ -62,9 +63,9 @@ class Picture(NamedTuple):
 
     def on_pixels(self, maps: torch.Tensor | np.ndarray[Any, Any], stride: int,
                   smooth: bool = True) -> np.ndarray[Any, Any]:
-        """Maps (K, h, w) of some stride at the picture's size, (K, height, width) numpy, padding cut off.
+        """Resize maps (K, h, w) of a stride to the picture, (K, height, width) numpy, without padding.
 
-        Values are interpolated between the centres of the cells or, if not smooth, the same all over a cell.
+        `smooth` interpolates between cell centres. Otherwise a cell has one value.
         """
         maps = torch.as_tensor(maps)[None].float().cpu()
         maps = F.interpolate(maps, scale_factor=float(stride), mode='bilinear' if smooth else 'nearest')
@@ -72,15 +73,19 @@ class Picture(NamedTuple):
         return F.interpolate(maps, self.pixels.shape[:2], mode='bilinear', antialias=True)[0].numpy()
 
     def around_centre(self, field: torch.Tensor, centre: Sequence[int], stride: int) -> np.ndarray[Any, Any]:
-        """A field of the pixels of inputs (h, w), its centre where the central position of a map of some stride has
-        its own: on the picture, as `on_pixels`."""
+        """Draw a field (h, w) of input pixels on the picture, as `on_pixels`.
+
+        The centre of the field is moved to the central position of a map with this stride.
+        """
         rows, columns = (slice(c - own, c - own + side) for c, own, side in zip(
             centre, self._central_pixel(stride), self.input.shape[2:]))
         return self.on_pixels(field[None, rows, columns], 1)
 
     def disc(self, radius: float, stride: int) -> tuple[float, float, float]:
-        """Centre x, y and radius in pixels of the picture, of a disc in the input around the central position of a map
-        of some stride."""
+        """Convert a disc to pixels of the picture: centre x, centre y, radius.
+
+        The disc is around the central position of a map with this stride. `radius` is in pixels of the input.
+        """
         row, column = self._central_pixel(stride)
         x, y = ((p + .5) * side / filled - .5 for p, side, filled in zip(
             (column, row), self.pixels.shape[1::-1], self.filled[::-1]))

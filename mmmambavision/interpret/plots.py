@@ -1,4 +1,4 @@
-"""Pictures of maps: the image, the map and one over the other."""
+"""Figures of maps: image, map and overlay."""
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
 COLOURS = 'inferno'
-GROUPS = 16  # of channels, in the panel of half-lives
+GROUPS = 16  # channel groups in the panel of half-lives
 
 
 def draw(pixels: np.ndarray[Any, Any], maps: Mapping[str, np.ndarray[Any, Any]], gamma: float = 1.,
@@ -19,12 +19,12 @@ def draw(pixels: np.ndarray[Any, Any], maps: Mapping[str, np.ndarray[Any, Any]],
 
     Args:
         pixels: the image (H, W, 3), uint8.
-        maps: title to map (H, W).
-        gamma: colours show the map, from its lowest to its highest value, to this power.
-        point: x, y to mark.
-        circle: title to x, y and half axes in both directions, to draw.
-        box: x1, y1, x2, y2 to draw.
-        half_lives: (channels, states), in tokens, for a panel of their own.
+        maps: maps (H, W) by title.
+        gamma: exponent of the colour scale.
+        point: x, y of a marker.
+        circle: x, y and radius of a circle, by title of the map.
+        box: x1, y1, x2, y2 of a box.
+        half_lives: (channels, states), in tokens, for an additional panel.
 
     Returns:
         The matplotlib figure.
@@ -49,7 +49,7 @@ def draw(pixels: np.ndarray[Any, Any], maps: Mapping[str, np.ndarray[Any, Any]],
 
 
 def overlay(pixels: np.ndarray[Any, Any], strength: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Pixels (H, W, 3), uint8, in grey, under colours where the strength (H, W), 0 to 1, is high; (H, W, 3), 0 to 1."""
+    """Blend grey pixels (H, W, 3, uint8) with colours by strength (H, W, 0 to 1). Returns (H, W, 3), 0 to 1."""
     grey = .9 * pixels.mean(-1, keepdims=True) / 255
     opacity = .8 * strength[..., None]
     return (1 - opacity) * grey + opacity * colormaps[COLOURS](strength)[..., :3]
@@ -66,7 +66,7 @@ def _mark(panel: Any, point: Sequence[float] | None, circle: Sequence[float] | N
 
 
 def _draw_half_lives(figure: Figure, axes: Any, half_lives: np.ndarray[Any, Any]) -> None:
-    """Geometric means over groups of channels, ordered from the shortest memory to the longest."""
+    """Geometric means over groups of channels, sorted from the shortest to the longest half-life."""
     ordered = np.log(half_lives[np.log(half_lives).mean(1).argsort()])
     groups = np.exp([group.mean(0) for group in np.array_split(ordered, min(GROUPS, len(ordered)))])
     shown = axes.imshow(groups, norm=LogNorm(), cmap='viridis', aspect='auto')

@@ -8,17 +8,18 @@ import torch.nn.functional as F
 
 def centre_gradient(network: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor,
                     stride: int) -> tuple[torch.Tensor, tuple[int, int]]:
-    """How much each pixel matters to the centre of a map.
+    """The gradient of the centre of a map with respect to each pixel.
 
     Args:
-        network: function of images (B, 3, H, W) to a map (B, C, H', W') whose position (i, j) is centred on the pixel
-            (stride i, stride j), as MambaVision's are: all their convolutions have kernel 3 and padding 1.
+        network: function from images (B, 3, H, W) to a map (B, C, H', W'). Position (i, j) of the map must be centred
+            on pixel (stride i, stride j). This is true for MambaVision, because all its convolutions have kernel 3 and
+            padding 1.
         images: (B, 3, H, W), normalised.
-        stride: of the map.
+        stride: stride of the map.
 
     Returns:
-        Absolute gradient of the mean over channels at position (H' // 2, W' // 2) with respect to the images, summed
-        over their channels and over the batch (H, W), and the pixel (row, column) that it is centred on.
+        The field (H, W): the absolute gradient of the channel mean at position (H' // 2, W' // 2), summed over image
+        channels and batch. And its central pixel (row, column).
     """
     images = images.detach().requires_grad_()
     output = network(images)
@@ -29,10 +30,10 @@ def centre_gradient(network: Callable[[torch.Tensor], torch.Tensor], images: tor
 
 def effective_receptive_field(network: Callable[[torch.Tensor], torch.Tensor], batches: Iterable[torch.Tensor],
                               stride: int) -> tuple[torch.Tensor, tuple[int, int]]:
-    """The mean of `centre_gradient` over batches of one image (1, 3, H, W) each, their centres on each other.
+    """The mean of `centre_gradient` over batches of one image (1, 3, H, W), aligned at their centres.
 
     Returns:
-        The field (H, W) with sides as large as it takes, and its centre (row, column).
+        The field (H, W), large enough for all images, and its centre (row, column).
     """
     count = 0
 
@@ -48,7 +49,7 @@ def effective_receptive_field(network: Callable[[torch.Tensor], torch.Tensor], b
 
 def _add(one: tuple[torch.Tensor, tuple[int, int]],
          other: tuple[torch.Tensor, tuple[int, int]]) -> tuple[torch.Tensor, tuple[int, int]]:
-    """Sum of two fields, each with its centre, that one at the same place."""
+    """Add two fields, aligned at their centres."""
     centre = max(one[1][0], other[1][0]), max(one[1][1], other[1][1])
     after = [max(field.shape[i] - c[i] for field, c in (one, other)) for i in (0, 1)]
     padded = [F.pad(field, (centre[1] - c[1], after[1] - field.shape[1] + c[1],
@@ -57,7 +58,7 @@ def _add(one: tuple[torch.Tensor, tuple[int, int]],
 
 
 def radius_of_half(field: torch.Tensor, centre: Sequence[int]) -> float:
-    """Radius in pixels of the smallest disc around the centre (row, column) that holds half of a field (H, W)."""
+    """Radius in pixels of the smallest disc around the centre (row, column) with half of the sum of a field (H, W)."""
     rows, columns = (torch.arange(side, device=field.device) - c for side, c in zip(field.shape, centre))
     distances, order = (rows[:, None] ** 2 + columns ** 2).double().sqrt().flatten().sort()
     held = field.double().flatten()[order].cumsum(0)

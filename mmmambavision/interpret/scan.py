@@ -1,7 +1,7 @@
-"""How long the states of a MambaVision mixer remember (arXiv 2407.08083, section 3.2; arXiv 2312.00752, eq. 2).
+"""Memory of the states of a MambaVision mixer (arXiv 2407.08083, section 3.2; arXiv 2312.00752, eq. 2).
 
-The state of channel d and index n is h_t = exp(step_t,d A_d,n) h_t-1 + ..., A negative: from one token to the next it
-keeps exp(step A) of what it held.
+The state of channel d and index n is h_t = exp(step_t,d A_d,n) h_t-1 + ... with A < 0. So each token multiplies the
+previous state by exp(step A).
 """
 import math
 
@@ -16,7 +16,7 @@ def steps_and_rates(block: Block, image: torch.Tensor) -> tuple[torch.Tensor, to
     """Steps and decay rates of a mixer on an image.
 
     Args:
-        block: a block with a `MambaVisionMixer`, as `find_block` gives it.
+        block: a block with a `MambaVisionMixer`, from `find_block`.
         image: (1, 3, H, W), normalised.
 
     Returns:
@@ -24,34 +24,34 @@ def steps_and_rates(block: Block, image: torch.Tensor) -> tuple[torch.Tensor, to
     """
     mixer = block.mixer
     _, projected, windows = block.run(image, mixer.dt_proj)
-    # The bias counts twice, in the projection and in the scan: checkpoints were trained so.
+    # The bias is added twice, in the projection and in the scan, because the checkpoints were trained this way.
     steps = F.softplus((projected + mixer.dt_proj.bias.detach()).double())
     return steps, -mixer.A_log.detach().double().exp(), windows
 
 
 def half_life(steps: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
-    """Tokens after which a state has lost half of what it held, at its mean decay: ln 2 / (step |A|).
+    """Half-life of each state in tokens, at the mean step: ln 2 / (step |A|).
 
     Args:
         steps: (tokens, c).
         A: rates (c, N).
 
     Returns:
-        (c, N), in tokens. L successive tokens of these steps together keep 2^(-L / half_life).
+        (c, N), in tokens. After L tokens, a state keeps the fraction 2^(-L / half_life).
     """
     return math.log(2) / (steps.mean(0)[:, None] * A.abs())
 
 
 def reach(steps: torch.Tensor, A: torch.Tensor, start: int) -> torch.Tensor:
-    """What the state after each token still holds of what the token at `start` put in.
+    """The fraction of the input of the token at `start` that remains in the state after each token.
 
     Args:
-        steps: (L, c), of one sequence.
+        steps: (L, c), for one sequence.
         A: rates (c, N).
         start: index of the token.
 
     Returns:
-        (L, c, N): 0 before the token, 1 at it, then the product of the decays exp(step A) of the tokens after it.
+        (L, c, N): 0 before the token, 1 at the token, then the product of the decays exp(step A) of later tokens.
     """
     since = steps.cumsum(0)
     since = (since - since[start])[start:, :, None]
@@ -68,7 +68,7 @@ def scan_maps(block: Block, image: torch.Tensor, token: tuple[int, int]) -> tupl
 
     Returns:
         Reach, mean over channels (N, height, width), 0 outside the token's sequence; half-lives (c, N) in tokens,
-        without the padding.
+        computed without padding.
     """
     steps, A, windows = steps_and_rates(block, image)
     positions = windows.positions()

@@ -1,4 +1,4 @@
-"""Blocks by name, and what goes into their token mixers."""
+"""Find blocks by name, and record the inputs of their token mixers."""
 from typing import Any, NamedTuple
 
 import torch
@@ -10,20 +10,20 @@ from ..models.windows import WholeMap, windows_of
 
 
 def trunk_of(model: nn.Module) -> Trunk:
-    """The MambaVision, backbone or classifier, in a model.
+    """The MambaVision backbone or classifier in a model.
 
     Raises:
-        UserError: there is none.
+        UserError: the model has no MambaVision.
     """
     trunk = next((module for module in model.modules() if isinstance(module, Trunk)), None)
     if trunk is None:
-        raise UserError(f'the model, a {type(model).__name__}, has no MambaVision in it: its backbone has to be '
+        raise UserError(f'the model, a {type(model).__name__}, has no MambaVision. Its backbone must be '
                         "type='MambaVision' or 'MM_mamba_vision'")
     return trunk
 
 
 class Block(NamedTuple):
-    """A block of the last two levels: its network, indices of level and block, token mixer."""
+    """A block of the last two levels: network, level index, block index and token mixer."""
     trunk: Trunk
     level: int
     index: int  # type: ignore[assignment]  # hides tuple.index
@@ -40,10 +40,10 @@ class Block(NamedTuple):
 
     @torch.no_grad()
     def run(self, images: torch.Tensor, module: nn.Module) -> tuple[torch.Tensor, torch.Tensor, WholeMap]:
-        """Run images (B, 3, H, W) through the network's levels up to this one.
+        """Run images (B, 3, H, W) through the network up to the level of this block.
 
         Returns:
-            The first argument and the output of `module`, a part of the block, and the windows of the level's map (see
+            The input and output of `module`, a part of the block, and the windows of the level's map (see
             `models/windows.py`).
         """
         calls = []
@@ -59,23 +59,24 @@ class Block(NamedTuple):
 
 
 def find_block(trunk: Trunk, kind: type[nn.Module], name: str | None = None) -> Block:
-    """A block by its mixer and by the indices of level and block in the names of parameters.
+    """Find a block by the class of its mixer and by its name.
 
     Args:
         trunk: the network.
         kind: class of the mixer, `Attention` or `MambaVisionMixer`.
-        name: such as '2.3'; None for the last block of level 2 with such a mixer or, where it has none, of all.
+        name: level and block index, for example '2.3'. None for the last block of level 2 with this mixer, or the last
+            block of all levels if level 2 has none.
 
     Raises:
-        UserError: the block does not exist or has another mixer; says which have this one.
+        UserError: the block does not exist or has another mixer. The message lists the blocks with this mixer.
     """
     blocks = [Block(trunk, i, j, block.mixer) for i, level in enumerate(trunk.levels)
               for j, block in enumerate(level.blocks) if isinstance(getattr(block, 'mixer', None), kind)]
     if not blocks:
-        raise UserError(f'no block of this network, which has {len(trunk.levels)} levels, has {kind.__name__}')
+        raise UserError(f'this network with {len(trunk.levels)} levels has no block with {kind.__name__}')
     if name is None:
         return ([block for block in blocks if block.level == 2] or blocks)[-1]
     named = {block.name: block for block in blocks}
     if name not in named:
-        raise UserError(f"'{name}' is no block with {kind.__name__}: choose one of {', '.join(named)} (level.block)")
+        raise UserError(f"'{name}' is not a block with {kind.__name__}. Choose one of {', '.join(named)} (level.block)")
     return named[name]

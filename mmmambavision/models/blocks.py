@@ -7,7 +7,7 @@ from .mixers import Attention, MambaVisionMixer, Mlp, call
 
 
 class Sequential(nn.Sequential):
-    """`nn.Sequential` that refuses layers without values, see `call`."""
+    """`nn.Sequential` that raises an error for weights on the meta device, see `call`."""
 
     def forward(self, x):
         for layer in self:
@@ -41,8 +41,11 @@ class Downsample(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016): in training a sample's branch becomes 0 with probability `drop_prob`, less
-    than 1, and the others are scaled so that the mean stays."""
+    """Stochastic depth (Huang et al. 2016).
+
+    In training, the branch of a sample becomes 0 with probability `drop_prob` < 1. The other branches are scaled to
+    keep the mean.
+    """
 
     def __init__(self, drop_prob=0.):
         super().__init__()
@@ -59,8 +62,11 @@ class DropPath(nn.Module):
 
 
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm that learns in 16 bits on a CPU, too: torch sums the gradients of its parameters there in the type of
-    its input, where 256 + 1 is 256, so with gradients they are computed in float32, as autocast has it on a GPU."""
+    """LayerNorm that can be trained in 16 bits on a CPU.
+
+    There torch sums the parameter gradients in the type of the input, and in bfloat16 256 + 1 = 256. So with gradients
+    enabled, this layer computes in float32, as autocast does on a GPU.
+    """
 
     def forward(self, x):
         if x.is_cpu and x.dtype in (torch.bfloat16, torch.float16) and torch.is_grad_enabled():
@@ -78,11 +84,11 @@ def _scaled(branch, gamma):
 
 
 class ConvBlock(nn.Module):
-    """Residual pair of 3x3 convolutions, (B, C, H, W) to the same (arXiv 2407.08083, section 3.1).
+    """Residual block of two 3x3 convolutions, (B, C, H, W) to (B, C, H, W) (arXiv 2407.08083, section 3.1).
 
     Args:
         dim: channels C.
-        drop_path: probability of dropping the branch of a sample in training.
+        drop_path: probability of stochastic depth in training.
     """
 
     def __init__(self, dim, drop_path=0.):
@@ -100,16 +106,16 @@ class ConvBlock(nn.Module):
 
 
 class HybridBlock(nn.Module):
-    """Token mixer and MLP, each residual, (B, L, C) to the same (arXiv 2407.08083, section 3.2).
+    """Residual token mixer and residual MLP, (B, L, C) to (B, L, C) (arXiv 2407.08083, section 3.2).
 
     Args:
         dim: channels C.
-        num_heads: heads of self-attention; None for another mixer.
-        mlp_ratio: hidden size of the MLP over C.
-        drop_path: probability of dropping a branch of a sample in training.
-        layer_scale: initial factor on both branches, learned per channel; None for no factor.
+        num_heads: heads of self-attention; None for the class `mixer`.
+        mlp_ratio: hidden size of the MLP divided by C.
+        drop_path: probability of stochastic depth in training, for each branch.
+        layer_scale: initial value of the learned scale per channel of both branches; None for no scale.
         scan_backend: see `MambaVisionMixer`.
-        mixer: class of the other mixer, see `variants.py`.
+        mixer: class of the token mixer without self-attention, see `variants.py`.
     """
 
     def __init__(self, dim, num_heads=None, mlp_ratio=4., drop_path=0., layer_scale=None, scan_backend='auto',
@@ -127,7 +133,7 @@ class HybridBlock(nn.Module):
         """
         Args:
             tokens: (B, L, C).
-            keep: indices of the tokens to return, where the others are no longer needed; None for all.
+            keep: indices of the tokens to return; None for all.
             cut: `BalancedWindows` for attention; None for attention over all L tokens.
         """
         normed = self.norm1(tokens)

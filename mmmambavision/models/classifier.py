@@ -10,16 +10,16 @@ from .trunk import Trunk, init_as_released
 
 
 class MambaVisionClassifier(Trunk):
-    """Stem and levels of `MambaVision`, batch norm, the mean over the map and a linear layer.
+    """Stem and levels of `MambaVision`, batch norm, global average pooling and a linear layer.
 
-    Parameters carry the names of the released checkpoints. Methods are those of timm's models.
+    Parameters have the names of the released checkpoints. The methods follow timm's models.
 
     Args:
-        arch, window_size, in_channels, drop_path_rate, with_cp, scan_backend: as `MambaVision`. The released
-            classifiers have windows of a sixteenth and a thirty-second of the image's side: 14 and 7 at 224.
-        num_classes: outputs; 0 for none, and the pooled features instead.
+        arch, window_size, in_channels, drop_path_rate, with_cp, scan_backend: as in `MambaVision`. The window sizes of
+            the released classifiers are 1/16 and 1/32 of the image side: 14 and 7 at 224.
+        num_classes: number of outputs; 0 for pooled features without a linear layer.
         drop_rate: dropout before the linear layer.
-        global_pool: 'avg', or '' for no pooling, which leaves the map (B, 8 dim, ceil(H / 32), ceil(W / 32)) as it is.
+        global_pool: 'avg', or '' for no pooling, with the output (B, 8 dim, ceil(H / 32), ceil(W / 32)).
 
     Shape:
         (B, in_channels, H, W), any H and W, to logits (B, num_classes).
@@ -39,13 +39,13 @@ class MambaVisionClassifier(Trunk):
         self.reset_classifier(num_classes, global_pool)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """The normed map of the last level (B, 8 dim, ceil(H / 32), ceil(W / 32))."""
+        """The map of the last level after batch norm (B, 8 dim, ceil(H / 32), ceil(W / 32))."""
         return self.norm(self.level_maps(x)[-1])
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Logits (B, num_classes) of a map that `forward_features` gave, or before the linear layer (B, 8 dim)."""
+        """Logits (B, num_classes) of a map from `forward_features`, or with pre_logits the pooled map (B, 8 dim)."""
         if self.num_classes and not (self.global_pool or pre_logits):
-            raise ValueError(f"{self.num_classes} classes need a pooled map: global_pool='avg', or num_classes=0")
+            raise ValueError(f"{self.num_classes} classes need a pooled map. Set global_pool='avg', or num_classes=0")
         pooled = self.drop(x.mean((2, 3)) if self.global_pool else x)
         return pooled if pre_logits else self.head(pooled)
 
@@ -57,13 +57,13 @@ class MambaVisionClassifier(Trunk):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new linear layer, none for 0 classes; global_pool as when the network is made, None to leave it.
+        """Replace the linear layer; 0 classes remove it. `global_pool` as in the constructor, None for no change.
 
         Raises:
-            ValueError: another pooling.
+            ValueError: global_pool is invalid.
         """
         if global_pool not in (None, 'avg', ''):
-            raise ValueError(f"global_pool is 'avg', the mean over the map, or '' for none; got {global_pool!r}")
+            raise ValueError(f"global_pool must be 'avg', the mean over the map, or '' for none; got {global_pool!r}")
         self.global_pool = self.global_pool if global_pool is None else global_pool
         self.num_classes = num_classes
         self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
@@ -73,18 +73,18 @@ class MambaVisionClassifier(Trunk):
             self, x: torch.Tensor, indices: int | Sequence[int] | None = None, norm: bool = False,
             stop_early: bool = False, output_fmt: str = 'NCHW', intermediates_only: bool = False
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
-        """The levels' maps, and what `forward_features` gives.
+        """The output of `forward_features`, and the maps of the levels.
 
         Args:
             x: images (B, in_channels, H, W).
-            indices: levels to return, a sequence; the number of them from the last one; None for all.
-            norm: whether the last level's map goes through the batch norm.
-            stop_early: whether levels beyond the last index are left out; then there is no final map.
-            output_fmt: 'NCHW', the only one.
-            intermediates_only: return the maps alone.
+            indices: a sequence of levels; or n for the last n levels; or None for all.
+            norm: whether to apply the batch norm to the map of the last level.
+            stop_early: whether to skip the levels after the last index. Then the first output is the last computed map.
+            output_fmt: must be 'NCHW'.
+            intermediates_only: return only the maps.
         """
         if output_fmt != 'NCHW':
-            raise ValueError(f"output_fmt is 'NCHW' and no other, got {output_fmt!r}")
+            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
         indices = self.level_indices(indices)
         maps = self.level_maps(x, 1 + max(indices) if stop_early else None)
         if len(maps) == NUM_LEVELS and norm:
@@ -96,7 +96,7 @@ class MambaVisionClassifier(Trunk):
 
     def prune_intermediate_layers(self, indices: int | Sequence[int] | None = 1, prune_norm: bool = False,
                                   prune_head: bool = True) -> list[int]:
-        """Take away levels beyond the last of `indices`, the norm and the linear layer; returns the indices."""
+        """Remove levels after the last index, and optionally the norm and the linear layer. Returns the indices."""
         indices = self.level_indices(indices)
         self.levels = self.levels[:1 + max(indices)]
         self.levels[-1].downsample = None
@@ -107,19 +107,19 @@ class MambaVisionClassifier(Trunk):
         return indices
 
     def level_indices(self, indices: int | Sequence[int] | None) -> list[int]:
-        """Levels as a list of integers from 0: of a sequence (negative ones from the end), a number of the last ones,
-        or None for all that there are."""
+        """A list of level indices from 0. `indices` is a sequence (negative values count from the end), n for the last
+        n levels, or None for all."""
         count = len(self.levels)
         chosen = range(count) if indices is None else indices
         chosen = range(count)[-chosen:] if isinstance(chosen, int) and 0 < chosen <= count else chosen
         chosen = [] if isinstance(chosen, int) else [i + count if i < 0 else i for i in chosen]
         if not chosen or not set(chosen) <= set(range(count)):
-            raise ValueError(f'indices are levels from 0 to {count - 1} or the number of the last; got {indices!r}')
+            raise ValueError(f'indices must be levels from 0 to {count - 1} or a number of levels, got {indices!r}')
         return chosen
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
-        """Channels, stride and name of each level, as timm wants them."""
+        """Channels, stride and name of each level, in timm's format."""
         return [dict(num_chs=dim, reduction=4 * 2 ** i, module=f'levels.{i}') for i, dim in enumerate(self.dims)]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -129,12 +129,12 @@ class MambaVisionClassifier(Trunk):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters without weight decay: none beyond biases and norms, as in the released training."""
+        """Extra parameters without weight decay: none, as in the released training. timm excludes biases and norms."""
         return set()
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that put parameters into layers, for layer-wise learning rates; coarse: levels for layers."""
+        """Patterns that group parameters by layer, for layer-wise learning rates. `coarse` groups by level."""
         blocks = r'^levels\.(\d+)' if coarse else [
             (r'^levels\.(\d+)\.downsample', (99999,)), (r'^levels\.(\d+)\.blocks\.(\d+)', None), (r'^norm', (99999,))]
         return dict(stem=r'^patch_embed', blocks=blocks)

@@ -1,4 +1,4 @@
-"""The two kinds of level, each a stack of blocks on one resolution, with its downsampling."""
+"""The two types of levels: convolution levels and hybrid levels. A level is a stack of blocks with downsampling."""
 from contextlib import nullcontext
 
 import torch
@@ -14,15 +14,15 @@ from .windows import windows_of
 class Level(nn.Module):
     """Blocks at one resolution, and the downsampling to the next level.
 
-    Called with a map (B, C, H, W), it returns the map that the blocks make of it, of the same shape, and the next
-    level's input (B, 2C, ceil(H / 2), ceil(W / 2)), which is None in the last level. Both come from one call, so that
-    whatever wraps a level (sharding, offloading) sees every use of its weights.
+    The input is a map (B, C, H, W). The output is the map after the blocks (B, C, H, W), and the input of the next
+    level (B, 2C, ceil(H / 2), ceil(W / 2)), or None for the last level. One call returns both, so that wrappers of a
+    level (sharding, offloading) see every use of its weights.
 
     Args:
         blocks: the blocks.
         downsample: whether the level has a downsampling layer.
         dim: channels C.
-        with_cp: keep only the blocks' inputs for the backward pass and compute the rest again.
+        with_cp: activation checkpointing: store only the blocks' inputs, and recompute the rest in the backward pass.
     """
 
     def __init__(self, blocks, downsample, dim, with_cp=False):
@@ -36,11 +36,10 @@ class Level(nn.Module):
         return x, self.downsample(x) if downsample and self.downsample is not None else None
 
     def run_blocks(self, x, keep=None, cut=None):
-        """All blocks in a row. For hybrid blocks `cut` is as in `HybridBlock`; the last block returns the tokens at the
-        indices `keep` only."""
+        """Run all blocks. `keep` (only for the last block) and `cut` are arguments of `HybridBlock.forward`."""
         for block in self.blocks:
             arguments = (x,) if keep is None and cut is None else (x, keep if block is self.blocks[-1] else None, cut)
-            x = run_again_later(block, *arguments) if self.with_cp and torch.is_grad_enabled() else block(*arguments)
+            x = recomputed(block, *arguments) if self.with_cp and torch.is_grad_enabled() else block(*arguments)
         return x
 
 
@@ -55,12 +54,12 @@ class ConvLevel(Level):
 
 
 class HybridLevel(Level):
-    """Level of hybrid blocks on windows: MambaVision mixers in the first half, rounded up, then self-attention.
+    """Level of hybrid blocks: MambaVision mixers in the first half (rounded up), then self-attention.
 
     Args:
-        window: side of the windows; None for one window that is exactly the map; ('balanced', n) for attention in
-            windows of at most n x n tokens, as equal as they can be, and scans over the whole map.
-        mixers: classes of the blocks' mixers, one per block, where they are others than those (see `variants.py`).
+        window: side of the windows; None for one window over the whole map; ('balanced', n) for scans over the whole
+            map and attention in windows of nearly equal size with at most n x n tokens.
+        mixers: mixer classes, one per block, to replace the default order (see `variants.py`).
     """
 
     def __init__(self, dim, drop_paths, downsample, num_heads, window, mlp_ratio, layer_scale, scan_backend,
@@ -79,31 +78,32 @@ class HybridLevel(Level):
         return windows.to_map(self.run_blocks(windows.to_tokens(x), windows.kept, windows.cut)).permute(0, 3, 1, 2)
 
 
-def run_again_later(block, *arguments):
-    """`block(*arguments)`, of which nothing but the arguments is kept: the backward pass computes it again."""
+def recomputed(block, *arguments):
+    """`block(*arguments)` with activation checkpointing: the backward pass recomputes the block."""
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
     if not norms:
         return checkpoint(block, *arguments, use_reentrant=False)
     if torch.compiler.is_compiling() and not any(map(_breaks_graphs, block.modules())):
-        # Compiled graphs compute values again and not their effects, and take no contexts.
+        # Compiled graphs recompute values without side effects, and do not support context_fn.
         return checkpoint(block, *arguments, use_reentrant=False)
-    return _run_again_on_copies(block, norms, arguments)
+    return _recompute_with_copies(block, norms, arguments)
 
 
 def _breaks_graphs(module):
-    """Whether a module may end a compiled graph: a batch norm that averages over all batches does, and hooks may."""
+    """Whether a module can break a compiled graph: hooks, or a batch norm with a cumulative average."""
     return bool(module._forward_hooks or module._forward_pre_hooks) or (
         isinstance(module, _BatchNorm) and module.momentum is None)
 
 
 @torch.compiler.disable
-def _run_again_on_copies(block, norms, arguments):
-    return checkpoint(block, *arguments, use_reentrant=False, context_fn=lambda: (nullcontext(), _OnCopies(norms)))
+def _recompute_with_copies(block, norms, arguments):
+    return checkpoint(block, *arguments, use_reentrant=False,
+                      context_fn=lambda: (nullcontext(), _BatchNormCopies(norms)))
 
 
-class _OnCopies:
+class _BatchNormCopies:
     """Context for recomputation: batch norms update copies of their running statistics, so each batch counts once.
-    It can be entered again while it is active."""
+    The context is reentrant."""
 
     def __init__(self, norms):
         self.norms = norms

@@ -14,31 +14,32 @@ from .trunk import Trunk
 
 
 class MambaVision(Trunk):
-    """Four levels, convolutions in the first two and scans and self-attention in the last two.
+    """The MambaVision backbone with four levels.
 
-    Level i has stride 4 * 2^i and dim * 2^i channels. Parameters carry the names of the released checkpoints.
+    Levels 0 and 1 have convolutions. Levels 2 and 3 have scans and self-attention. Level i has stride 4 * 2^i and
+    dim * 2^i channels. Parameters have the names of the released checkpoints.
 
     Args:
         arch: a preset (tiny, tiny2, small, base, large, large2, large3, or t, t2, s, b, l, l2, l3), or a dict with
-            dim, in_dim (stem channels), depths and num_heads (one per level) and, optionally, layer_scale and
-            mlp_ratio; for ablations also mixer and pattern, see `mmmambavision.models.variants`.
-        window_size: None, the whole map: one window that is exactly the map, whatever its size. An integer, or two for
-            levels 2 and 3 (each may be None): windows of that side in tokens, and maps padded to them. Of a released
-            4-entry tuple the last two count. ('balanced', n): the whole map but for attention, which is in windows as
-            equal as they can be, of at most n x n tokens, so that the cost per pixel does not grow with the map.
-        in_channels: channels of the images. Weights for 3 are adapted to any other number when `init_cfg` loads them.
-        out_indices: levels to return. Levels beyond the last one are not built.
-        drop_path_rate: stochastic depth at the last block, growing linearly from 0 at the first.
-        frozen_stages: -1 trains everything, 0 freezes the stem, i also the first i levels: no gradients, eval mode.
-            The norms on the outputs, which no classification checkpoint has, stay trainable.
-        norm_eval: keep batch norms in eval mode in training.
+            dim, in_dim (stem channels), depths and num_heads (one per level). Optional keys are layer_scale and
+            mlp_ratio, and for ablations mixer and pattern (see `mmmambavision.models.variants`).
+        window_size: None: one window for the whole map, without padding. An integer, or two for levels 2 and 3 (each
+            can be None): side of the windows in tokens, with padded maps. For a released 4-entry tuple, only the last
+            two are used. ('balanced', n): scans over the whole map, and attention in windows of nearly equal size with
+            at most n x n tokens, so the cost per pixel does not grow with the map.
+        in_channels: channels of the images. `init_cfg` adapts weights for 3 channels to any other number.
+        out_indices: levels to return. Levels after the last index are not built.
+        drop_path_rate: rate of stochastic depth at the last block. It grows linearly from 0 at the first block.
+        frozen_stages: -1 trains everything, 0 freezes the stem, i also freezes the first i levels (no gradients, eval
+            mode). Output norms stay trainable, because no classification checkpoint has them.
+        norm_eval: keep batch norms in eval mode during training.
         with_cp: activation checkpointing of every block.
         scan_backend: implementation of the selective scan, see `mmmambavision.ops.selective_scan`.
-        init_cfg: dict(type='Pretrained', checkpoint=...), a released checkpoint in any form by path, URL or hf:// name,
-            for `init_weights()` to load. Without it, weights are initialised as in the released training.
+        init_cfg: dict(type='Pretrained', checkpoint=...) with a path, URL or hf:// name of a checkpoint for
+            `init_weights()`. Without it, weights are initialised as in the released training.
 
     Raises:
-        UserError: (a ValueError) for arguments that do not describe a network, or an input that is not a float tensor
+        UserError: (a ValueError) for invalid arguments, or for an input that is not a float tensor
             (B, in_channels, H, W).
 
     Shape:
@@ -77,10 +78,10 @@ class MambaVision(Trunk):
         return self
 
     def init_weights(self) -> None:
-        """Load the weights that `init_cfg` names, if any, in whichever released form they are; mmengine calls this.
+        """Load the weights of `init_cfg`, if it is set. mmengine calls this.
 
         Raises:
-            UserError: init_cfg has another form, or the checkpoint cannot be had, or is of another network.
+            UserError: init_cfg is invalid, or the checkpoint cannot be loaded or is of another network.
         """
         if not self.init_cfg:
             return
@@ -89,7 +90,7 @@ class MambaVision(Trunk):
             raise UserError("init_cfg must be dict(type='Pretrained', checkpoint=<path, URL or hf://owner/repository>) "
                             f'or None for the initialisation of the released training, got {self.init_cfg!r}')
         load_weights(self, self.init_cfg['checkpoint'])
-        self.is_init = True  # to mmengine: not again
+        self.is_init = True  # tells mmengine not to initialise again
 
     def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:
@@ -99,18 +100,20 @@ class MambaVision(Trunk):
 
 
 class OutNorm(LayerNorm):
-    """LayerNorm over the channels of a map (B, C, H, W), to the same shape in contiguous memory."""
+    """LayerNorm over the channels of a map (B, C, H, W). The output has the same shape and is contiguous."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = super().forward(x.permute(0, 2, 3, 1))
-        # Not channels-last: compiled mmcv's RoIAlign reads its input as if it were contiguous, without looking, and
-        # torchvision's would copy the pyramid's maps once for every stage of heads (docs/notes.md).
+        # Not channels-last: compiled mmcv's RoIAlign assumes contiguous input without a check, and torchvision's
+        # RoIAlign would copy the maps of the pyramid for every stage of heads (docs/notes.md).
         return x.permute(0, 3, 1, 2).contiguous()
 
 
 class _UsedTogether(torch.autograd.Function):
-    """Maps as they are. One that a head leaves out, as RetinaNet's and FCN's do, gets a gradient of 0 and not none, at
-    which distributed training would stop."""
+    """Identity. A map that the head does not use gets a zero gradient instead of no gradient.
+
+    Heads of RetinaNet and FCN do not use all maps. Distributed training would stop at parameters without gradient.
+    """
 
     generate_vmap_rule = True
 
@@ -120,7 +123,7 @@ class _UsedTogether(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass  # gradients that are missing come as zeros by default
+        pass  # torch replaces missing gradients by zeros
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -1,4 +1,4 @@
-"""The two token mixers of a hybrid block, both (B, L, C) to (B, L, C), and the linear layers in them."""
+"""The token mixers and the MLP of a hybrid block. All map (B, L, C) to (B, L, C)."""
 import math
 
 import torch
@@ -14,10 +14,10 @@ KERNEL_SIZE = 3
 
 
 def is_plain(layer, kind, device):
-    """Whether calling a layer does nothing but the computation of `kind` with its own weights on `device`.
+    """Whether a layer is a plain layer of type `kind` with its weights on `device`.
 
-    Only then may its weights be read without calling it. Hooks, adapters, pruning, parametrisations, quantisation,
-    offloading and sharding all act on the call, or put something other than a plain parameter in the weight's place.
+    Only then its weights can be used without a call of the layer. Hooks, adapters, pruning, parametrization,
+    quantization, offloading and sharding change the call, or replace the weight by another type.
     """
     return type(layer) is kind and 'forward' not in layer.__dict__ and not (
         layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
@@ -26,42 +26,44 @@ def is_plain(layer, kind, device):
 
 
 def is_plain_tensor(value, device):
-    """Whether a weight is a tensor of no special type on `device`; in a graph that is compiled, all are taken so."""
+    """Whether a weight is a plain tensor on `device`. During compilation, all weights count as plain."""
     return torch.compiler.is_compiling() or (type(value) in (nn.Parameter, torch.Tensor) and value.device == device)
 
 
 def call(layer, x):
-    """`layer(x)` for a linear layer or a convolution, or an error where torch returns uninitialised memory on a CPU.
+    """`layer(x)` for a linear layer or a convolution, with a check for weights on the meta device.
+
+    For such weights, torch returns uninitialised memory on a CPU.
 
     Raises:
-        UserError: a weight of the layer is on the meta device, and nothing is hooked to it that would bring its values.
+        UserError: a weight is on the meta device, and the layer has no hook that could load it.
     """
     if (type(layer) in (nn.Linear, nn.Conv1d, nn.Conv2d) and not x.is_meta and 'forward' not in layer.__dict__
             and not layer._forward_pre_hooks and any(value.is_meta for value in layer.parameters(recurse=False))):
-        raise UserError(f"{layer} has no values, its weights are on the device 'meta': load a checkpoint that has them")
+        raise UserError(f"the weights of {layer} have no values (they are on the device 'meta'). Load a checkpoint "
+                        'with values')
     return layer(x)
 
 
 def linear(layer, tokens):
-    """`layer(tokens)` for tokens (B, L, C), as a 1x1 convolution where that is faster.
+    """`layer(tokens)` for tokens (B, L, C), on a CPU as a 1x1 convolution.
 
-    On a CPU torch gives convolutions in float32 to oneDNN and linear layers to BLAS, which is slower on some CPUs (a
-    fifth on an AMD EPYC with MKL) and adds the bias in a separate pass. Compiled and exported graphs keep linear
-    layers.
+    On a CPU, torch uses oneDNN for float32 convolutions and BLAS for linear layers. BLAS is slower on some CPUs (20% on
+    an AMD EPYC with MKL) and adds the bias in a separate pass. Compiled and exported graphs keep linear layers.
     """
     if (torch.compiler.is_compiling() or tokens.device.type != 'cpu' or tokens.dtype != torch.float32
             or not is_plain(layer, nn.Linear, tokens.device)):
         return call(layer, tokens)
-    image = tokens.transpose(1, 2).unsqueeze(2)  # (B, C, 1, L), channels-last as it lies in memory
+    image = tokens.transpose(1, 2).unsqueeze(2)  # (B, C, 1, L), channels-last in memory
     return F.conv2d(image, layer.weight[:, :, None, None], layer.bias).squeeze(2).transpose(1, 2)
 
 
 class MambaVisionMixer(nn.Module):
-    """Selective scan over one half of the channels beside a convolved gate of the other (arXiv 2407.08083,
-    section 3.2).
+    """MambaVision mixer: a selective scan over one half of the channels, concatenated with a convolution branch over
+    the other half (arXiv 2407.08083, section 3.2).
 
     Args:
-        dim: channels C, even. The scan and the gate each take C / 2.
+        dim: channels C, even. Each branch has C / 2 channels.
         scan_backend: implementation of the scan, see `mmmambavision.ops.selective_scan`.
     """
 
@@ -84,10 +86,10 @@ class MambaVisionMixer(nn.Module):
         return linear(self.out_proj, torch.cat([self.scan(x), z], dim=-1))
 
     def scan(self, x):
-        """The selective scan of x (B, L, c), its steps and weights made of x."""
+        """The selective scan of x (B, L, c). Steps, B and C are computed from x."""
         step, B, C = call(self.x_proj, x).split([self.step_rank, STATE_SIZE, STATE_SIZE], dim=-1)
         delta, bias = steps_and_bias(self.dt_proj, step)
-        # Checkpoints were trained with the step bias counted twice: in the projection and once more in the scan.
+        # The step bias is added twice, in the projection and in the scan, as in the training of the checkpoints.
         return selective_scan(
             x.transpose(1, 2), delta.transpose(1, 2), -self.A_log.float().exp(), B.transpose(1, 2),
             C.transpose(1, 2), self.D.float(), delta_bias=bias.float(), delta_softplus=True,
@@ -95,11 +97,11 @@ class MambaVisionMixer(nn.Module):
 
 
 def steps_and_bias(layer, inputs):
-    """`layer(inputs)` for a linear layer, and its bias [out], with one call of the layer.
+    """`layer(inputs)` and the bias [out] of a linear layer, with one call of the layer.
 
-    Where the layer is not torch's, its bias is elsewhere, or hooks around the call may bring the bias and take it away
-    again, the bias is what the layer makes of one more token, of zeros. A hook before the call alone, such as
-    pruning's, may change the bias, so it is read after the call.
+    For a plain layer, the bias is read after the call, because a pre-forward hook (for example pruning) can change it.
+    Otherwise the bias may exist only during the call, for example with offloading. Then the bias is the output for an
+    additional token of zeros.
     """
     if (type(layer) is nn.Linear and 'forward' not in layer.__dict__ and layer.bias is not None
             and not (layer._forward_pre_hooks and layer._forward_hooks)
@@ -110,8 +112,7 @@ def steps_and_bias(layer, inputs):
 
 
 def convolve(tokens, *layers):
-    """Depthwise convolutions, each of its part of the channels, and their SiLU in one pass over (B, L, C), kept
-    channels-last."""
+    """Depthwise convolutions and SiLU in one pass over (B, L, C), channels-last. Each layer has its own channels."""
     if not all(is_plain(layer, nn.Conv1d, tokens.device) for layer in layers):
         parts = tokens.transpose(1, 2).chunk(len(layers), dim=1)
         return F.silu(torch.cat([call(layer, part) for layer, part in zip(layers, parts)], 1).transpose(1, 2))
@@ -133,7 +134,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, tokens, keep=None, cut=None):
-        """Attention over all L tokens, or over the windows of `cut`; see `HybridBlock.forward` for the arguments."""
+        """Attention over all L tokens, or in the windows of `cut`. Arguments as in `HybridBlock.forward`."""
         qkv = linear(self.qkv, tokens).unflatten(2, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, L, C / heads) each
         if cut is not None:
@@ -144,7 +145,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between them, (B, L, C) to the same through `hidden` channels."""
+    """Two linear layers with GELU between them, (B, L, C) to (B, L, C), with `hidden` channels."""
 
     def __init__(self, dim, hidden):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The stem and the levels of MambaVision (Hatamizadeh and Kautz, arXiv 2407.08083), of backbones and classifiers."""
+"""Stem and levels of MambaVision (Hatamizadeh and Kautz, arXiv 2407.08083), shared by backbone and classifier."""
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,19 +15,20 @@ from .variants import choose_mixers
 
 
 class Trunk(nn.Module):
-    """The stem and the first `num_levels` levels, convolutions in two of them and scans and self-attention in two.
+    """The stem and the first `num_levels` levels.
 
-    Level i has stride 4 * 2^i and dim * 2^i channels. Parameters carry the names of the released checkpoints.
+    Levels 0 and 1 have convolutions. Levels 2 and 3 have scans and self-attention. Level i has stride 4 * 2^i and
+    dim * 2^i channels. Parameters have the names of the released checkpoints.
 
     Args:
-        arch, window_size, in_channels, drop_path_rate, with_cp, scan_backend: as `MambaVision`.
-        num_levels: how many levels to build.
+        arch, window_size, in_channels, drop_path_rate, with_cp, scan_backend: as in `MambaVision`.
+        num_levels: number of levels to build.
 
     Raises:
-        UserError: (a ValueError) for arguments that do not describe a network.
+        UserError: (a ValueError) for invalid arguments.
     """
 
-    levels: Any  # an nn.ModuleList, whose entries torch types as plain modules
+    levels: Any  # an nn.ModuleList; its type hides the attributes of the entries
 
     def __init__(self, arch: str | dict[str, Any], window_size: int | Sequence[int | str | None] | None,
                  in_channels: int, num_levels: int, drop_path_rate: float, with_cp: bool, scan_backend: str) -> None:
@@ -38,7 +39,7 @@ class Trunk(nn.Module):
         if self.in_channels is None:
             raise UserError(f'in_channels must be a positive integer, got {in_channels!r}')
         if not isinstance(drop_path_rate, (int, float)) or not 0 <= drop_path_rate < 1:
-            raise UserError(f'drop_path_rate must be from 0 to less than 1, got {drop_path_rate!r}')
+            raise UserError(f'drop_path_rate must be at least 0 and less than 1, got {drop_path_rate!r}')
         check_backend_name(scan_backend)
         self.dims = [spec['dim'] * 2 ** i for i in range(num_levels)]
         self.patch_embed = Stem(self.in_channels, spec['in_dim'], spec['dim'])
@@ -58,18 +59,18 @@ class Trunk(nn.Module):
 
         Args:
             x: images (B, in_channels, H, W).
-            count: of how many levels; None for all.
+            count: number of levels to compute; None for all.
 
         Raises:
             UserError: the input is not a float tensor (B, in_channels, H, W).
         """
         if x.dim() != 4 or x.shape[1] != self.in_channels:
-            raise UserError(f'this MambaVision takes images (B, {self.in_channels}, H, W), got {tuple(x.shape)}; '
-                            'in_channels sets the number of channels (mmdet and mmseg read grey images with 3 by '
-                            'default)')
+            raise UserError(f'this MambaVision takes images (B, {self.in_channels}, H, W), got {tuple(x.shape)}. Set '
+                            'in_channels to the number of channels (mmdet and mmseg read grey images with 3 channels '
+                            'by default)')
         if not x.is_floating_point():
-            raise UserError(f'MambaVision takes normalised images of a float type, got {x.dtype}: subtract the mean '
-                            "and divide by the standard deviation first, as a detector's data_preprocessor does")
+            raise UserError(f'MambaVision takes normalised float images, got {x.dtype}. Subtract the mean and divide '
+                            "by the standard deviation first, as a detector's data_preprocessor does")
         x, maps = self.patch_embed(x.contiguous(memory_format=torch.channels_last)), []
         for i, level in enumerate(self.levels):
             level_map, x = level(x, downsample=i + 1 != count)
@@ -79,15 +80,15 @@ class Trunk(nn.Module):
         return maps
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Depth of a parameter, as mmpretrain's backbones give it to layer-wise learning rate decay.
+        """Depth of a parameter for layer-wise learning rate decay, with the interface of mmpretrain's backbones.
 
         Args:
-            param_name: the parameter's name.
-            prefix: what stands before the backbone's own names in it.
+            param_name: name of the parameter.
+            prefix: prefix of the backbone in this name.
 
         Returns:
-            The depth, from 0 (the stem) over one for each block to the number of blocks + 1 (norms on the outputs, and
-            names that are not the backbone's), and the number of depths.
+            The depth and the number of depths. The stem has depth 0 and block n has depth n. Output norms, and names
+            without the prefix, have the last depth, number of blocks + 1.
         """
         blocks = [len(level.blocks) for level in self.levels]
         depths = sum(blocks) + 2
@@ -96,15 +97,16 @@ class Trunk(nn.Module):
             return 0, depths
         if name[0] == 'levels':
             level = int(name[1])
-            # A downsampling layer belongs to the block before it.
+            # A downsampling layer has the depth of the block before it.
             return sum(blocks[:level]) + (int(name[3]) + 1 if name[2] == 'blocks' else blocks[level]), depths
         return depths - 1, depths
 
 
 def init_as_released(module: nn.Module) -> None:
-    """Initial weights of linear layers; those of the others are torch's."""
+    """Initialise a linear layer as in the released training. Other layers keep torch's initialisation."""
     if isinstance(module, nn.Linear):
-        # Bounds of 5 standard deviations: at the usual -2 and 2 float32 puts one weight in some millions, by infinity.
+        # Bounds of 5 standard deviations. With the usual bounds -2 and 2, rounding in float32 turns one weight in some
+        # millions into such a bound, because its sample is infinite.
         nn.init.trunc_normal_(module.weight, std=.02, a=-.1, b=.1)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

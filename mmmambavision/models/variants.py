@@ -1,7 +1,7 @@
-"""Other token mixers and other orders of mixers and self-attention, for ablations: `arch=dict(..., mixer=, pattern=)`.
+"""Other token mixers and block patterns for ablations: `arch=dict(..., mixer=, pattern=)`.
 
-Those with a scan are the default mixer (arXiv 2407.08083, section 3.2 and figure 3) but for one thing, so that they
-differ from it by that alone. All are (B, L, C) to (B, L, C) and take (dim, scan_backend), as `MambaVisionMixer`.
+A mixer with a scan differs from the default mixer (arXiv 2407.08083, section 3.2 and figure 3) in one property. All
+mixers map (B, L, C) to (B, L, C) and take (dim, scan_backend), as `MambaVisionMixer`.
 """
 import math
 import random
@@ -15,8 +15,11 @@ from .mixers import KERNEL_SIZE, STATE_SIZE, Attention, MambaVisionMixer, call, 
 
 
 class NoConcatMixer(MambaVisionMixer):
-    """Both branches, multiplied and not concatenated: y z, the gate of the original Mamba block (arXiv 2312.00752,
-    figure 3) with the convolution that MambaVision adds to it. As wide as leaves the number of parameters."""
+    """The branches are multiplied (y z) instead of concatenated.
+
+    This is the gate of the original Mamba block (arXiv 2312.00752, figure 3), with MambaVision's convolution in the
+    gate. The width is chosen to keep the number of parameters.
+    """
 
     def __init__(self, dim, scan_backend='auto'):
         width = _width(dim, lambda width: width * (3 * dim + 2 * KERNEL_SIZE) + _scan_parameters(width))
@@ -30,7 +33,7 @@ class NoConcatMixer(MambaVisionMixer):
 
 
 class NoSymmetricMixer(MambaVisionMixer):
-    """The scan's branch alone, over all C channels: arXiv 2407.08083, figure 3, without the branch at its side."""
+    """Only the branch with the scan, over all C channels: arXiv 2407.08083, figure 3, without the symmetric branch."""
 
     def __init__(self, dim, scan_backend='auto'):
         super().__init__(2 * dim, scan_backend)
@@ -43,8 +46,10 @@ class NoSymmetricMixer(MambaVisionMixer):
 
 
 class CausalMixer(MambaVisionMixer):
-    """Causal convolutions, as in the original Mamba block (arXiv 2312.00752, figure 3): each token is convolved with
-    the two before it, not with its neighbours on both sides."""
+    """Causal convolutions, as in the original Mamba block (arXiv 2312.00752, figure 3).
+
+    The kernel covers a token and the two tokens before it. The default kernel covers both neighbours.
+    """
 
     def forward(self, tokens):
         delayed = F.pad(linear(self.in_proj, tokens), (0, 0, 1, 0))
@@ -53,8 +58,8 @@ class CausalMixer(MambaVisionMixer):
 
 
 class BidirectionalMixer(MambaVisionMixer):
-    """A second scan, with weights of its own, from the last token to the first, added to the first scan: Vision Mamba
-    (arXiv 2401.09417, algorithm 1), with one convolution for both since it is not causal."""
+    """The sum of a forward scan and a backward scan with its own weights, as in Vision Mamba (arXiv 2401.09417,
+    algorithm 1). Both share one convolution, because it is not causal."""
 
     def __init__(self, dim, scan_backend='auto'):
         super().__init__(dim, scan_backend)
@@ -67,7 +72,7 @@ class BidirectionalMixer(MambaVisionMixer):
 
 
 class _Scan(MambaVisionMixer):
-    """The scan of a mixer and nothing else."""
+    """Only the scan of a mixer."""
     forward = MambaVisionMixer.scan
 
     def __init__(self, dim, scan_backend):
@@ -76,11 +81,10 @@ class _Scan(MambaVisionMixer):
 
 
 class GatedConvolution(nn.Module):
-    """No scan: the gated convolution of MambaOut (arXiv 2405.07992, figure 1a), a Mamba block without its scan. As
-    wide as leaves the number of parameters.
+    """The gated convolution of MambaOut (arXiv 2405.07992, figure 1a), a Mamba block without scan.
 
-    It convolves along the sequence with the kernel of the other mixers, where MambaOut has 7x7 on the map: what is
-    missing is the scan alone, and so is every way from one row of the map to another.
+    The width is chosen to keep the number of parameters. MambaOut has a 7x7 convolution on the map. This class has the
+    1D kernel of the other mixers, so that only the scan is missing. Rows of the map do not exchange information.
     """
 
     def __init__(self, dim, scan_backend='auto'):
@@ -96,13 +100,13 @@ class GatedConvolution(nn.Module):
 
 
 def _scan_parameters(width):
-    """Parameters of a mixer's `x_proj`, `dt_proj`, A and D at a width of the scan."""
+    """Number of parameters of `x_proj`, `dt_proj`, A and D for a scan of this width."""
     rank = math.ceil(width / 8)
     return width * (rank + 2 * STATE_SIZE + rank + 1 + STATE_SIZE + 1)
 
 
 def _width(dim, parameters):
-    """The width at which a mixer has as many parameters as the default one of `dim` channels, as nearly as can be."""
+    """The width with the number of parameters closest to the default mixer of `dim` channels."""
     wanted = 2 * dim ** 2 + dim * KERNEL_SIZE + _scan_parameters(dim // 2)
     return min(range(1, 2 * dim), key=lambda width: abs(parameters(width) - wanted))
 
@@ -111,7 +115,7 @@ MIXERS = {
     'mambavision': MambaVisionMixer, 'no_concat': NoConcatMixer, 'no_symmetric': NoSymmetricMixer,
     'causal': CausalMixer, 'bidirectional': BidirectionalMixer, 'attention': Attention, 'conv': GatedConvolution,
 }
-# By the number of blocks; M is the mixer, S self-attention (arXiv 2407.08083, the ablation of hybrid patterns).
+# Functions of the number of blocks. M: mixer, S: self-attention (arXiv 2407.08083, ablation of hybrid patterns).
 PATTERNS = {
     'last_half': lambda n: 'M' * (n - n // 2) + 'S' * (n // 2),
     'first_half': lambda n: 'S' * (n // 2) + 'M' * (n - n // 2),
@@ -124,42 +128,42 @@ PATTERNS = {
 
 
 def choose_mixers(arch):
-    """Classes of the mixers of levels 2 and 3, one per block.
+    """Mixer classes of the blocks of levels 2 and 3.
 
     Args:
-        arch: dict with depths and, optionally,
-            mixer: a name in `MIXERS`; the default is 'mambavision'.
-            pattern: which blocks have the mixer, M, and which self-attention, S: a name in `PATTERNS` or 'random:SEED'
-                (as many S as in 'last_half') for both levels, or two for levels 2 and 3, each a name or the letters,
-                such as ('MMMMSSSS', 'MMSS'); the default is 'last_half'.
+        arch: dict with depths and optional keys:
+            mixer: a name in `MIXERS`; default 'mambavision'.
+            pattern: one string for both levels, or two strings for levels 2 and 3; default 'last_half'. A string is a
+                name in `PATTERNS`, or 'random:SEED' (with as many S as 'last_half'), or one letter per block: M for
+                the mixer, S for self-attention, for example ('MMMMSSSS', 'MMSS').
 
     Raises:
-        UserError: a name is unknown, or letters are wrong or not one per block.
+        UserError: a name is unknown, a letter is wrong, or the number of letters is wrong.
     """
     name, pattern = arch.get('mixer', 'mambavision'), arch.get('pattern', 'last_half')
     if not isinstance(name, str) or name not in MIXERS:
         raise UserError(f"arch.mixer must be one of {', '.join(MIXERS)}, got {name!r}")
     pair = (pattern, pattern) if isinstance(pattern, str) else pattern
     if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(one, str) for one in pair):
-        raise UserError('arch.pattern must be one string for both levels, or two for levels 2 and 3, such as '
-                        f"('MMMMSSSS', 'MMSS'), got {pattern!r}")
+        raise UserError('arch.pattern must be one string for both levels, or two strings for levels 2 and 3, for '
+                        f"example ('MMMMSSSS', 'MMSS'), got {pattern!r}")
     kinds = {'M': MIXERS[name], 'S': Attention}
     return [[kinds[letter] for letter in spell_out(one, level, arch['depths'][level])]
             for level, one in zip((2, 3), pair)]
 
 
 def spell_out(pattern, level, depth):
-    """A pattern of a level of `depth` blocks in letters, such as 'MMSS'.
+    """The letters of a pattern for a level with `depth` blocks, for example 'MMSS'.
 
     Raises:
-        UserError: the name is unknown, or letters are wrong or not one per block.
+        UserError: the name is unknown, a letter is wrong, or the number of letters is wrong.
     """
     if pattern in PATTERNS:
         return PATTERNS[pattern](depth)
     if pattern.startswith('random:'):
         seed = pattern.removeprefix('random:')
         if not seed.isdecimal():
-            raise UserError(f"arch.pattern 'random:SEED' takes a whole number, such as 'random:0', got {pattern!r}")
+            raise UserError(f"arch.pattern 'random:SEED' needs an integer, for example 'random:0', got {pattern!r}")
         letters = list(PATTERNS['last_half'](depth))
         random.Random(f'{int(seed)} {level}').shuffle(letters)
         return ''.join(letters)
@@ -167,6 +171,6 @@ def spell_out(pattern, level, depth):
         raise UserError(f"arch.pattern must be one of {', '.join(PATTERNS)}, 'random:SEED', or letters M (the mixer) "
                         f'and S (self-attention), got {pattern!r}')
     if len(pattern) != depth:
-        raise UserError(f'arch.pattern {pattern!r} has {len(pattern)} letters for the {depth} blocks of level {level}: '
-                        "one string is for both levels, two such as ('MMMMSSSS', 'MMSS') for one each")
+        raise UserError(f'arch.pattern {pattern!r} has {len(pattern)} letters for the {depth} blocks of level {level}. '
+                        "Give one string per level, for example ('MMMMSSSS', 'MMSS')")
     return pattern

@@ -1,10 +1,10 @@
-"""Windows: which tokens of a map the blocks of a level see together.
+"""Windows: groups of tokens that the blocks of a level process together.
 
-There is one class for each kind of window. An object describes the windows of a map of H x W tokens:
+There is one class for each type of window. An object describes the windows of a map of H x W tokens:
 
-- `to_tokens` makes sequences (B * sequences, L, C) of a map (B, H, W, C), and `to_map` is its inverse;
-- `positions` says where on the map each token lies, and which tokens are padding;
-- `attention_windows` says which tokens attend to each other;
+- `to_tokens` converts a map (B, H, W, C) to sequences (B * sequences, L, C), and `to_map` is its inverse;
+- `positions` gives the map position of each token, and marks padding;
+- `attention_windows` gives the tokens of each attention window;
 - `kept` and `cut` are arguments of the blocks, see `HybridBlock`.
 """
 import torch
@@ -15,7 +15,7 @@ from ..ops.transforms import is_exporting
 
 
 class WholeMap:
-    """One window that is exactly the map: L = H * W tokens, row by row, without padding."""
+    """One window over the whole map: L = H * W tokens, row by row, without padding."""
 
     kept = cut = None
 
@@ -33,8 +33,10 @@ class WholeMap:
         return torch.arange(self.height * self.width, device=self.device)[None]
 
     def attention_windows(self):
-        """The windows of attention, one tensor (windows, tokens) for each size of window: indices of tokens into
-        the sequences of one image, flattened to (sequences * L)."""
+        """Attention windows, one tensor (windows, tokens) for each window size.
+
+        The values are indices into the tokens of one image, flattened to (sequences * L).
+        """
         positions = self.positions()
         return [torch.arange(positions.numel(), device=self.device).view(positions.shape)]
 
@@ -42,8 +44,8 @@ class WholeMap:
 class FixedWindows(WholeMap):
     """Windows of side x side tokens: one sequence for each window, row by row.
 
-    The map is zero-padded at the right and the bottom so that `side` divides both of its sides. The padding takes part
-    in every block, as in the network that was trained.
+    The map is zero-padded at the right and the bottom to a multiple of `side`. All blocks also process the padding, as
+    in the released training.
     """
 
     def __init__(self, height, width, side, device=None):
@@ -53,7 +55,7 @@ class FixedWindows(WholeMap):
         self.rows, self.columns = (height + side - 1) // side, (width + side - 1) // side
         self._any_size = is_exporting()
         if not self._any_size and self.rows == self.columns == 1 and (height, width) != (side, side):
-            # One window with padding in it: what the last block makes of the padding reaches no output.
+            # One window with padding: the last block can skip the padding, because no output uses it.
             self.kept = torch.arange(side ** 2, device=device).view(side, side)[:height, :width].flatten()
 
     def to_tokens(self, x):
@@ -70,7 +72,7 @@ class FixedWindows(WholeMap):
         if self._any_size:
             return super().to_map(tokens.reshape(-1, self._count * self.side ** 2, tokens.shape[2])[:, self._places])
         if self.kept is not None and tokens.shape[1] == len(self.kept):
-            return super().to_map(tokens)  # the last block has left the padding out
+            return super().to_map(tokens)  # the last block has removed the padding
         rows, columns, side = self.rows, self.columns, self.side
         x = tokens.reshape(-1, rows, columns, side, side, tokens.shape[2]).transpose(2, 3)
         return x.reshape(x.shape[0], rows * side, columns * side, -1)[:, :self.height, :self.width]
@@ -80,15 +82,16 @@ class FixedWindows(WholeMap):
         return self.to_tokens(position)[..., 0] - 1
 
     def _gather_tokens(self, x):
-        """`to_tokens` in operations that are the same for every size of map: with or without padding, one window or
-        more. Tokens are gathered by their places in the windows, and `to_map` gathers them back."""
+        """`to_tokens` with the same operations for every map size, for exported graphs.
+
+        Tokens are gathered by their places in the windows. `to_map` uses the same places.
+        """
         batch, height, width, channels = x.shape
         side, area = self.side, self.side ** 2
         row, column = (torch.arange(length, device=x.device) for length in (height, width))
         window = (row // side)[:, None] * self.columns + column // side
         self._places = (window * area + (row % side)[:, None] * side + column % side).flatten()
-        # By way of a tensor, torch forgets how many windows the sample has; it would keep a graph for one
-        # window to one.
+        # A tensor hides the number of windows of the sample. Otherwise, torch would fix a count of one in the graph.
         self._count = torch.scalar_tensor(self.rows * self.columns, dtype=torch.int64).item()
         torch._check(self._count >= 1)
         source = torch.full((self._count * area,), -1, dtype=torch.int64, device=x.device)
@@ -98,23 +101,24 @@ class FixedWindows(WholeMap):
 
 
 class BalancedWindows(WholeMap):
-    """Attention in windows that cost the same per pixel on maps of every size, without padding; scans over the map.
+    """Attention in windows of nearly equal size without padding, and scans over the whole map.
 
-    The map is cut into ceil(H / side) x ceil(W / side) windows. Their sides differ by one token at most. Windows of one
-    size lie side by side, the larger ones first, so attention is called for four sizes at most.
+    The cost per pixel does not grow with the map. The map is cut into ceil(H / side) x ceil(W / side) windows. Their
+    sides differ by at most one token. Windows of the same size are neighbours, larger windows first, so at most four
+    attention calls are necessary.
 
     Args:
-        height, width: of the map.
-        side: the largest side of a window, in tokens.
-        device: of the index tensors.
+        height, width: size of the map.
+        side: maximum side of a window, in tokens.
+        device: device of the index tensors.
 
     Raises:
-        UserError: a graph is exported; it would keep the windows of its sample.
+        UserError: during an export, because the graph would store the windows of its sample.
     """
 
     def __init__(self, height, width, side, device=None):
         if is_exporting():
-            raise UserError('balanced windows are not exported: their sizes follow from the map. Export with '
+            raise UserError('balanced windows cannot be exported, because their sizes depend on the map. Export with '
                             'window_size=None, or with fixed windows')
         super().__init__(height, width, device)
         self.rows, self.columns = _runs(height, side), _runs(width, side)
@@ -129,7 +133,7 @@ class BalancedWindows(WholeMap):
                          2).flatten(2, 3)
 
     def _attend_band(self, attention, band, height, rows):
-        """Rows of windows of one height, (B, heads, rows * height, W, d)."""
+        """Attention in rows of windows with the same height, (B, heads, rows * height, W, d)."""
         parts = zip(*(value.split([size * count for size, count in self.columns], 3) for value in band))
         return torch.cat([_attend_equal(attention, part, height, rows, width, columns)
                           for (width, columns), part in zip(self.columns, parts)], 3)
@@ -143,7 +147,7 @@ class BalancedWindows(WholeMap):
 
 
 def _attend_equal(attention, maps, height, rows, width, columns):
-    """`attention` of maps (B, heads, rows * height, columns * width, d) in windows of height x width."""
+    """`attention` in windows of height x width, for maps (B, heads, rows * height, columns * width, d)."""
     batch, heads = maps[0].shape[:2]
     windows = [value.reshape(batch, heads, rows, height, columns, width, -1).permute(0, 2, 4, 1, 3, 5, 6)
                .reshape(batch * rows * columns, heads, height * width, -1) for value in maps]
@@ -152,7 +156,7 @@ def _attend_equal(attention, maps, height, rows, width, columns):
 
 
 def _runs(length, side):
-    """(size, count) of the parts that a side of `length` tokens is cut into, larger ones first."""
+    """Cut `length` tokens into parts of at most `side`. Returns (size, count) pairs, larger parts first."""
     parts = -(-length // side)
     size, larger = divmod(length, parts)
     return [run for run in ((size + 1, larger), (size, parts - larger)) if run[1]]
@@ -162,9 +166,9 @@ def windows_of(window, height, width, device=None):
     """The windows of a map.
 
     Args:
-        window: None, a side or ('balanced', side), as `parse_windows` gives them.
-        height, width: of the map, in tokens.
-        device: of the index tensors.
+        window: None, a side or ('balanced', side), from `parse_windows`.
+        height, width: size of the map, in tokens.
+        device: device of the index tensors.
     """
     if window is None:
         return WholeMap(height, width, device)

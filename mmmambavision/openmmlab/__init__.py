@@ -1,5 +1,8 @@
-"""All that knows mmengine, mmcv, mmdet or mmseg. Importing it registers `MambaVision` with mmengine, gives mmcv its
-operators where it has none, has mmengine read checkpoints safely, and passes the package's log on to mmengine's."""
+"""Integration with mmengine, mmcv, mmdet and mmseg.
+
+Importing this package registers `MambaVision` in mmengine, provides operators for mmcv-lite, makes mmengine read
+checkpoints safely, and forwards the package's log to mmengine's log.
+"""
 import logging
 
 from mmengine.config.utils import MODULE2PACKAGE
@@ -16,7 +19,7 @@ __all__ = ['BFloat16OptimWrapper', 'LayerDecayOptimWrapperConstructor', 'MMMamba
 
 
 class _ToMMEngine(logging.Handler):
-    """Passes on what the package logs to mmengine's log."""
+    """Forward log records to mmengine's log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print_log(record.getMessage(), logger='current', level=record.levelno)

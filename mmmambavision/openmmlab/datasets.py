@@ -1,4 +1,4 @@
-"""Checks of a config's data sets: their files, the channels of their images, and their classes."""
+"""Check the data sets of a config: files, image channels and classes."""
 import json
 import logging
 from collections.abc import Iterator
@@ -17,41 +17,41 @@ from .configs import datasets_of
 
 
 def check_data(cfg: Config, *loaders: str) -> None:
-    """See that the files of the data loaders named, such as train_dataloader, are there, and read with as many channels
-    as the backbone takes.
+    """Check that the files of data loaders (for example train_dataloader) exist, and that image channels fit the
+    backbone.
 
     Raises:
-        UserError: naming the path, the keys that set it and where to read about the data.
+        UserError: a check fails. For a missing file, the message names the path, its config keys and the guide.
     """
     model = cfg.get('model') or {}
     channels = (model.get('backbone') or {}).get('in_channels', 3)
     mean = (model.get('data_preprocessor') or {}).get('mean')
     if mean is not None and len(mean) not in (1, 3):
-        raise UserError(f'model.data_preprocessor.mean has {len(mean)} values, and mmengine subtracts one or three: '
-                        'leave out mean and std, and normalise images of other channels in the pipeline')
+        raise UserError(f'model.data_preprocessor.mean has {len(mean)} values, but mmengine takes only one or three. '
+                        'Remove mean and std, and normalise the images in the pipeline')
     for key, dataset in (found for loader in loaders
                          for found in datasets_of((cfg.get(loader) or {}).get('dataset', {}), f'{loader}.dataset')):
         if str(dataset.get('type')).startswith('LVIS') and not find_spec('lvis'):
             raise UserError(f'{dataset.type} needs the package lvis, which is not installed: pip install lvis')
         grey = any(str(step.get('color_type', '')).startswith('gray') for step in dataset.get('pipeline', []))
         if grey and channels != 1:
-            raise UserError(f"{key}.pipeline reads images with one channel (color_type='grayscale'), the backbone "
-                            f'takes {channels}: leave color_type out, and grey images are read with theirs three '
-                            'times, or set model.backbone.in_channels=1')
-        prefixes = dataset.get('data_prefix') or {}  # mmpretrain's data sets have one of images alone
+            raise UserError(f"{key}.pipeline reads images with one channel (color_type='grayscale'), but the backbone "
+                            f'takes {channels}. Remove color_type to read grey images with three equal channels, or '
+                            'set model.backbone.in_channels=1')
+        prefixes = dataset.get('data_prefix') or {}  # a string in mmpretrain's data sets
         prefixes = {'': prefixes} if isinstance(prefixes, str) else prefixes
         files = {'ann_file': dataset.get('ann_file') or dataset.get('split'),
                  **{f'data_prefix.{name}'.strip('.'): prefix for name, prefix in prefixes.items()}}
         for name, file in files.items():
             path = Path(dataset.get('data_root') or '', file or '')
             if file and '://' not in str(path) and not path.exists():
-                raise UserError(f'data set not found: {path} does not exist; it is set by {key}.data_root and '
-                                f'{key}.{name}. docs/reproduce.md says how to get the data and where it goes')
+                raise UserError(f'data set not found: {path} does not exist ({key}.data_root and {key}.{name} set this '
+                                'path). See docs/reproduce.md for how to get the data and where to put it')
 
 
 @HOOKS.register_module()
 class CheckClasses(Hook):
-    """Says which classes of a data set in COCO's format are in no category of its JSON: mmdet leaves them out."""
+    """Warn about classes that no category of a COCO json has, because mmdet silently drops them."""
 
     def before_train(self, runner: Runner) -> None:
         self.check(runner.train_dataloader, runner.cfg, 'train_dataloader')
@@ -69,7 +69,7 @@ class CheckClasses(Hook):
 
 
 def parts(dataset: Any) -> Iterator[Any]:
-    """The data sets behind those that wrap them."""
+    """Yield the data sets inside wrappers."""
     for part in getattr(dataset, 'datasets', [getattr(dataset, 'dataset', None)]):
         if part is None:
             yield dataset
@@ -78,12 +78,12 @@ def parts(dataset: Any) -> Iterator[Any]:
 
 
 def check_classes(cfg: Config, *loaders: str) -> None:
-    """Warn of classes of data sets in COCO's format that are in no category of their JSONs.
+    """Warn about classes of COCO data sets that no category of the json has.
 
-    It reads the JSONs again, so it is for after something was seen to be wrong.
+    This reads each json again, so call it only if classes are missing.
 
     Raises:
-        UserError: no class is in a JSON; names those of the config and of the JSON.
+        UserError: a json has none of the classes. The message names the classes of the config and of the json.
     """
     for key, dataset in (found for loader in loaders
                          for found in datasets_of((cfg.get(loader) or {}).get('dataset', {}), f'{loader}.dataset')):
@@ -93,10 +93,10 @@ def check_classes(cfg: Config, *loaders: str) -> None:
             continue
         names = [category['name'] for category in json.loads(path.read_bytes())['categories']]
         missing = [name for name in classes if name not in names]
-        sentence = (f"{key}.metainfo.classes is {', '.join(classes)}, and the categories of {path} are "
+        sentence = (f"{key}.metainfo.classes is {', '.join(classes)}, but the categories of {path} are "
                     f"{', '.join(names)}")
         if len(missing) == len(classes):
-            raise UserError(f'{sentence}: none is in both')
+            raise UserError(f'{sentence}. They have no name in common')
         if missing:
-            print_log(f"{sentence}: without {', '.join(missing)} in the data, nothing is learnt or measured of them",
-                      'current', logging.WARNING)
+            print_log(f"{sentence}. The data has no {', '.join(missing)}, so these classes are neither trained nor "
+                      'evaluated', 'current', logging.WARNING)

@@ -1,4 +1,4 @@
-"""Learning rates that shrink with depth (Clark et al. 2020, ELECTRA, section 3; Bao et al. 2022, BEiT)."""
+"""Layer-wise learning rate decay (Clark et al. 2020, ELECTRA, section 3; Bao et al. 2022, BEiT)."""
 import logging
 from typing import Any
 
@@ -14,24 +14,25 @@ from ..errors import UserError
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """mmengine's constructor with a learning rate factor `layer_decay_rate ** (layers above)` on the backbone.
 
-    For detectors, segmentors and classifiers alike: any model with a `backbone` that answers `get_layer_depth(name)`
-    with (depth from the input, number of depths), as mmpretrain's backbones do. Heads and necks keep the full rate.
+    It works for detectors, segmentors and classifiers. The model's `backbone` must have a method
+    `get_layer_depth(name)` that returns (depth from the input, number of depths), as mmpretrain's backbones do. Heads
+    and necks keep the full rate.
 
         optim_wrapper = dict(constructor='LayerDecayOptimWrapperConstructor', paramwise_cfg=dict(layer_decay_rate=0.9))
 
-    Everything else in paramwise_cfg keeps its meaning, and factors multiply.
+    All other options of paramwise_cfg still work, and their factors multiply.
     """
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
         self.rate = (paramwise_cfg or {}).get('layer_decay_rate')
         if not isinstance(self.rate, (int, float)) or not 0 < self.rate <= 1:
-            raise UserError('LayerDecayOptimWrapperConstructor needs paramwise_cfg.layer_decay_rate, more than 0 and '
+            raise UserError('LayerDecayOptimWrapperConstructor needs paramwise_cfg.layer_decay_rate greater than 0 and '
                             f'at most 1, got {self.rate!r}')
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
 
     def add_params(self, params: list[dict[str, Any]], module: nn.Module, prefix: str = '', **kwargs: Any) -> None:
         if prefix:
-            super().add_params(params, module, prefix=prefix, **kwargs)  # inside the base class's recursion
+            super().add_params(params, module, prefix=prefix, **kwargs)  # recursive call from the base class
             return
         logger = MMLogger.get_current_instance()
         logger.addFilter(_before_decay)
@@ -41,7 +42,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             logger.removeFilter(_before_decay)
         backbone: Any = getattr(module, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
-            raise UserError(f'{type(backbone or module).__name__} does not answer get_layer_depth, '
+            raise UserError(f'{type(backbone or module).__name__} has no method get_layer_depth, '
                             'which layer decay needs')
         depths = {parameter: backbone.get_layer_depth(name) for name, parameter in backbone.named_parameters()}
         names = {parameter: name for name, parameter in module.named_parameters()}
@@ -58,5 +59,5 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 def _before_decay(record: logging.LogRecord) -> bool:
-    """Keeps out the base class's lines: their learning rates are those before decay."""
+    """Filter out the base class's log lines, because they show the learning rates before decay."""
     return not record.getMessage().startswith('paramwise_options')

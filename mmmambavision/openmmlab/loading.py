@@ -1,8 +1,8 @@
-"""Checkpoint loading of mmengine through our reader.
+"""Make mmengine load checkpoints through our safe reader.
 
-mmengine 0.10.7 cannot read the checkpoints that it writes with torch 2.6 or later, the onedl fork reads what it
-cannot check by unpickling everything, and both unpickle everything that comes by URL. Here one list of harmless
-classes is allowed on every path, and whatever else a file asks for stops the load.
+With torch 2.6 or later, mmengine 0.10.7 cannot read its own checkpoints. The onedl fork unpickles any file without
+checks. Both unpickle files from URLs without checks. This module uses one allow-list of classes for all sources, and
+any other class in a file stops the load.
 """
 import pickle
 import re
@@ -25,10 +25,10 @@ _load_state_dict = mmengine_checkpoint.load_state_dict
 
 
 def load_from_disk_or_url(filename, map_location='cpu', **_):
-    """mmengine's loader for paths, URLs and hf:// names.
+    """Loader for mmengine: paths, URLs and hf:// names.
 
-    A network by itself, such as a released classifier, comes as the state dict of a model whose `backbone` it is, as
-    OpenMMLab's models call it, with its norm and linear layer; what mmengine saved comes as it is.
+    The tensors of a bare classifier or backbone get the prefix `backbone.`, as in OpenMMLab models. A classifier keeps
+    its norm and linear layer. A checkpoint from mmengine is returned unchanged.
     """
     checkpoint = load_checkpoint(filename, map_location)
     meta, bare = checkpoint.get('meta'), is_bare(checkpoint)
@@ -41,17 +41,17 @@ def load_from_disk_or_url(filename, map_location='cpu', **_):
 
 
 def load_state_dict(module, state_dict, strict=False, logger=None):
-    """mmengine's, which goes on whatever the names and shapes, after a look whether the weights are the model's.
+    """Check that weights belong to a model, then load them with mmengine's function, which ignores mismatches.
 
-    Names may have any prefix. A `MambaVisionClassifier`, such as the model of mmpretrain's TimmClassifier, takes the
-    weights of a backbone and what a released classifier has beyond it. The log says how many tensors were filled.
+    Names can have any prefix. A `MambaVisionClassifier`, for example in mmpretrain's TimmClassifier, also takes the
+    norm and linear layer of a released classifier. The log says how many tensors were filled.
 
     Args:
-        strict: whether every tensor of the model has to be filled, as for an evaluation.
+        strict: whether every tensor of the model must be filled, as for an evaluation.
 
     Raises:
-        UserError: nothing fits, a `MambaVision` in the model is another network, or, if strict, tensors are missing or
-            have other shapes.
+        UserError: no tensor fits, a `MambaVision` in the model is another network, or, if strict, tensors are missing
+            or have other shapes.
     """
     model = module.module if is_model_wrapper(module) or isinstance(module, BaseTTAModel) else module
     own, metadata = model.state_dict(), getattr(state_dict, '_metadata', None)
@@ -68,7 +68,7 @@ def load_state_dict(module, state_dict, strict=False, logger=None):
 
 
 def fit_backbones(state_dict, model):
-    """Tensors by a model's names, those of each MambaVision in it fitted, and the prefixes of these; see `fit`."""
+    """Apply `fit` to the weights of each MambaVision in a model. Returns the tensors and the networks' prefixes."""
     prefixes = []
     for name, part in model.named_modules():
         if isinstance(part, (MambaVision, MambaVisionClassifier)):
@@ -88,7 +88,7 @@ def _check_filled(state_dict, own, strict):
     """Log how many of a model's tensors a checkpoint fills.
 
     Raises:
-        UserError: none, or, if strict, not all.
+        UserError: it fills none, or, if strict, not all.
     """
     own = {name: value for name, value in own.items() if not name.endswith('num_batches_tracked')}
     shapes = {name: tuple(value.shape) for name, value in state_dict.items() if torch.is_tensor(value)}
@@ -96,27 +96,28 @@ def _check_filled(state_dict, own, strict):
     share = f'{len(filled)} of the {len(own)} tensors of the model'
     if own and not filled:
         raise UserError(f'the checkpoint fills {share}: it has {group_names(shapes)}, the model has '
-                        f'{group_names(own)}. Take the config that it was trained with')
+                        f'{group_names(own)}. Use the config that it was trained with')
     if strict and len(filled) < len(own):
         other = next((name for name in own if name in shapes and shapes[name] != tuple(own[name].shape)), None)
         if other:
-            raise UserError(f'the checkpoint is of another model, or of another number of classes: its {other} has '
-                            f"the shape {shapes[other]}, that of the config {tuple(own[other].shape)}. Take the config "
+            raise UserError(f'the checkpoint is of another model, or has another number of classes: its {other} has '
+                            f'the shape {shapes[other]}, but the config has {tuple(own[other].shape)}. Use the config '
                             'that it was trained with')
         missing = [name for name in own if name not in shapes]
-        raise UserError(f'the checkpoint fills {share}; missing: {group_names(missing)}, the first {missing[0]}. Take '
-                        'the config that it was trained with')
+        raise UserError(f'the checkpoint fills {share}; missing: {group_names(missing)}, the first is {missing[0]}. '
+                        'Use the config that it was trained with')
     print_log(f'checkpoint: filled {share}', logger='current')
 
 
 def _check_nothing_more(state_dict, own, backbones):
-    """See that a checkpoint has no tensors for modules or lists of modules that the model has otherwise; `fit` has seen
-    to those behind the prefixes of backbones.
+    """Check that a checkpoint has no extra tensors for modules or module lists of the model.
+
+    `fit` has already checked the tensors of backbones.
 
     Raises:
-        UserError: it has.
+        UserError: the checkpoint has extra tensors.
     """
-    def owners(name):  # its module, and the lists that it is an entry of
+    def owners(name):  # the module of a tensor, and the module lists around it
         lists = {name[:number.start()] for number in re.finditer(r'\.\d+(?=\.)', name)}
         return {name.rpartition('.')[0], *lists} - {''}
 
@@ -125,12 +126,13 @@ def _check_nothing_more(state_dict, own, backbones):
             and not name.startswith(tuple(backbones)) and not name.endswith('num_batches_tracked')
             and not known.isdisjoint(owners(name))]
     if more:
-        raise UserError(f'the checkpoint is of another model: it has {len(more)} tensors more of modules of the config '
-                        f'({group_names(more)}), the first {more[0]}. Take the config that it was trained with')
+        raise UserError(f'the checkpoint is of another model: it has {len(more)} extra tensors for modules of the '
+                        f'config ({group_names(more)}), the first is {more[0]}. Use the config that it was trained '
+                        'with')
 
 
 def _history_buffer_method(obj, name):
-    """What `builtins.getattr` is for in mmengine's checkpoints: naming four methods of HistoryBuffer, and no more."""
+    """Replacement for `builtins.getattr` in pickles. mmengine's checkpoints need it for four HistoryBuffer methods."""
     if obj is HistoryBuffer and name in ('mean', 'max', 'min', 'current'):
         return getattr(obj, name)
     raise pickle.UnpicklingError(f'GLOBAL builtins.getattr({obj!r}, {name!r}) was not an allowed global')
@@ -141,6 +143,6 @@ def install():
     torch.serialization.add_safe_globals([HistoryBuffer, ConfigDict, (_history_buffer_method, 'builtins.getattr')])
     mmengine_checkpoint.CheckpointLoader.register_scheme(
         ('', 'http://', 'https://', 'hf://'), load_from_disk_or_url, force=True)
-    # Behind torchvision:// and the other names that stand for URLs.
+    # torchvision:// and other schemes call this function.
     mmengine_checkpoint.load_from_http = load_from_disk_or_url
     mmengine_checkpoint.load_state_dict = load_state_dict

@@ -1,5 +1,7 @@
-"""LVIS's evaluation, the package lvis, made to run with numpy 1.24 and later, for configs that name this module in
-custom_imports. Without the package nothing happens: what needs it says so."""
+"""Fix the package lvis for NumPy 1.24 and later. Configs list this module in custom_imports.
+
+Without the package this module does nothing. `check_data` reports the missing package.
+"""
 from types import SimpleNamespace
 
 import numpy
@@ -9,5 +11,5 @@ try:
 except ImportError:
     pass
 else:
-    if not hasattr(numpy, 'float'):  # which its last release, 0.5.3, asks for
+    if not hasattr(numpy, 'float'):  # lvis 0.5.3 uses numpy.float
         evaluation.np = SimpleNamespace(**vars(numpy), float=float)

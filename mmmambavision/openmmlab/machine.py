@@ -1,4 +1,4 @@
-"""What a config needs on this machine: processes, devices and mixed precision."""
+"""Fit a config to this machine: processes, devices and mixed precision."""
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,17 +15,16 @@ from .configs import replace_type
 
 
 def fit_to_machine(cfg: Config) -> None:
-    """Replace what needs a GPU where there is none: mixed precision by float32 (bfloat16 has to be asked for: see
-    amp.py), SyncBN by BN, NCCL by gloo."""
+    """Without a GPU, replace mixed precision by float32, SyncBN by BN, and NCCL by gloo. `use_amp` enables bfloat16."""
     if torch.cuda.is_available():
         return
     if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
         leave_amp(cfg, 'OptimWrapper')
-        print_log('no GPU: training in float32 instead of mixed precision; bfloat16 has to be asked for')
+        print_log('no GPU: training in float32 instead of mixed precision. bfloat16 is optional')
     if replace_type(cfg.get('model', {}), 'SyncBN', 'BN'):
         print_log('no GPU: BN instead of SyncBN')
     if cfg.get('launcher') == 'pytorch' and not torch.distributed.is_initialized():
-        # mmengine would ask for a GPU, here and when it wraps the model; it uses what it finds made already.
+        # mmengine would require a GPU here and when it wraps the model. It accepts an existing process group.
         torch.distributed.init_process_group('gloo')
         cfg.model_wrapper_cfg = dict(
             type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
@@ -33,14 +32,14 @@ def fit_to_machine(cfg: Config) -> None:
 
 
 def world_size(cfg: Config) -> int:
-    """Number of processes that train together, before mmengine starts their group."""
+    """Number of training processes, also before mmengine starts the process group."""
     if torch.distributed.is_initialized():
         return torch.distributed.get_world_size()
     return _from_launcher(cfg, 1, pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
 
 
 def process_rank(cfg: Config) -> int:
-    """Number of this process among them, from 0 on, before mmengine starts their group."""
+    """Rank of this process, from 0, also before mmengine starts the process group."""
     return _from_launcher(cfg, 0, pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
 
 
@@ -51,7 +50,7 @@ def _from_launcher(cfg: Config, alone: int, **variables: str) -> int:
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
-    """Training under autocast in bfloat16, which has float32's range, so that no loss has to be scaled."""
+    """Training with autocast in bfloat16. It has the range of float32, so it needs no loss scaling."""
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -60,7 +59,7 @@ class BFloat16OptimWrapper(OptimWrapper):
 
 
 def use_amp(cfg: Config) -> None:
-    """Train in mixed precision, whatever the config does: float16 on a GPU, bfloat16 on a CPU."""
+    """Switch a config to mixed precision: float16 on a GPU, bfloat16 on a CPU."""
     if torch.cuda.is_available():
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
@@ -69,7 +68,7 @@ def use_amp(cfg: Config) -> None:
 
 
 def leave_amp(cfg: Config, wrapper: str) -> None:
-    """Put another optimizer wrapper in the place of AmpOptimWrapper, without the arguments that it alone takes."""
+    """Replace AmpOptimWrapper by another optimizer wrapper, and remove its special arguments."""
     cfg.optim_wrapper.type = wrapper
     for key in ('loss_scale', 'dtype', 'use_fsdp'):
         cfg.optim_wrapper.pop(key, None)

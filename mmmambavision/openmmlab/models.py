@@ -1,4 +1,4 @@
-"""A detector or segmentor of a config with its weights, for tools that look at images and train nothing."""
+"""Build a detector or segmentor from a config and load its weights, for inference."""
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -14,18 +14,18 @@ from ..errors import UserError
 
 
 def load_model(cfg: Config, checkpoint: str | None, device: str | torch.device) -> Any:
-    """The model in eval mode, its config and its data's classes and palette on it, as mmdet's and mmseg's APIs want it.
+    """Load a model in eval mode, with its config, classes and palette as attributes for the APIs of mmdet and mmseg.
 
-    Those APIs' own loaders guess COCO's and Cityscapes' classes for a checkpoint that names none, such as a slim one;
-    here they are then the config's.
+    If a checkpoint has no class names, the classes are those of the config. The loaders of mmdet and mmseg would use
+    the classes of COCO and Cityscapes.
 
     Args:
         cfg: the config.
         checkpoint: path, URL or hf:// name; None for random weights.
-        device: where it runs.
+        device: device of the model.
 
     Raises:
-        UserError: the checkpoint cannot be had, or is of another network.
+        UserError: the checkpoint cannot be loaded, or is of another network.
     """
     init_default_scope(cfg.default_scope)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
@@ -40,30 +40,30 @@ def load_model(cfg: Config, checkpoint: str | None, device: str | torch.device) 
 
 
 def warn_of_other_classes(checkpoint: dict[str, Any], classes: Sequence[str] | None) -> None:
-    """Warn where a checkpoint was trained with classes of other names, or in another order, than a config's.
+    """Warn if a checkpoint and a config have different class names or another class order.
 
     Args:
-        checkpoint: its contents, as mmengine gives them.
-        classes: names of those of the config, or None.
+        checkpoint: the contents of the checkpoint, as mmengine loads them.
+        classes: class names of the config, or None.
     """
     meta = checkpoint.get('meta') or {}
     theirs = (meta.get('dataset_meta') or {}).get('classes') or meta.get('CLASSES')
     if theirs and classes and tuple(theirs) != tuple(classes):
         number = next((i for i, pair in enumerate(zip(theirs, classes)) if pair[0] != pair[1]), None)
         first = f' (the first that differs is number {number})' if number is not None else ''
-        print_log(f"the checkpoint was trained with other classes than the config's, or in another order{first}: "
+        print_log(f"the classes of the checkpoint and of the config differ in name or order{first}: "
                   f"{', '.join(theirs)} in the checkpoint, {', '.join(classes)} in the config", logger='current',
                   level=logging.WARNING)
 
 
 def tested_on(cfg: Config) -> Any:
-    """The data set that a config tests on, without what is wrapped around it."""
+    """The test data set of a config, without wrappers."""
     dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:  # RepeatDataset and its like
+    while 'dataset' in dataset:  # RepeatDataset, for example
         dataset = dataset.dataset
     return dataset
 
 
 def _meta_of_config(cfg: Config) -> dict[str, Any]:
-    """Classes and palette of the config's test data, without reading it."""
+    """Classes and palette of the config's test data set, without loading the data."""
     return DATASETS.build(dict(tested_on(cfg), lazy_init=True)).metainfo

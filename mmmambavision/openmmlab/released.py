@@ -1,4 +1,4 @@
-"""The released configs' name and arguments for the backbone, so that they run as they are."""
+"""The backbone under the name and arguments of the released configs, so that these configs run unchanged."""
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +8,7 @@ from mmengine.registry import MODELS
 from ..errors import UserError
 from ..models.mambavision import MambaVision
 
-# Left over in released configs from the ResNet and Swin configs that they inherit; their code swallows them.
+# The released configs inherit these from ResNet and Swin configs. The released code ignores them.
 LEFTOVERS = {'depth', 'num_stages', 'frozen_stages', 'norm_cfg', 'norm_eval', 'style', 'init_cfg',
              'pretrain_img_size', 'embed_dims', 'patch_size', 'strides', 'qkv_bias', 'qk_scale', 'patch_norm',
              'drop_rate', 'attn_drop_rate', 'use_abs_pos_embed', 'act_cfg'}
@@ -17,21 +17,21 @@ EFFECTIVE_DROP_PATH_RATE = 0.2
 
 @MODELS.register_module(name='MM_mamba_vision')
 class MMMambaVision(MambaVision):
-    """`MambaVision` behind the released flat arguments, behaving as the released code does.
+    """`MambaVision` with the flat arguments and the behaviour of the released code.
 
-    Whatever drop path rate a released config asks for, its model was trained with 0.2, and so is this one.
+    The released code always uses a drop path rate of 0.2 and ignores the rate in the config. So does this class.
 
     Args:
         dim, in_dim, depths, num_heads, mlp_ratio, layer_scale: entries of `MambaVision`'s arch.
-        window_size: four sides, the first two unused.
-        out_indices: as `MambaVision`.
-        pretrained: checkpoint to start from, any that `MambaVision`'s init_cfg takes.
-        drop_path_rate: not used.
-        norm_layer: 'ln2d', the only one there is.
-        leftovers: arguments of a ResNet or a Swin, not used; the log says which.
+        window_size: four sides; the first two are ignored.
+        out_indices: as in `MambaVision`.
+        pretrained: checkpoint for the initial weights, as in `MambaVision`'s init_cfg.
+        drop_path_rate: ignored.
+        norm_layer: must be 'ln2d'.
+        leftovers: arguments of ResNet or Swin, ignored with a log message.
 
     Raises:
-        UserError: (a ValueError) for another norm_layer or arguments that the released configs do not have.
+        UserError: (a ValueError) for another norm_layer or for arguments that the released configs do not have.
     """
 
     def __init__(self, dim: int, in_dim: int, depths: Sequence[int], num_heads: Sequence[int],
@@ -40,16 +40,16 @@ class MMMambaVision(MambaVision):
                  pretrained: str | None = None, drop_path_rate: float = EFFECTIVE_DROP_PATH_RATE,
                  norm_layer: str = 'ln2d', **leftovers: Any) -> None:
         if unknown := leftovers.keys() - LEFTOVERS:
-            raise UserError("MM_mamba_vision takes the released configs' arguments, which "
-                            f"{', '.join(sorted(unknown))} is not among; type='MambaVision' has more options")
+            raise UserError("MM_mamba_vision takes only the released configs' arguments, not "
+                            f"{', '.join(sorted(unknown))}. type='MambaVision' has more options")
         if norm_layer != 'ln2d':
-            raise UserError(f"MM_mamba_vision has norm_layer='ln2d' only, got {norm_layer!r}")
+            raise UserError(f"MM_mamba_vision supports only norm_layer='ln2d', got {norm_layer!r}")
         if drop_path_rate != EFFECTIVE_DROP_PATH_RATE:
-            print_log(f'MM_mamba_vision: the config asks for drop_path_rate={drop_path_rate}; '
+            print_log(f'MM_mamba_vision: drop_path_rate={drop_path_rate} of the config is ignored; '
                       f"{EFFECTIVE_DROP_PATH_RATE} is used, as in the released training. type='MambaVision' takes "
                       'any rate', logger='current')
         if leftovers:
-            print_log(f"MM_mamba_vision ignores, as the released code does: {', '.join(sorted(leftovers))}",
+            print_log(f"MM_mamba_vision ignores these arguments, as the released code: {', '.join(sorted(leftovers))}",
                       logger='current')
         super().__init__(
             arch=dict(dim=dim, in_dim=in_dim, depths=depths, num_heads=num_heads, mlp_ratio=mlp_ratio,

@@ -1,4 +1,4 @@
-"""A config's detector or segmentor with its weights, ready to be looked into."""
+"""A detector or segmentor with its weights, for visualization."""
 import torch
 from mmcv.transforms import Compose
 from mmengine.dataset import pseudo_collate
@@ -10,15 +10,15 @@ from .models import load_model, tested_on
 
 
 class Subject:
-    """A detector or segmentor, and images by its test pipeline.
+    """A detector or segmentor with its test pipeline.
 
     Args:
         cfg: the config.
         checkpoint: path, URL or hf:// name; None for random weights.
-        device: where it runs.
+        device: device of the model.
 
     Raises:
-        UserError: the checkpoint cannot be had, or is of another network.
+        UserError: the checkpoint cannot be loaded, or is of another network.
     """
 
     def __init__(self, cfg, checkpoint, device):
@@ -29,7 +29,7 @@ class Subject:
 
     @property
     def classes(self):
-        """Their names, by number."""
+        """Class names by index."""
         return self.model.dataset_meta['classes']
 
     def untrained(self):
@@ -37,27 +37,28 @@ class Subject:
         return MODELS.build(self.model.cfg.model.backbone).eval().to(self.device)
 
     def prepare(self, path):
-        """A picture as the test pipeline and the model's preprocessor make it."""
+        """Load a picture with the test pipeline and the model's preprocessor."""
         packed = self.pipeline(dict(img_path=str(path), img_id=0))
         data = self.model.data_preprocessor(pseudo_collate([packed]), False)
         sample, = data['data_samples']
         return Picture(str(path), read_pixels(path), data['inputs'], tuple(sample.img_shape[:2]), sample)
 
     def explain(self, picture, class_name=None, box=None):
-        """A score that the model gives a picture.
+        """A score of the model to explain, for example with Grad-CAM.
 
         Args:
             picture: a `Picture` from `prepare`.
-            class_name: the class, or None for any.
-            box: of a detector, which of the boxes of the class by falling score, from 0; None for 0.
+            class_name: the class, or None for any class.
+            box: for a detector, the rank of a box of this class by score, from 0; None for 0.
 
         Returns:
-            The function of an image (1, 3, H, W) to the score: a box's score, or the mean logit of a segmentor's class
-            (by default that of most pixels) over the pixels where it is predicted; what it is in words; the box
-            (x1, y1, x2, y2) in pixels of the picture or None.
+            A function from an image (1, 3, H, W) to the score, a description of the score, and the box
+            (x1, y1, x2, y2) in pixels of the picture or None. The score of a detector is the score of the box. The
+            score of a segmentor is the mean logit of a class over the pixels where it is predicted. The default class
+            is the one with most pixels.
 
         Raises:
-            UserError: no such class or box, or the model does not find it on the picture.
+            UserError: the class or box does not exist, or the model does not find it on the picture.
         """
         if class_name is not None and class_name not in self.classes:
             raise UserError(f"no class '{class_name}': choose one of {', '.join(self.classes)}")
@@ -70,7 +71,7 @@ class Subject:
 
     def _explain_box(self, picture, wanted, rank):
         if getattr(self.model, 'with_mask', False) and hasattr(self.model, 'roi_head'):
-            self.model.roi_head.mask_head = None  # pasting masks with gradients would take gigabytes
+            self.model.roi_head.mask_head = None  # masks with gradients would need gigabytes of memory
 
         def predict(image):
             return self.model.predict(image, [picture.sample], rescale=False)[0].pred_instances
@@ -81,8 +82,8 @@ class Subject:
         order = [i for i in order.tolist() if wanted in (None, found.labels[i].item())]
         if not 0 <= rank < len(order):
             of = '' if wanted is None else f' of class {self.classes[wanted]}'
-            raise UserError(f'the detector has {len(order)} boxes{of} on {picture.name}, so none with number {rank} '
-                            'counted from 0')
+            raise UserError(f'the detector has {len(order)} boxes{of} on {picture.name}, so box {rank} (counted from '
+                            '0) does not exist')
         index = order[rank]
         scale = [p / f for p, f in zip(picture.pixels.shape[1::-1], picture.filled[::-1])] * 2
         corners = [corner * s for corner, s in zip(found.bboxes[index].tolist(), scale)]

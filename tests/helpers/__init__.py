@@ -1,1 +1,1 @@
-"""What several test modules share: paths and processes, networks and checkpoints, drawn data, comparisons."""
+"""Shared helpers of tests: paths, processes, networks, checkpoints, drawn data, comparisons."""

@@ -34,7 +34,7 @@ def assert_same(actual, expected):
 
 
 def losses(work_dir):
-    """Lines of the logs of all runs in a work dir, without what a clock says; the last of each iteration."""
+    """Log records of all runs in a work dir, without times. The last record of each iteration."""
     found = {}
     for log in sorted(work_dir.glob('*/vis_data/scalars.json')):
         for line in log.read_text().splitlines():
@@ -45,7 +45,7 @@ def losses(work_dir):
 
 
 def weights(checkpoint):
-    """Weights and the optimizer's averages as a list of (name, tensor)."""
+    """Weights and optimizer state as a list of (name, tensor)."""
     contents = read_checkpoint(checkpoint)
     state = contents['optimizer']['state']
     return [*contents['state_dict'].items(), *((f'{i}.{k}', v) for i, s in state.items() for k, v in s.items())]
@@ -59,6 +59,6 @@ def assert_same_weights(checkpoint, other):
 
 
 def assert_same_training(work_dir, other, name):
-    """The run in a work dir, resumed or not, has the losses of the other and ended with its weights."""
+    """Assert that two runs have the same losses and final weights."""
     assert len(losses(other)) == 12 and losses(work_dir) == losses(other)
     assert_same_weights(work_dir / name, other / name)

@@ -27,7 +27,7 @@ def picture(number):
 
 
 def label_map(number, values=(0, 1, 2)):
-    """The values of what is around the squares, of the first and of the second."""
+    """A label map. `values` are the labels of the background, the first square and the second square."""
     labels = np.full((HEIGHT, WIDTH), values[0], np.uint8)
     for (x, y), value in zip(corners(number), values[1:]):
         labels[y:y + SIDE, x:x + SIDE] = value
@@ -110,7 +110,7 @@ def dota(root):
 # Data of users.
 
 def coco_contents(count=4, classes=('cat', 'dog'), size=(64, 48), **more):
-    """Contents of a COCO json: `count` images, in each two boxes of 10x20, one of each of the first two classes."""
+    """Contents of a COCO json: `count` images with two boxes of 10x20, one for each of the first two classes."""
     images = [dict(id=i, file_name=f'{i}.png', width=size[0], height=size[1]) for i in range(1, count + 1)]
     annotations = [dict(id=2 * i + k + 1, image_id=i + 1, category_id=k + 1, bbox=[5 + 20 * k, 5, 10, 20], area=200,
                         iscrowd=0, segmentation=[[5 + 20 * k, 5, 15 + 20 * k, 5, 15 + 20 * k, 25, 5 + 20 * k, 25]])
@@ -120,7 +120,7 @@ def coco_contents(count=4, classes=('cat', 'dog'), size=(64, 48), **more):
 
 
 def write_split(folder, contents, json_name, images):
-    """A json, and an image for each of its entries in the folder `images`."""
+    """Write a json, and an image for each of its entries to the folder `images`."""
     path = folder / json_name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(contents))
@@ -137,7 +137,7 @@ def write_both(folder, train=None, val=None):
 
 
 def write_label_maps(folder, values=(0, 1, 2), size=(48, 64), splits=('train', 'val')):
-    """Images and label maps of bands of the given values."""
+    """Write images and label maps with bands of the given values."""
     for split in splits:
         for name in 'ab':
             for kind, shape in (('images', (*size, 3)), ('labels', size)):
@@ -172,14 +172,14 @@ def parts(node):
 
 
 def load(path, **options):
-    """The config with settings by their dotted names, with underscores in pairs for the dots."""
+    """The config with other settings. Double underscores in option names stand for dots."""
     cfg = Config.fromfile(path)
     cfg.merge_from_dict({key.replace('__', '.'): value for key, value in options.items()})
     return cfg
 
 
 def data_options(shapes):
-    """Options of a command that has a demo's detector train one epoch on the data of the fixture `shapes`."""
+    """Command options to train the demo detector for one epoch on the data of the fixture `shapes`."""
     root = f'{shapes}/coco/'
     return [f'{loader}_dataloader.dataset.data_root={root}' for loader in ('train', 'val', 'test')] + [
         f'{split}_evaluator.ann_file={root}annotations/instances_val2017.json' for split in ('val', 'test')
@@ -249,8 +249,10 @@ randomness = dict(seed=3)
 
 
 def small_detector(folder):
-    """Draw four images in `folder`; returns the path of a config that trains on them for 3 epochs of 4 iterations,
-    with everything random in it that detectors have."""
+    """Draw four images in `folder` and return the path of a config that trains on them for 3 epochs of 4 iterations.
+
+    The config uses all kinds of randomness of detectors.
+    """
     coco(folder / 'data')
     path = folder / 'detector.py'
     path.write_text(SMALL_DETECTOR.format(root=ROOT, data=folder / 'data'))

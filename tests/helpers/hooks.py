@@ -1,4 +1,4 @@
-"""Faults that a config of the tests can ask for."""
+"""Hooks that cause faults in a training."""
 import os
 import resource
 import signal
@@ -13,8 +13,7 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class SignalAt(Hook):
-    """Sends this process, or all of its group, or the one that started it, a signal in an iteration, or in the
-    validation after it."""
+    """Send a signal to this process, its process group or its parent, in an iteration or in the validation after it."""
 
     def __init__(self, iteration, name='SIGTERM', to='self', validation=False):
         self.iteration, self.number, self.to = iteration, getattr(signal, name), to
@@ -36,7 +35,7 @@ class SignalAt(Hook):
 
 @HOOKS.register_module()
 class KillInWrite(Hook):
-    """Has this process killed when a part of a checkpoint, which ends as it says, is half written."""
+    """Kill this process while a checkpoint with this name is being written."""
 
     def __init__(self, name):
         fsync = os.fsync
@@ -53,7 +52,7 @@ class KillInWrite(Hook):
 
 @HOOKS.register_module()
 class Quota(Hook):
-    """Lets this process write no files beyond a size when a checkpoint of this name is saved."""
+    """Limit the file size of this process while a checkpoint with this name is saved."""
 
     def __init__(self, name, size):
         self.name, self.size = name, size

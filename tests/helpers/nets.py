@@ -19,7 +19,7 @@ def nano(**options):
 
 
 class Detector(nn.Module):
-    """What a detector is to a checkpoint: a backbone and something else."""
+    """A minimal detector: a backbone and another layer."""
 
     def __init__(self, backbone):
         super().__init__()
@@ -38,7 +38,7 @@ def behind(prefix, state):
 
 
 def save(form, model, folder):
-    """Write `model` as a released file of the form named; returns its path."""
+    """Write `model` as a released file of this form and return its path."""
     path = folder / f'{form}.pth'
     if form == 'pth.tar':
         path = folder / 'mambavision_nano_1k.pth.tar'

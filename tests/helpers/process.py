@@ -1,4 +1,4 @@
-"""Commands: in this process by their `main`, or in processes of their own, to their end or until they are killed."""
+"""Run commands in this process by their `main`, or in separate processes."""
 import importlib.util
 import os
 import re
@@ -19,7 +19,7 @@ TOOLS = ROOT / 'tools'
 
 
 class BesideBenchmarks:
-    """Finds the modules that scripts in tools/benchmarks share, without that folder on `sys.path`."""
+    """Import finder for the shared modules in tools/benchmarks, without this folder on `sys.path`."""
 
     NAMES: ClassVar[set[str]] = {
         'ablation_run', 'ablation_study', 'attention_run', 'check_gpu_parts', 'check_gpu_run', 'classifiers',
@@ -50,7 +50,7 @@ def load_tool(name):
 
 
 def error_of(tool, *arguments):
-    """The message of a tool that ends with an error, run in this process."""
+    """Run a tool in this process and return its error message."""
     with pytest.raises(SystemExit) as stop:
         run(lambda: load_tool(tool).main([*map(str, arguments)]))
     assert stop.value.code not in (0, None)
@@ -58,7 +58,7 @@ def error_of(tool, *arguments):
 
 
 def run_tool(script, *arguments, status=0, cwd=None, **environment):
-    """Run a tool in a process of its own; returns what it printed. Fails unless it exits with `status`."""
+    """Run a tool in a separate process and return its output. Fails unless it exits with `status`."""
     done = subprocess.run(
         [sys.executable, str(TOOLS / script), *map(str, arguments)], cwd=cwd or ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **environment})
@@ -81,7 +81,7 @@ def _obey_the_keyboard():
 
 
 class Process:
-    """A command in a process, with what it printed in a file."""
+    """A command in a separate process, with its output in a file."""
 
     def __init__(self, arguments, log, **environment):
         self.log = log
@@ -96,7 +96,7 @@ class Process:
         return self.log.read_text()
 
     def wait_for(self, pattern, seconds=90):
-        """Wait until it has printed what a regular expression finds, which must be before it ends."""
+        """Wait until the output matches a regular expression. Fails if the process ends first."""
         deadline = time.time() + seconds
         while not (found := re.search(pattern, self.output())):
             assert self.process.poll() is None and time.time() < deadline, self.output()
@@ -104,7 +104,7 @@ class Process:
         return found
 
     def ends(self, status=1, seconds=60):
-        """What it printed, with an exit status and in a time."""
+        """Wait for the end with this exit status, and return the output."""
         assert self.process.wait(seconds) == status, self.output()
         return self.output()
 
@@ -115,13 +115,13 @@ class Process:
 
 
 def train(config, work_dir, *options, status=0):
-    """Run a training to its end; returns what it printed."""
+    """Run a training to its end and return its output."""
     log = work_dir.parent / f'{work_dir.name}.log'
     return Process(command(config, work_dir, *options), log).ends(status, 120)
 
 
 def ranks(config, work_dir, *options):
-    """Two processes of one training, started without an agent."""
+    """Start two processes of one training, without torchrun."""
     port = str(free_port())
     return [Process(command(config, work_dir, *options, '--launcher', 'pytorch'), work_dir.parent / f'rank{rank}.log',
                     RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=port)

@@ -1,4 +1,4 @@
-"""Parameters of a test that wait for a later tier than the test itself."""
+"""Test parameters that run only in a later tier than the test itself."""
 import pytest
 
 
@@ -11,6 +11,6 @@ def full(*values):
 
 
 def but_first(values, later=full, count=1):
-    """The first `count` values as they are, the others later."""
+    """Keep the first `count` values in this tier and move the others to a later tier."""
     values = list(values)
     return [*values[:count], *map(later, values[count:])]

@@ -1,5 +1,5 @@
-# The budget of tools/benchmarks/ablation.py: a nano network on what make_shapes_dataset.py --task context draws, shapes
-# whose classes depend on a marker far away.
+# Config of tools/benchmarks/ablation.py: a nano network on the data of make_shapes_dataset.py --task context. The class
+# of a shape depends on a distant marker.
 _base_ = '../../configs/upernet_mambavision_demo.py'
 
 classes = ('background', 'circle', 'triangle', 'rectangle (light)', 'star (light)', 'rectangle (dark)', 'star (dark)',
@@ -10,7 +10,7 @@ metainfo = dict(classes=classes, palette=[
 class_weight = [0.2, *[1.] * 8]  # most pixels are background
 model = dict(
     backbone=dict(arch=dict(dim=16, in_dim=16, depths=(1, 1, 4, 2), num_heads=(2, 2, 4, 8))),
-    # 1x1 convolutions alone: what a pixel knows of other places came through the backbone.
+    # Only 1x1 convolutions, so that only the backbone exchanges information between pixels.
     decode_head=dict(
         _delete_=True, type='SegformerHead', in_channels=[32, 64, 128], in_index=[1, 2, 3], channels=48,
         num_classes=9, norm_cfg=dict(type='BN'), dropout_ratio=0., align_corners=False,
@@ -18,7 +18,7 @@ model = dict(
     auxiliary_head=None)
 
 max_iters = 800
-train_cfg = dict(max_iters=max_iters, val_begin=max_iters + 1)  # it is the tool that evaluates
+train_cfg = dict(max_iters=max_iters, val_begin=max_iters + 1)  # the tool evaluates after training
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=max_iters // 20),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=max_iters // 20, end=max_iters),
@@ -29,4 +29,4 @@ val_dataloader = dict(batch_size=20, num_workers=0, persistent_workers=False, da
 test_dataloader = test_cfg = test_evaluator = None
 default_hooks = dict(_delete_=True, checkpoint=None, logger=dict(type='LoggerHook', interval=50))
 log_level = 'ERROR'
-shapes = dict(train=1600, val=100, size=128)  # what to draw
+shapes = dict(train=1600, val=100, size=128)  # options of the data set

@@ -1,4 +1,4 @@
-"""One training of `ablation.py`, and what comes of it."""
+"""One training run of `ablation.py` with its evaluation."""
 import copy
 import math
 import statistics
@@ -18,7 +18,7 @@ from mmmambavision.openmmlab.machine import fit_to_machine
 
 @METRICS.register_module()
 class ClassIoU(IoUMetric):
-    """IoU of each class in per cent, by its name."""
+    """IoU of each class in per cent, by class name."""
     default_prefix = 'IoU'
 
     def compute_metrics(self, results):
@@ -27,7 +27,7 @@ class ClassIoU(IoUMetric):
 
 
 class Advance(Hook):
-    """Calls back after every iteration."""
+    """Call a function after every iteration."""
 
     def __init__(self, advance):
         self.advance = advance
@@ -81,7 +81,7 @@ def train_and_evaluate(cfg, backbone, seed, windows, work_dir, advance):
 
 
 def evaluate(runner, cfg, scale):
-    """Mean IoU (%) over the plain classes and over those that depend on the context, of images enlarged by `scale`."""
+    """Mean IoU (%) of plain classes and of context-dependent classes, on images enlarged by `scale`."""
     loader = copy.deepcopy(cfg.val_dataloader)
     loader.dataset.pipeline.insert(1, dict(type='Resize', scale_factor=float(scale), keep_ratio=True))
     found = ValLoop(runner, loader, dict(type='ClassIoU')).run()
@@ -91,6 +91,6 @@ def evaluate(runner, cfg, scale):
 
 
 def mean(values):
-    """Mean of those that are numbers: a class that is neither in the images nor predicted has no IoU."""
+    """Mean without NaN. A class that is neither in the images nor predicted has no IoU."""
     values = [value for value in values if not math.isnan(value)]
     return statistics.mean(values) if values else math.nan

@@ -1,4 +1,4 @@
-"""The studies of `ablation.py`: their runs, and the table and the plot of them."""
+"""The studies of `ablation.py`: runs, table and plot."""
 import json
 import statistics
 from pathlib import Path
@@ -16,11 +16,11 @@ BUDGET = Path(__file__).with_name('ablation_config.py')
 WINDOWS = {'whole map': None, 'padded': (12, 6), 'balanced': ('balanced', 6), 'pretraining': (4, 2)}
 STUDIES = {
     'mixer': {name: dict(arch=dict(mixer=name)) for name in MIXERS},
-    'mixer_alone': {name: dict(arch=dict(mixer=name, pattern='all_m')) for name in MIXERS},  # no self-attention helps
+    'mixer_alone': {name: dict(arch=dict(mixer=name, pattern='all_m')) for name in MIXERS},  # without self-attention
     'pattern': {name: dict(arch=dict(pattern=name)) for name in (*PATTERNS, 'random:SEED')},
     'windows': {name: dict(window_size=window) for name, window in WINDOWS.items()},
 }
-COIN_TOSS = 100 / 3  # IoU of two labels tossed for, on shapes that are found exactly
+COIN_TOSS = 100 / 3  # IoU of a random choice between two labels, on perfectly segmented shapes
 COLUMNS = dict(
     variant='variant', window='evaluated with', params='backbone M', flops='its FLOPs G', runs='runs',
     plain='plain IoU', context='context IoU', plain_x2='plain, twice the size', context_x2='context, twice the size',
@@ -56,7 +56,7 @@ def compare(args):
 
 
 def with_parameters(arch, wanted):
-    """`arch` with the ratio of the MLPs at which the network has as many parameters as wanted."""
+    """`arch` with the MLP ratio that gives the wanted number of parameters."""
     widths = [arch['dim'] * 2 ** level for level in (2, 3)]
     each = sum(depth * (2 * width ** 2 + width) for depth, width in zip(arch['depths'][2:], widths))
     ratio = arch.get('mlp_ratio', 4.)
@@ -99,7 +99,7 @@ def as_text(row, key):
 
 
 def plot(rows, study):
-    """A dot for each seed and a line at their mean, beside what tossing coins would give."""
+    """A dot for each seed, a line at the mean, and a line for a random choice."""
     from matplotlib.figure import Figure
     keys = ('context', 'context_x2') if study == 'windows' else ('plain', 'context')
     figure = Figure(figsize=(11, 1.4 + .3 * len(rows)), layout='constrained')

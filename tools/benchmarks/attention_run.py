@@ -71,7 +71,7 @@ def measure(args, dtype, keys, step):
 
 
 def border(rows, kind):
-    """The least number of keys from which on the kernel is faster in all rows, or None."""
+    """The smallest number of keys from which the kernel is faster in all rows, or None."""
     slower = [row['keys'] for row in rows if row[kind] < 1]
     return min((row['keys'] for row in rows if not slower or row['keys'] > max(slower)), default=None)
 

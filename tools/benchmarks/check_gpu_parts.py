@@ -1,4 +1,4 @@
-"""Parts of `check_gpu.py` that are no command of their own: functions of a device and the size of images."""
+"""Parts of `check_gpu.py` without their own command: functions of a device and an image size."""
 import platform
 import subprocess
 from contextlib import suppress
@@ -43,7 +43,7 @@ def operators_of(call, prefixes):
 
 
 def attention_kernels(device, size):
-    """Print which kernel attention runs in for every preset and type, at level 3's size on an image of 800x1344."""
+    """Print the attention kernel for every preset and data type, at the size of level 3 for an 800x1344 image."""
     rows, tokens = [], 25 * 42 if device == 'cuda' else 64
     for arch, preset in PRESETS.items():
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
@@ -62,11 +62,11 @@ def backbone(device, **options):
 
 
 def graph(device, size):
-    """Capture the backbone's forward and backward pass in CUDA graphs, and compare with the passes as they are."""
+    """Capture the backbone's forward and backward pass in CUDA graphs, and compare with eager execution."""
     model = backbone(device).train()
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.eval()  # running statistics would differ by the passes that the capture takes
+            module.eval()  # warm-up passes of the capture would change the running statistics
     x, other = (torch.randn(2, 3, 256, 256, device=device) for _ in range(2))
 
     def passes(net):
@@ -127,7 +127,7 @@ def memory(device, size):
 
 
 def profile(device, size):
-    """Print what a training step of tiny spends its time on, on a GPU in mixed precision."""
+    """Print a profile of a training step of tiny, on a GPU in mixed precision."""
     model, x = backbone(device).train(), torch.randn(2, 3, *size, device=device)
     training_step(model, x, device == 'cuda')
     activities = [torch.profiler.ProfilerActivity.CPU]

@@ -86,7 +86,7 @@ def all_parts(device, quick):
     amp = ['--amp'] if gpu else []  # bfloat16 takes minutes on a CPU that has no instructions for it
     without_pytest = None if find_spec('pytest') else 'pytest is not installed'
     workers = ['--numprocesses', min(8, os.cpu_count())] if gpu and find_spec('xdist') else []
-    # A rehearsal sees that the tests are found; they run without a GPU in the tests themselves.
+    # On a CPU, only collect the tests, because the test suite runs them.
     pytest = [*PYTHON, '-m', 'pytest', '-c', ROOT / 'pytest.ini', '--rootdir', ROOT, *workers,
               *([] if gpu else ['--collect-only'])]
 
@@ -165,7 +165,7 @@ def run_part(part, folder):
 
 
 def stop(process):
-    """Kill a process and all that it started; returns what they printed."""
+    """Kill a process and its children, and return their output."""
     os.killpg(process.pid, signal.SIGKILL)
     return process.communicate()[0]
 

@@ -25,7 +25,7 @@ def count_all(configs, size, markdown):
 
 
 def build(path):
-    """A config's model in eval mode, its parameters without memory, and the config."""
+    """A config's model in eval mode on the meta device, and the config."""
     cfg = Config.fromfile(path)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     with torch.device('meta'):
@@ -33,7 +33,7 @@ def build(path):
 
 
 def run_heads(model, features):
-    """Everything after the backbone that inference needs, on features or regions without memory."""
+    """All modules after the backbone in inference, on features or regions on the meta device."""
     if hasattr(model, 'forward_transformer') or hasattr(getattr(model, 'decode_head', None), 'transformer_decoder'):
         features = materialize(model, features)
     if hasattr(model, 'decode_head'):
@@ -70,7 +70,7 @@ def as_list(module):
 
 
 def input_size(cfg, size):
-    """(H, W) to count at: as asked, else the crop of a segmentor or the published 800x1280 of a detector."""
+    """The input size (H, W): the given size, or the crop of a segmentor, or 800x1280 for a detector as published."""
     crop = cfg.model.get('data_preprocessor', {}).get('size')
     return tuple(size) if size else tuple(crop) if crop else (800, 1280)
 

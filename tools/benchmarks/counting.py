@@ -1,4 +1,4 @@
-"""Multiply-adds of a call, counted without looking at its results, and the bytes that it keeps."""
+"""Count multiply-adds of a call from tensor shapes, and bytes stored for the backward pass."""
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -18,7 +18,7 @@ def count(function, *arguments):
 
 
 def kept_bytes(call, given):
-    """Bytes of the tensors, other than those given, that a call keeps for the backward pass."""
+    """Bytes of tensors that a call stores for the backward pass, without the given tensors."""
     known = {tensor.untyped_storage().data_ptr() for tensor in given}
     kept = {}
 

@@ -1,4 +1,4 @@
-"""What a benchmark ran on, in words."""
+"""Describe the machine of a benchmark."""
 import platform
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import torch
 
 
 def describe(device):
-    """The name of a GPU or of the CPU, and of the CPU how many threads torch uses."""
+    """The name of the GPU, or the name of the CPU with torch's number of threads."""
     if torch.device(device).type == 'cuda':
         return torch.cuda.get_device_name(device)
     return f'{_cpu_name()}, {torch.get_num_threads()} threads'

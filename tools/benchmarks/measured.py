@@ -1,9 +1,9 @@
-"""A backbone or a whole model that `speed.py` can run: its forward pass, its training step, its counts."""
+"""A backbone or a whole model for `speed.py`: forward pass, training step and counts."""
 import os
 from contextlib import nullcontext
 from pathlib import Path
 
-os.environ.setdefault('KINETO_LOG_LEVEL', '5')  # else torch's profiler reports an error where there is no GPU
+os.environ.setdefault('KINETO_LOG_LEVEL', '5')  # otherwise torch's profiler logs an error without a GPU
 
 import complexity_run
 import peers
@@ -38,7 +38,7 @@ class Measured:
             self.model = fuse_conv_bn(self.model)
         self.data = _batch(self.model, batch, size) if self.is_config else torch.randn(batch, 3, *size, device=device)
         self.optimizer = torch.optim.AdamW((p for p in self.model.parameters() if p.requires_grad), lr=0.)
-        # Of a whole model the backbone alone: the rest handles lists of boxes.
+        # For a whole model, only the backbone, because the rest handles lists of boxes.
         if compiled and self.is_config:
             self.model.backbone.compile()
         elif compiled:
@@ -54,14 +54,14 @@ class Measured:
         return dict(params=parameters, **dict(zip(('layers', 'attention', 'scan'), parts)))
 
     def forward(self, amp=False):
-        """Inference; of a whole model with everything that test_step does. With `amp` under bfloat16 autocast."""
+        """Inference. A whole model runs the complete test_step. `amp` uses bfloat16 autocast."""
         self.model.eval()
         with torch.no_grad(), self._precision(amp):
             self.model.test_step(self.data) if self.is_config else self.model(self.data)
         self._finish()
 
     def train(self, amp=False):
-        """Forward, backward and a step of AdamW whose learning rate is 0."""
+        """Forward, backward and an AdamW step with learning rate 0."""
         self.model.train()
         self.optimizer.zero_grad()
         with self._precision(amp):
@@ -84,7 +84,7 @@ class Measured:
         return self.model.parse_losses(losses)[0]
 
     def peak_memory(self, call):
-        """Bytes allocated at most during a call, beyond those allocated before."""
+        """Peak of the bytes that a call allocates."""
         self.optimizer.zero_grad()
         if self.device.type == 'cuda':
             before = torch.cuda.memory_allocated(self.device)
@@ -121,7 +121,7 @@ def _from_config(path):
 
 
 def _batch(model, batch, size):
-    """Images and ground truth of that size, as a data loader gives them."""
+    """Random images and ground truth in the format of a data loader."""
     if hasattr(model, 'decode_head'):
         from mmseg.structures import SegDataSample
         samples = []

@@ -1,4 +1,4 @@
-"""The published COCO table with what is counted here beside it, for `speed.py --paper-table`."""
+"""The published COCO table next to our counts, for `speed.py --paper-table`."""
 import copy
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def measure(name, size=(800, 1280)):
 
 
 def rows():
-    """Rows of the table as text; published figures leave attention out, but for DeiT's."""
+    """Rows of the table as text. Published counts exclude attention, except for DeiT."""
     for name in track(peers.PUBLISHED, 'counting', console=Console(stderr=True)):
         published_params, published_flops, box, mask = peers.PUBLISHED[name]
         params, (layers, attention, scan) = measure(name)

@@ -1,4 +1,4 @@
-"""The short names of the backbones in `peers.py`, which take seconds to import."""
+"""The short names of the backbones in `peers.py`, in a module that imports fast."""
 from mmmambavision.errors import UserError
 
 NAMES = (
@@ -8,7 +8,7 @@ NAMES = (
 
 
 def parse(text):
-    """'mambavision-t:scan_backend=reference:window_size=64,32' to its name and options."""
+    """Parse 'mambavision-t:scan_backend=reference:window_size=64,32' to a name and options."""
     name, *options = text.split(':')
     if name.endswith('.py'):
         raise UserError(f'config not found: {text}')

@@ -1,4 +1,4 @@
-"""Backbones by short names, with random weights: MambaVision and those that its published tables compare it with."""
+"""Backbones by short name, with random weights: MambaVision and the backbones in its published tables."""
 import timm
 from mmdet.models.backbones import ResNet, ResNeXt, SwinTransformer
 from peer_names import parse
@@ -9,7 +9,7 @@ from mmmambavision.errors import UserError
 
 
 class Timm(nn.Module):
-    """A timm model's maps of strides 4 to 32."""
+    """Maps of a timm model with strides 4 to 32."""
 
     def __init__(self, name):
         super().__init__()
@@ -73,7 +73,7 @@ PUBLISHED = {
 
 
 def published_box_ap(text):
-    """Published box AP of a backbone; MambaVision's, of the padded form, stands for the whole-map form, too."""
+    """Published box AP of a backbone. MambaVision with whole-map windows uses the value for padded windows."""
     return PUBLISHED.get(text.removesuffix('-padded'), (None, None, None, None))[2]
 
 

@@ -1,9 +1,9 @@
-# The budget of tools/benchmarks/peers_trained.py under Cascade Mask R-CNN: 4 epochs.
+# Config of tools/benchmarks/peers_trained.py for Cascade Mask R-CNN: 4 epochs.
 _base_ = 'peers_cascade.py'
 
 max_epochs = 4
 iterations = 400  # 4 epochs of 400 images by 4
-train_cfg = dict(max_epochs=max_epochs, val_begin=max_epochs + 1)  # it is the tool that evaluates
+train_cfg = dict(max_epochs=max_epochs, val_begin=max_epochs + 1)  # the tool evaluates after training
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', by_epoch=True, begin=0, T_max=max_epochs, convert_to_iter_based=True),

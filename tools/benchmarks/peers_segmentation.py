@@ -1,8 +1,8 @@
-# The budget of tools/benchmarks/peers_trained.py under UperNet: the demo's, shortened to 400 iterations.
+# Config of tools/benchmarks/peers_trained.py for UperNet: the demo config with 400 iterations.
 _base_ = '../../configs/upernet_mambavision_demo.py'
 
 max_iters = iterations = 400
-train_cfg = dict(max_iters=max_iters, val_begin=max_iters + 1)  # it is the tool that evaluates
+train_cfg = dict(max_iters=max_iters, val_begin=max_iters + 1)  # the tool evaluates after training
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters, T_max=max_iters - 50),

@@ -49,7 +49,7 @@ COLUMNS = dict(
 
 
 def compare(args):
-    """Train, evaluate and time what the arguments of peers_trained.py name, and print the table."""
+    """Train, evaluate and time the models for the arguments of peers_trained.py, and print the table."""
     every = {(task, seed): [run_of(task, name, seed, rate) for rate in LEARNING_RATES for name in BACKBONES]
              for task in args.task for seed in range(args.seeds)}
     plain = {task: Config.fromfile(TASKS[task][0]) for task in TASKS}
@@ -75,7 +75,7 @@ def compare(args):
 
 
 def fit(cfg, channels, backbone):
-    """A copy of a config with another backbone, and the channels that follow from it."""
+    """A copy of a config with another backbone and its channels."""
     cfg = copy.deepcopy(cfg)
     cfg.model.backbone = copy.deepcopy(backbone)
     if 'neck' in cfg.model:
@@ -131,13 +131,16 @@ def train_and_evaluate(cfgs, entry, work_dir, advance):
     found = runner.val_loop.run()
     params, model = (sum(p.numel() for p in part.parameters()) / 1e6 for part in (runner.model.backbone, runner.model))
     return dict(task=task, rate=rate, params=params, model=model, seconds=time.perf_counter() - begin, **{
-        title: float(found.get(key, 0.)) / percent  # mmdet has no AP where nothing is found
+        title: float(found.get(key, 0.)) / percent  # mmdet reports no AP without detections
         for key, (percent, title) in TASKS[task][2].items()})
 
 
 def measure(cfg, folder, task, rates, rounds):
-    """Times in s of an image through each of the trained models of the first seed, by backbone: in turn, on as many
-    held-out images as there are rounds, alone each. `rates` are the learning rates that they were trained at."""
+    """Times in s per image of the trained models of the first seed, by backbone.
+
+    The calls are interleaved, with a batch size of one and one held-out image per round. `rates` are the learning rates
+    of the trainings.
+    """
     init_default_scope(cfg.default_scope)
     data = list(zip(range(rounds), Runner.build_dataloader(dict(cfg.val_dataloader, batch_size=1), seed=0)))
     calls = {}
@@ -185,7 +188,7 @@ def as_text(row, key):
 
 
 def plot(rows):
-    """Each task's accuracy against the time of an image: a dot for each seed, a line at their mean."""
+    """Accuracy against time per image for each task: a dot for each seed, a line at the mean."""
     from matplotlib.figure import Figure
     figure = Figure(figsize=(10, 4), layout='constrained')
     for axes, (task, key, title) in zip(figure.subplots(1, 2), (

@@ -1,4 +1,4 @@
-"""Trainings that are compared: each is a file when it is done, so that what was interrupted goes on where it was."""
+"""Runs of training experiments. Each finished run is a file, so an interrupted study resumes with the missing runs."""
 import json
 import statistics
 import subprocess
@@ -35,14 +35,14 @@ def draw_data(shapes, folder):
         try:
             Path(unfinished, 'data').rename(folder)
         except OSError:
-            if not folder.exists():  # else another run drew the same at the same time
+            if not folder.exists():  # otherwise another process has drawn the same data
                 raise
     print(f'drawn: {folder}')
     return folder
 
 
 def finished(folder, names, budget):
-    """The records of the runs that are done, by file name.
+    """The records of finished runs, by file name.
 
     Args:
         folder: where they are; it is made.
@@ -54,7 +54,7 @@ def finished(folder, names, budget):
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):  # rather now than after a training
+        with tempfile.TemporaryFile(dir=folder):  # fail before a training, not after it
             pass
     except OSError as error:
         raise UserError(f'{folder} cannot be written: {error.strerror}') from None
@@ -65,7 +65,7 @@ def finished(folder, names, budget):
 
 
 def read(path):
-    """A record that was written; a UserError where it is none."""
+    """Read a record. Raises UserError if the file is not a record."""
     try:
         record = json.loads(path.read_text())
         return {**record, 'budget': record['budget'], 'seconds': float(record['seconds'])}
@@ -74,14 +74,14 @@ def read(path):
 
 
 def write(path, record):
-    """A record, whole or not at all."""
+    """Write a record atomically."""
     unfinished = path.with_suffix('.part')
     unfinished.write_text(json.dumps(record))
     unfinished.rename(path)
 
 
 def run_all(runs, records, folder, title, budget, steps, train):
-    """Train what is not done yet; adds to the records.
+    """Train the missing runs and add them to the records.
 
     Args:
         runs: list of Run.

@@ -43,7 +43,7 @@ def measure_all(args, shapes):
 
 
 def make_inputs(batch, channels, length, dtype, device, layout='channels-last'):
-    """Inputs as the mixer gives them: channels next to each other, z apart, steps before softplus."""
+    """Inputs in the form of the mixer: channels-last, separate z, steps before softplus."""
     def tokens(width):
         values = torch.randn(batch, length, width, device=device, dtype=dtype).transpose(1, 2)
         return values if layout == 'channels-last' else values.contiguous()
@@ -53,7 +53,7 @@ def make_inputs(batch, channels, length, dtype, device, layout='channels-last'):
 
 
 def step_loop(u, delta, A, B, C, D, delta_bias, delta_softplus):
-    """The scan by a loop over steps, with exp(step A) and step B u of all of them in memory."""
+    """The scan as a loop over steps, with exp(step A) and step B u of all steps in memory."""
     step = F.softplus(delta.float() + delta_bias[:, None])
     decays = torch.exp(torch.einsum('bdl,dn->bdln', step, A))
     inputs = torch.einsum('bdl,bnl,bdl->bdln', step, B.float(), u.float())
@@ -69,7 +69,7 @@ def scan(inputs, backend):
 
 
 def median_seconds(function, device, seconds):
-    """Median time of calls after one for warming up, over about so many seconds, at least three calls."""
+    """Median time of a call, after one warm-up call. Runs for the given seconds, and at least three calls."""
     times, start = [], time.perf_counter()
     while len(times) < 4 or time.perf_counter() - start < seconds:
         if device == 'cuda':
@@ -83,7 +83,7 @@ def median_seconds(function, device, seconds):
 
 
 def copy_bandwidth(device, seconds):
-    """Bytes per second of a plain copy, read and written bytes both counted."""
+    """Bandwidth of a plain copy in bytes per second, counting reads and writes."""
     source = torch.empty(64 * 2 ** 20, device=device)
     target = torch.empty_like(source)
     return 2 * source.numel() * 4 / median_seconds(lambda: target.copy_(source), device, seconds)

@@ -24,7 +24,7 @@ COLUMNS = dict(model='model', size='H x W', params='params M', layers='layers G'
 
 
 def compare(args):
-    """Measure as the arguments of speed.py say, and print the table, or the published one."""
+    """Measure with the arguments of speed.py and print the table, or print the published table."""
     args.device = device_of(args.device)
     MMLogger.get_instance('mmengine', log_level='ERROR')
     if args.paper_table:

@@ -1,4 +1,4 @@
-"""The table that a benchmark ends with, on the terminal and in a file."""
+"""Print the result table of a benchmark and write it to a file."""
 import csv
 
 from mmmambavision.terminal import show

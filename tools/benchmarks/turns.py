@@ -1,9 +1,9 @@
-"""Calls timed in turn, so that a machine whose speed wanders wanders for all of them."""
+"""Interleave the timed calls, so that clock drift affects all of them equally."""
 import time
 
 
 def times_in_turn(calls, rounds, advance):
-    """Times in s of every call by its key, all in turn, after one of each that does not count."""
+    """Times of each call in s, by key. Each round runs all calls once. The first round is a warm-up."""
     times = {key: [] for key in calls}
     for _ in range(rounds + 1):
         for key, call in calls.items():

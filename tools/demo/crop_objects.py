@@ -1,4 +1,4 @@
-"""Cut the objects out of a COCO data set, a square around each, into a folder for each class, as ImageNet has it."""
+"""Cut square crops of all objects in a COCO data set into one folder per class, as in ImageNet."""
 import argparse
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ SPLITS = ('train', 'val')
 
 
 def square(image, box, size):
-    """The square around a box (x, y, w, h) and a tenth more, at most the image, resized to `size`."""
+    """The square around a box (x, y, w, h) with a margin of 10%, inside the image, resized to `size`."""
     x, y, width, height = box
     half = .55 * max(width, height)
     middle_x, middle_y = x + width / 2, y + height / 2
@@ -21,7 +21,7 @@ def square(image, box, size):
 
 
 def crop_split(coco, images, out, size):
-    """Write the objects of one split, OUT/CLASS/ANNOTATION.jpg; returns how many."""
+    """Write the objects of one split to OUT/CLASS/ANNOTATION.jpg. Returns their number."""
     names = {category['id']: category['name'] for category in coco.loadCats(coco.getCatIds())}
     for name in names.values():
         (out / name).mkdir(parents=True)

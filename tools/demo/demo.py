@@ -1,4 +1,4 @@
-"""From nothing to a trained and evaluated model on drawn shapes: `python tools/demo/demo.py [CONFIG]`.
+"""Draw a data set of shapes, train a model and evaluate it: `python tools/demo/demo.py [CONFIG]`.
 
 Every run has a folder of its own; the data set is drawn once.
 """
@@ -18,7 +18,7 @@ OBJECTS = DATA / 'objects'  # for classifiers
 CONFIG = Path('configs/cascade_mask_rcnn_mambavision_demo.py')
 
 
-# No warnings but torch's own of a driver that is too old, with which it trains on the CPU.
+# Hide all warnings except torch's warning about an old driver. With such a driver, torch trains on the CPU.
 QUIETLY = [sys.executable, '-W', 'ignore', '-W', 'default:CUDA initialization']
 
 
@@ -30,7 +30,7 @@ def call(script, *arguments):
 
 
 def sheet(pictures, columns=2, scale=2):
-    """Pictures of one size in rows of `columns`, enlarged."""
+    """Combine pictures of the same size to an enlarged grid with `columns` columns."""
     images = [cv2.imread(str(path)) for path in pictures]
     images = [cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) for image in images]
     images = [cv2.copyMakeBorder(image, 4, 4, 4, 4, cv2.BORDER_CONSTANT, value=(255, 255, 255)) for image in images]

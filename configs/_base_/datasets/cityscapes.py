@@ -11,7 +11,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 1024), keep_ratio=True),
-    dict(type='LoadAnnotations'),  # after Resize: labels are compared at full size
+    dict(type='LoadAnnotations'),  # after Resize, so that labels keep the full size
     dict(type='PackSegInputs'),
 ]
 tta_pipeline = [

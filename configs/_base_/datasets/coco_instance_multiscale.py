@@ -1,4 +1,4 @@
-# COCO with masks, multi-scale training as Swin's and DETR's; 2 images per GPU.
+# COCO with masks and multi-scale training as in Swin and DETR; 2 images per GPU.
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
 scales = [(side, 1333) for side in range(480, 801, 32)]

@@ -14,7 +14,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale_factor=1., keep_ratio=True),  # masks are pasted by the scale factor that it records
+    dict(type='Resize', scale_factor=1., keep_ratio=True),  # records the scale factor that mask pasting needs
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]

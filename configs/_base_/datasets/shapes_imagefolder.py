@@ -1,6 +1,6 @@
 # The shapes that tools/demo/crop_objects.py cuts out of the drawn images, a folder for each class.
 dataset_type = 'CustomDataset'
-classes = ('circle', 'rectangle', 'star', 'triangle')  # in the order of the folders' names, which is their numbers'
+classes = ('circle', 'rectangle', 'star', 'triangle')  # in alphabetical order of the folders
 data_preprocessor = dict(num_classes=4, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 
 train_pipeline = [

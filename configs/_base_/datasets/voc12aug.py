@@ -1,5 +1,5 @@
-# Pascal VOC 2012 in crops of 512x512, its 1464 images for training and the 9118 that others annotated after it, four
-# per GPU; --tta tests at six scales, flipped and not.
+# Pascal VOC 2012 in crops of 512x512, four per GPU: 1464 training images and 9118 additionally annotated images. --tta
+# tests at six scales, with and without flip.
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
@@ -12,7 +12,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    dict(type='LoadAnnotations'),  # after Resize: labels are compared at full size
+    dict(type='LoadAnnotations'),  # after Resize, so that labels keep the full size
     dict(type='PackSegInputs'),
 ]
 tta_pipeline = [

@@ -1,5 +1,5 @@
-# ImageNet-1K as MambaVision's classifiers were trained, for 32 GPUs x 128 images: 300 epochs of a cosine and 10 at its
-# end, LAMB, an average of the weights. The distillation from that average (MESA) is left out: mmpretrain has none.
+# ImageNet-1K schedule of MambaVision's classifiers, for 32 GPUs x 128 images: LAMB, 300 epochs of cosine decay, 10
+# epochs at the final rate, exponential moving average of the weights. MESA distillation is missing in mmpretrain.
 warmup, epochs, cooldown = 20, 300, 10
 optim_wrapper = dict(
     type='AmpOptimWrapper',

@@ -1,3 +1,3 @@
-"""What the commands do, once their arguments have been read."""
+"""Implementations of the commands."""
 
 __all__: list[str] = []

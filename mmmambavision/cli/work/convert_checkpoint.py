@@ -1,4 +1,4 @@
-"""A checkpoint made smaller: its weights alone."""
+"""Write only the weights of a checkpoint to a smaller file."""
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from ...checkpoints.weights import check_values
 
 
 def convert(checkpoint, out):
-    """Write the weights of a checkpoint, a path, URL or hf:// name, to a new file, .safetensors or .pth."""
+    """Write the weights of a checkpoint (path, URL or hf:// name) to a new .safetensors or .pth file."""
     weights = weights_of(load_checkpoint(checkpoint))
     if out.suffix == '.pth':
         torch.save(dict(state_dict=weights, meta={}), out)
@@ -21,7 +21,7 @@ def convert(checkpoint, out):
 
 
 def weights_of(checkpoint):
-    """The weights of a checkpoint's model by name, each with memory of its own."""
+    """The weights of a checkpoint by name, without shared memory."""
     backbone, _ = backbone_weights(checkpoint)
     state = backbone if is_bare(checkpoint) else checkpoint.get('state_dict') or tensors_of(checkpoint)
     check_values(state)

@@ -1,4 +1,4 @@
-"""What a bug report needs to know about the machine."""
+"""Collect versions, hardware and operators for a bug report."""
 import platform
 from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +23,7 @@ def examine() -> None:
 
 
 def facts() -> dict[str, str]:
-    """Names and values of the table's rows."""
+    """Names and values for the table."""
     found = dict(system=platform.platform(), python=platform.python_version())
     for package in PACKAGES:
         try:
@@ -46,7 +46,7 @@ def facts() -> dict[str, str]:
 
 
 def cpu_name() -> str:
-    """The CPU's name as its maker has it, or what Python knows of it."""
+    """The model name of the CPU, or Python's description of it."""
     try:
         with open('/proc/cpuinfo') as file:
             return next(line.partition(':')[2].strip() for line in file if line.startswith('model name'))
@@ -55,7 +55,7 @@ def cpu_name() -> str:
 
 
 def operators() -> str:
-    """Where `mmcv.ops` takes its operators from."""
+    """The source of the operators of `mmcv.ops`."""
     mmcv = find_spec('mmcv')
     if mmcv is None:
         return 'mmcv is not installed'

@@ -1,4 +1,4 @@
-"""An ONNX file of a config's network, and a look at what it computes."""
+"""Export the network of a config to an ONNX file, and check the file."""
 import sys
 import time
 from pathlib import Path
@@ -17,42 +17,42 @@ from ...openmmlab.models import load_model, tested_on
 from ...terminal import show
 from ..arguments import settings_of
 
-TENSORRT_TOPK = 3840  # as its documentation of layers has it
+TENSORRT_TOPK = 3840  # limit of TopK in TensorRT's documentation
 
 
 def write(args):
-    """Write the file that the arguments of cli/export.py ask for."""
+    """Export with the arguments of cli/export.py."""
     need('onnx', 'onnxscript', *(['onnxruntime'] if args.check else []))
     cfg = load_config(args.config, settings_of(args.cfg_options))
-    try:  # before the minute that an export may take
+    try:  # fail early, because an export can take a minute
         args.out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f'{args.out} cannot be written: {error.strerror}') from None
     fit_to_machine(cfg)
     channels = cfg.model.get('backbone', {}).get('in_channels', 3)
     if channels != 3:
-        raise UserError(f'exported files take RGB images, and the backbone of {args.config} has in_channels={channels}')
+        raise UserError(f'exported files need RGB images, but the backbone of {args.config} has in_channels={channels}')
     model = load_model(cfg, args.checkpoint, 'cpu')
     module = PARTS[args.part](model).eval()
     begin = time.monotonic()
     batch = 2 if module.any_batch and not args.static else 1
     contract = Contract.describe(model, args.part, tested_on(cfg).pipeline)
     export(module, torch.randn(batch, 3, *args.size), args.out, args.scan, args.opset, args.static, args.half, contract)
-    files = [path for path in (args.out, Path(f'{args.out}.data')) if path.exists()]  # the second of large networks
+    files = [path for path in (args.out, Path(f'{args.out}.data')) if path.exists()]  # large networks have FILE.data
     megabytes = sum(path.stat().st_size for path in files) / 1e6
     print(f"{' and '.join(map(str, files))}: {megabytes:.1f} MB, in {time.monotonic() - begin:.0f} s")
     if args.part == 'model' and contract.resize is UNSET:
-        print('warning: the test pipeline does more than resize, so tools/predict_onnx.py does not take this file')
+        print('warning: the test pipeline does more than resize, so tools/predict_onnx.py cannot use this file')
     for key, count in getattr(module, 'counts', {}).items():
         if not 0 < count < TENSORRT_TOPK:
-            print(f'warning: {key} is {count}, and TensorRT has no TopK of {TENSORRT_TOPK} and more. For it, export '
-                  f'with --cfg-options {key}=1000')
+            print(f'warning: {key} is {count}, but TopK in TensorRT must be less than {TENSORRT_TOPK}. For TensorRT, '
+                  f'export with --cfg-options {key}=1000')
     if args.check and not check(module, args):
         sys.exit(1)
 
 
 def check(module, args):
-    """A table of the file beside the network; whether all errors are within their limits."""
+    """Compare the file with the network and print a table. Returns whether all errors are within their limits."""
     session = read(args.out)
     sizes = [tuple(args.size)] if args.static else sizes_around(*args.size)
     limits, rows, fine = HALF_LIMITS if args.half else LIMITS, [], True

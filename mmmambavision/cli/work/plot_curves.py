@@ -1,4 +1,4 @@
-"""A picture of what a training run logged."""
+"""Plot the losses and metrics of a training run."""
 import json
 from pathlib import Path
 
@@ -10,10 +10,10 @@ METRICS = {'coco/bbox_mAP': 'box AP', 'coco/segm_mAP': 'mask AP', 'mIoU': 'mIoU 
 
 
 def plot_curves(work_dir, out):
-    """Write the picture of a work dir's runs to a file.
+    """Plot the runs of a work dir to a file.
 
     Raises:
-        UserError: nothing was logged there.
+        UserError: the work dir has no training log.
     """
     training, validation = read_scalars(work_dir)
     if not training:
@@ -23,14 +23,14 @@ def plot_curves(work_dir, out):
 
 
 def read_scalars(work_dir):
-    """The logged records of all runs in a work dir, in order, as (training, validation)."""
+    """The log records of all runs in a work dir, in order, as (training, validation)."""
     files = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
     records = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     return [r for r in records if 'loss' in r], [r for r in records if METRICS.keys() & r.keys()]
 
 
 def plot(training, validation):
-    """A figure with the losses beside the metrics."""
+    """A figure with two panels: losses and metrics."""
     figure = Figure(figsize=(11, 4.6), layout='constrained')
     left, right = figure.subplots(1, 2)
     iterations = [r.get('iter', r['step']) for r in training]

@@ -1,4 +1,4 @@
-"""Predictions on pictures and videos, drawn and as numbers, or a page that makes them."""
+"""Predict on images and videos, or open a web page for predictions."""
 import sys
 
 from rich.console import Console
@@ -13,7 +13,7 @@ from ..arguments import device_of, settings_of
 
 
 def predict(args):
-    """Predict as the arguments of cli/predict.py say."""
+    """Predict with the arguments of cli/predict.py."""
     device = device_of(args.device)
     inputs = find_inputs(args.inputs)
     cfg = load_config(args.config, settings_of(args.cfg_options))

@@ -1,4 +1,4 @@
-"""An evaluation: a checkpoint, or an exported file in its place, through mmengine's Runner."""
+"""Evaluate a checkpoint or an exported file with mmengine's Runner."""
 from pathlib import Path
 
 from mmengine.config import ConfigDict
@@ -17,7 +17,7 @@ from ..arguments import settings_of
 
 
 def evaluate(args):
-    """Evaluate as the arguments of cli/test.py say."""
+    """Evaluate with the arguments of cli/test.py."""
     cfg = load_config(args.config, settings_of(args.cfg_options), args.work_dir, args.launcher, args.local_rank)
     fit_to_machine(cfg)
     apply_options(cfg, args)
@@ -26,7 +26,7 @@ def evaluate(args):
     determinism.put_into(cfg)
     checkpoint, cfg.load_from = cfg.load_from, None
     if checkpoint:
-        fetch(split_key(checkpoint)[0])  # an error before the data set is read
+        fetch(split_key(checkpoint)[0])  # fail before the data set is read
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if checkpoint:
         try:
@@ -39,7 +39,7 @@ def evaluate(args):
 
 def apply_options(cfg, args):
     if args.amp:
-        cfg.test_cfg.fp16 = True  # autocast in mmengine's loop, in the type of the device
+        cfg.test_cfg.fp16 = True  # autocast in mmengine's loop, with the default type of the device
     if args.checkpoint.endswith('.onnx'):
         replace_model(cfg, args)
     else:
@@ -51,10 +51,11 @@ def apply_options(cfg, args):
         cfg.test_evaluator = [*evaluators, dump]
     if args.show_dir:
         if 'visualization' not in cfg.get('default_hooks', {}):
-            raise UserError('--show-dir needs a visualization hook in default_hooks of the config')
+            raise UserError('--show-dir needs default_hooks.visualization in the config')
         if classifies:
             if args.tta:
-                raise UserError("--show-dir and --tta are two runs: mmpretrain's pictures are of unaugmented images")
+                raise UserError('--show-dir does not work with --tta for classifiers, because mmpretrain draws only '
+                                'unaugmented images. Run the command twice')
             cfg.default_hooks.visualization.update(enable=True, interval=1, out_dir=args.show_dir)
             return
         cfg.default_hooks.visualization.draw = True
@@ -67,14 +68,14 @@ def apply_options(cfg, args):
 
 
 def replace_model(cfg, args):
-    """The exported file in the place of the config's model."""
+    """Replace the config's model by an exported file."""
     if not Path(args.checkpoint).is_file():
         raise UserError(f'file not found: {args.checkpoint}')
     if args.tta or args.amp:
-        raise UserError('--tta and --amp are for checkpoints: a file predicts on images as they are, in its precision')
+        raise UserError('--tta and --amp work only with checkpoints, not with an exported file')
     scope, cfg.load_from = cfg.get('default_scope'), None
     if scope == 'mmpretrain':
-        raise UserError('classifiers are evaluated from checkpoints alone')
+        raise UserError('a classifier can be evaluated only from a checkpoint, not from an exported file')
     if scope == 'mmseg':
         from ...export import exported_segmentor  # noqa: F401 (it registers the type)
         cfg.model = dict(type='ExportedSegmentor', file=args.checkpoint, test_cfg=cfg.model.test_cfg)
@@ -84,15 +85,17 @@ def replace_model(cfg, args):
 
 
 def augment(cfg):
-    """Test-time augmentation by the config's tta_model and tta_pipeline; flips, as in mmdet's and mmpretrain's own
-    tools, by default."""
+    """Set up test-time augmentation with the config's tta_model and tta_pipeline.
+
+    The default is horizontal flips, as in the tools of mmdet and mmpretrain.
+    """
     if cfg.get('default_scope') == 'mmpretrain':
         cfg.setdefault('tta_model', dict(type='AverageClsScoreTTA'))
         add_flips(cfg)
     elif cfg.get('default_scope') != 'mmseg':
         in_regions = bool(cfg.model.get('roi_head', {}).get('mask_head'))
         if in_regions or (own_data.predicts_masks(cfg.model) and 'segm' in str(cfg.test_evaluator)):
-            raise UserError("mmdet's test-time augmentation merges boxes and no masks: for the boxes alone, add "
+            raise UserError("mmdet's test-time augmentation cannot merge masks. To evaluate only boxes, add "
                             f"--cfg-options {'model.roi_head.mask_head=None ' * in_regions}test_evaluator.metric=bbox")
         cfg.setdefault('tta_model', dict(
             type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)))
@@ -105,10 +108,10 @@ def augment(cfg):
 
 
 def add_flips(cfg, **packed):
-    """Every image and its mirror image as tta_pipeline, unless the config has one.
+    """Add a tta_pipeline with each image and its mirror image, unless the config has one.
 
     Args:
-        packed: options of the step that packs them.
+        packed: options of the packing step.
     """
     if 'tta_pipeline' not in cfg:
         *steps, pack = cfg.test_dataloader.dataset.pipeline

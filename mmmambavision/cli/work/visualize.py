@@ -1,4 +1,4 @@
-"""Pictures of what a network looks at, each with its numbers."""
+"""Draw attention maps, scan memory, receptive fields and Grad-CAM."""
 import numpy as np
 import torch
 from rich.progress import track
@@ -18,17 +18,17 @@ from ..arguments import device_of, settings_of
 
 
 def look_inside(args, files):
-    """Draw what the arguments of cli/visualize.py ask for into files, their suffixes not yet there."""
+    """Draw with the arguments of cli/visualize.py. `files` are the output paths without suffix."""
     device = device_of(args.device)
     for path in args.images:
-        read_pixels(path)  # a broken one is to stop the command now and not after the others
+        read_pixels(path)  # stop now, and not after other images, if an image is damaged
     if args.view == 'cam':
         load_grad_cam()
     subject = load(args, device)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f'{args.out} cannot be made: {error.strerror}') from None
+        raise UserError(f'{args.out} cannot be created: {error.strerror}') from None
     if args.view == 'erf':
         save(files[0], *erf(subject, args))
         return
@@ -38,7 +38,7 @@ def look_inside(args, files):
 
 
 def load(args, device):
-    """The model to look into, a `Subject` or a `Classifier`."""
+    """The model to visualize, a `Subject` or a `Classifier`."""
     if args.model:
         from ...interpret.classifier import Classifier
         return Classifier(args.model, args.checkpoint, device)
@@ -66,7 +66,7 @@ def scan(subject, args, picture):
     token = picture.token(start, block.stride)
     reach, half_lives = (values.cpu().numpy() for values in scan_maps(block, picture.input, token))
     shown, = picture.on_pixels(reach.mean(0, keepdims=True), block.stride, smooth=False)
-    title = f'what block {block.name} still holds of the cross'
+    title = f'memory of the cross, block {block.name}'
     figure = draw(picture.pixels, {title: shown}, gamma=.5, point=start, half_lives=half_lives)
     return figure, dict(reach=reach, half_life=half_lives, block=block.name, token=token)
 
@@ -83,7 +83,7 @@ def cam(subject, args, picture):
 
 
 def erf(subject, args):
-    """The mean fields over all images, with random and with trained weights, on the first image."""
+    """The mean receptive fields over all images, with random and trained weights, drawn on the first image."""
     level_of(trunk_of(subject.model), args.level)
     torch.manual_seed(0)
     networks = {'random': subject.untrained()}
@@ -109,13 +109,13 @@ def erf(subject, args):
 
 
 def level_of(trunk, level):
-    """A level of the network, a module.
+    """A level of the network.
 
     Raises:
-        UserError: the network was built without it.
+        UserError: the network has no such level.
     """
     if level >= len(trunk.levels):
-        raise UserError(f'--level {level} is not there: this network has levels 0 to {len(trunk.levels) - 1}')
+        raise UserError(f'--level {level} does not exist: this network has levels 0 to {len(trunk.levels) - 1}')
     return trunk.levels[level]
 
 

@@ -1,7 +1,8 @@
-"""Operators for an mmcv that has none of its own: what mmcv.ops looks for in mmcv._ext, on torchvision and plain torch.
+"""Operators for mmcv-lite: a replacement for mmcv._ext, made with torchvision and plain torch.
 
-`install()` lets mmcv-lite, or an mmcv built without operators, find them; a compiled mmcv keeps its own. With the
-environment variable MMMAMBAVISION_MMCV_OPS=off mmcv stays as it is. What is here: docs/openmmlab_operators.md.
+`install()` makes them available to mmcv-lite, or to an mmcv that was built without operators. A compiled mmcv keeps
+its own operators. The environment variable MMMAMBAVISION_MMCV_OPS=off disables this module. The list of operators is
+in docs/openmmlab_operators.md.
 """
 import os
 import sys
@@ -23,9 +24,9 @@ def switched_off() -> bool:
 
 
 def provide(namespace: dict[str, Any]) -> None:
-    """Put the operators into `namespace`, that of the module mmcv._ext.
+    """Add the operators to `namespace`, the dict of the module mmcv._ext.
 
-    Raises ModuleNotFoundError where they are switched off, as an mmcv without operators does.
+    Raises ModuleNotFoundError if they are switched off, as an mmcv without operators does.
     """
     if switched_off():
         raise ModuleNotFoundError(f'No module named {EXTENSION!r}: {SWITCH}=off', name=EXTENSION)
@@ -34,7 +35,7 @@ def provide(namespace: dict[str, Any]) -> None:
 
 
 class Finder(MetaPathFinder, Loader):
-    """Asked for a module that nothing else has found; it knows one."""
+    """Import finder for the module mmcv._ext. It is the last finder, so a compiled mmcv._ext has priority."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None,
                   target: ModuleType | None = None) -> ModuleSpec | None:
@@ -48,10 +49,10 @@ FINDER = Finder()
 
 
 def install() -> None:
-    """Let mmcv find these operators when it has none itself; nothing is imported before mmcv.ops asks.
+    """Provide these operators to an mmcv without its own operators.
 
-    The finder comes last, so whatever is in mmcv's own folder goes before it. Calling this again, or without mmcv, does
-    nothing. mmcv.ops must not have been imported before: see `python -m mmmambavision.openmmlab.mmcv_ops --help`.
+    Call this before the first import of mmcv.ops: see `python -m mmmambavision.openmmlab.mmcv_ops --help`. The
+    operators are imported only when mmcv.ops needs them. A second call, or a call without mmcv, does nothing.
     """
     if FINDER not in sys.meta_path:
         sys.meta_path.append(FINDER)

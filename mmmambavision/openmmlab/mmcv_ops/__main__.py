@@ -1,4 +1,4 @@
-"""python -m mmmambavision.openmmlab.mmcv_ops --install: operators in the folder of an mmcv that has none."""
+"""python -m mmmambavision.openmmlab.mmcv_ops --install: write operators into the folder of mmcv-lite."""
 import argparse
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
@@ -7,11 +7,11 @@ from pathlib import Path
 from . import EXTENSION
 from . import __name__ as PACKAGE
 
-# Switched off, the module is missing as it is in mmcv-lite; programs that go on without operators then do.
+# If the operators are switched off, the import fails as in mmcv-lite, and programs can continue without operators.
 FILE = (
     f'try: from {PACKAGE} import provide; provide(globals())\n'
     "except ModuleNotFoundError as e: raise e if e.name == __name__ else ImportError(f\"{e}: {__file__} takes mmcv's "
-    'operators from mmmambavision, so either pip install mmmambavision torchvision, or delete that file")\n')
+    'operators from mmmambavision. Either pip install mmmambavision torchvision, or delete that file")\n')
 
 
 def compiled(folder):
@@ -25,37 +25,38 @@ def ours(file):
 
 
 def put(folder):
-    """Write _ext.py into mmcv's folder -> what to tell; where nothing may be written, SystemExit tells it."""
+    """Write _ext.py into mmcv's folder and return a message. Raises SystemExit if the folder has other operators."""
     file = folder / '_ext.py'
     if compiled(folder):
-        raise SystemExit(f'mmcv has operators of its own, compiled, in {compiled(folder)}: nothing is written.')
+        raise SystemExit(f'mmcv has its own compiled operators in {compiled(folder)}: nothing is written.')
     if file.exists() and not ours(file):
-        raise SystemExit(f'{file} is there and not from mmmambavision: nothing is written.')
+        raise SystemExit(f'{file} exists and is not from mmmambavision: nothing is written.')
     file.write_text(FILE)
-    return f'{file} is written: mmcv.ops works in every program now. --remove takes it out again.'
+    return f'{file} is written: mmcv.ops works in every program now. --remove deletes it.'
 
 
 def remove(folder):
-    """Delete the _ext.py that `put` wrote -> what to tell; where it is not ours to remove, SystemExit tells it."""
+    """Delete the _ext.py from `put` and return a message. Raises SystemExit if the file is not from this package."""
     file = folder / '_ext.py'
     if ours(file):
         file.unlink()
         return f'{file} is removed.'
     if compiled(folder):
-        raise SystemExit(f'mmcv has operators of its own, compiled, in {compiled(folder)}: nothing is removed.')
+        raise SystemExit(f'mmcv has its own compiled operators in {compiled(folder)}: nothing is removed.')
     if file.exists():
         raise SystemExit(f'{file} is not from mmmambavision: nothing is removed.')
-    return f'{file} is not there: nothing to remove.'
+    return f'{file} does not exist: nothing to remove.'
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(
         prog=f'python -m {PACKAGE}',
-        description='Importing mmmambavision.openmmlab gives mmcv-lite operators. For programs that import mmdet, '
-                    "mmseg or mmcv.ops before it or without it, they can be put into mmcv's folder.")
+        description='Importing mmmambavision.openmmlab provides operators for mmcv-lite. Some programs import mmdet, '
+                    'mmseg or mmcv.ops before mmmambavision.openmmlab, or without it. For them, this command writes '
+                    "the operators into mmcv's folder.")
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument('--install', dest='action', action='store_const', const=put,
-                        help="write a two-line _ext.py into mmcv's folder; a compiled mmcv is left alone")
+                        help="write a two-line _ext.py into mmcv's folder; a compiled mmcv is not changed")
     action.add_argument('--remove', dest='action', action='store_const', const=remove, help='delete that file')
     action = parser.parse_args(arguments).action
     mmcv = find_spec('mmcv')

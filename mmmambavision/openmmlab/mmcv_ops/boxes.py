@@ -1,17 +1,17 @@
 """Overlaps of boxes (x1, y1, x2, y2) and non-maximum suppression.
 
-Names and arguments are those by which mmcv.ops calls its extension; tensors named as results are filled in place.
+Names and arguments follow mmcv's extension (mmcv._ext). Result tensors are filled in place.
 """
 import numpy as np
 import torch
 import torchvision  # noqa: F401  (it registers torch.ops.torchvision)
 
-# Boxes without an area overlap by 0 / 0, which is above no threshold.
+# Two boxes without area have the overlap 0 / 0 = NaN, which exceeds no threshold.
 quietly = np.errstate(divide='ignore', invalid='ignore')
 
 
 def widened(*tensors):
-    """The tensors in one floating type that has at least float32's precision: coordinates do not fit in 16 bits."""
+    """Promote tensors to one common type of at least float32, because 16 bits are too few for coordinates."""
     dtype = torch.float32
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
@@ -23,9 +23,9 @@ def area(boxes, offset=0):
 
 
 def overlaps(boxes1, boxes2, offset=0, foreground=False):
-    """Intersection over union, or over the area of boxes1, of boxes (..., 4) and (..., 4) that broadcast -> (...).
+    """Intersection over union (or over the area of boxes1) of boxes (..., 4) and (..., 4), broadcast -> (...).
 
-    Of tensors, and of arrays, with which loops over few boxes are several times faster.
+    Works with tensors and with NumPy arrays. Arrays are several times faster in loops over few boxes.
     """
     size = boxes1[..., 2:].clip(max=boxes2[..., 2:]) - boxes1[..., :2].clip(min=boxes2[..., :2]) + offset
     shared = size[..., 0].clip(min=0) * size[..., 1].clip(min=0)
@@ -39,13 +39,13 @@ def bbox_overlaps(bboxes1, bboxes2, ious, mode, aligned, offset):
 
 
 def nms(boxes, scores, iou_threshold, offset):
-    """The kept indices, by score."""
+    """The kept indices, sorted by score."""
     boxes, scores = widened(boxes, scores)
     if offset:
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
-    # Equal scores are common, and this sort of mmcv's has an order of its own for them, which torchvision's then keeps.
+    # Equal scores are common. Sort as mmcv does, so that ties have mmcv's order.
     order = by_score(scores)
-    # mmcv compares in float32: 3 / 5 is not above a threshold of 0.6, in double it is.
+    # mmcv compares in float32, where 3 / 5 > 0.6 is false. In float64 it is true.
     threshold = torch.tensor(iou_threshold, dtype=torch.float32).item()
     return order[torch.ops.torchvision.nms(boxes[order], scores[order], threshold)]
 
@@ -56,16 +56,16 @@ def by_score(scores):
 
 @quietly
 def softnms(boxes, scores, dets, iou_threshold, sigma, min_score, method, offset):
-    """Soft-NMS (arXiv 1704.04503) on a CPU; method 0 drops what overlaps, 1 decays it linearly, 2 by a Gaussian.
+    """Soft-NMS (arXiv 1704.04503) on a CPU. Method 0 drops overlapping boxes, 1 decays linearly, 2 by a Gaussian.
 
-    Returns the indices of the K boxes that are left and writes those and their scores to dets[:K], (N, 5).
+    Returns the indices of the K remaining boxes, and writes these boxes and their scores to dets[:K], (N, 5).
     """
     table = torch.cat(widened(boxes, scores[:, None]), 1).numpy()
     index = np.arange(len(table))
     left, i = len(table), 0
     while i < left:
         ahead = table[i:left, 4]
-        best = i + (0 if np.isnan(ahead[0]) else np.nanargmax(ahead))  # mmcv's comparison passes NaN over
+        best = i + (0 if np.isnan(ahead[0]) else np.nanargmax(ahead))  # mmcv's comparison skips NaN
         for rows in (table, index):
             rows[[i, best]] = rows[[best, i]]
         rest = slice(i + 1, left)
@@ -76,7 +76,7 @@ def softnms(boxes, scores, dets, iou_threshold, sigma, min_score, method, offset
             table[rest, 4] *= np.where(overlap >= iou_threshold, method * (1 - overlap), 1)
         low = table[rest, 4] < min_score
         i, left = i + 1, left - int(low.sum())
-        # The last ones fill the gaps, as mmcv has it: that decides which of two equal scores comes first.
+        # The last boxes fill the gaps, as in mmcv. This determines the order of equal scores.
         gaps, fillers = low[:left - i].nonzero()[0], (~low[left - i:]).nonzero()[0][::-1]
         for rows in (table, index):
             rows[i + gaps] = rows[left + fillers]
@@ -85,7 +85,7 @@ def softnms(boxes, scores, dets, iou_threshold, sigma, min_score, method, offset
 
 
 def suppressed(order, overlap, threshold):
-    """Go greedily through the indices `order`: yields each one kept, (1,), and those that it suppresses, (K,)."""
+    """Greedy suppression in the given order. Yields each kept index (1,) and the indices that it suppresses (K,)."""
     while len(order):
         kept, rest = order[:1], order[1:]
         close = overlap(kept, rest) >= threshold
@@ -95,7 +95,7 @@ def suppressed(order, overlap, threshold):
 
 @quietly
 def nms_match(dets, iou_threshold):
-    """Lists of indices, on a CPU: each kept box of dets, (N, 5) with scores, and then those that it suppresses."""
+    """Lists of indices on a CPU: each kept box of dets (N, 5) with scores, followed by the boxes that it suppresses."""
     dets, = widened(dets)
     order = by_score(dets[:, 4].contiguous()).numpy()
     boxes = dets[:, :4].numpy()

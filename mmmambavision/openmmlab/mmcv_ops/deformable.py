@@ -1,8 +1,8 @@
 """Deformable convolution (arXiv 1703.06211, 1811.11168) and multi-scale deformable attention (arXiv 2010.04159).
 
-Names and arguments are those by which mmcv.ops calls its extension; tensors named as results are filled in place.
-Shapes: input (N, C, H, W); weight (O, C / group, kH, kW); offset (N, 2 deformable_group kH kW, H', W'); mask as offset
-with half the channels; bias (O,). `columns`, `ones` and `im2col_step` are the room that mmcv's kernels work in.
+Names and arguments follow mmcv's extension (mmcv._ext). Result tensors are filled in place.
+Shapes: input (N, C, H, W); weight (O, C / group, kH, kW); offset (N, 2 deformable_group kH kW, H', W'); mask like
+offset with half the channels; bias (O,). `columns`, `ones` and `im2col_step` are workspace of mmcv's kernels.
 """
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,8 @@ OFF_THE_MAP = -1e4
 
 
 def operands(input, weight, offset, mask=None, bias=None):
-    """What torchvision's operators start with; zeros stand for what there is none of."""
-    # Torchvision makes an index of an offset that is no number, which ends the process; off the map it samples 0.
+    """The first arguments of torchvision's operators. Zeros replace a missing mask or bias."""
+    # torchvision crashes on a NaN offset. A sample outside the map is 0.
     offset = offset.nan_to_num(OFF_THE_MAP, OFF_THE_MAP, OFF_THE_MAP)
     return (input, weight, offset, input.new_zeros(len(input), 1) if mask is None else mask,
             weight.new_zeros(len(weight)) if bias is None else bias)
@@ -36,7 +36,7 @@ def deform_conv_backward_input(input, offset, grad_output, grad_input, grad_offs
     grad_input.copy_(for_input)
     grad_offset.copy_(without_edges(
         for_offset, offset, input, (kH, kW), (dH, dW), (padH, padW), (dilationH, dilationW)))
-    # mmcv asks for the weight's gradient next, with the same columns, and it took a third of the time.
+    # Keep the weight's gradient: mmcv requests it next with the same columns, and it took a third of the time.
     columns.for_weight = grad_output, grad_output._version, for_weight
 
 
@@ -45,7 +45,7 @@ def deform_conv_backward_parameters(input, offset, grad_output, grad_weight, col
     """Adds to grad_weight."""
     known, version, for_weight = columns.__dict__.pop('for_weight', (None, None, None))
     if known is not grad_output or version != grad_output._version:
-        # What the weights are does not enter their gradient.
+        # The gradient does not depend on the weights' values, so grad_weight can stand in for them.
         for_weight = torch.ops.torchvision._deform_conv2d_backward(
             *widened(grad_output, *operands(input, grad_weight, offset)),
             dH, dW, padH, padW, dilationH, dilationW, group, deformable_group, False)[1]
@@ -75,10 +75,10 @@ def modulated_deform_conv_backward(input, weight, bias, ones, offset, mask, colu
 
 
 def without_edges(gradient, offset, input, kernel, stride, padding, dilation):
-    """The gradient of offsets with 0 for samples a whole pixel or more off the map, as mmcv has it.
+    """Set the gradient of offsets to 0 for samples one pixel or more outside the map, as mmcv does.
 
-    For those exactly a pixel off, which all of a layer's border are while its offsets are 0, torchvision takes the
-    difference to the side of the map.
+    torchvision's gradient is not 0 for samples exactly one pixel outside. The whole border of a layer has these samples
+    while its offsets are 0.
     """
     offset, = widened(offset)
     batch, _, *out = offset.shape
@@ -95,10 +95,10 @@ def without_edges(gradient, offset, input, kernel, stride, padding, dilation):
 
 def ms_deform_attn_forward(value, value_spatial_shapes, value_level_start_index, sampling_locations, attention_weights,
                            im2col_step):
-    """Samples of the value maps, weighted and added: -> (B, queries, heads channels).
+    """Weighted sum of samples of the value maps -> (B, queries, heads channels).
 
-    value: (B, keys, heads, channels), the maps of all levels one after the other; value_spatial_shapes: (levels, 2),
-    height and width of each; value_level_start_index: (levels,), the first key of each; sampling_locations: (B,
+    value: (B, keys, heads, channels), the concatenated maps of all levels; value_spatial_shapes: (levels, 2), height
+    and width of each level; value_level_start_index: (levels,), the first key of each level; sampling_locations: (B,
     queries, heads, levels, points, 2), x and y from 0 to 1; attention_weights: (B, queries, heads, levels, points).
     """
     dtype = value.dtype

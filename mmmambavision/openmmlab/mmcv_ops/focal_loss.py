@@ -1,13 +1,13 @@
 """Focal loss (arXiv 1708.02002), forward and backward.
 
-Names and arguments are those by which mmcv.ops calls its extension; tensors named as results are filled in place.
-Shapes: input, softmax and grad_input (N, C); target (N,); weight (C,), one of each class, or empty.
+Names and arguments follow mmcv's extension (mmcv._ext). Result tensors are filled in place.
+Shapes: input, softmax and grad_input (N, C); target (N,); weight (C,), one per class, or empty.
 """
 import torch
 
 from .boxes import widened
 
-TINY = torch.finfo(torch.float32).tiny  # where mmcv's kernels cut the logarithm off
+TINY = torch.finfo(torch.float32).tiny  # lower bound in the logarithm, as in mmcv's kernels
 
 
 def is_class(target, classes):
@@ -20,13 +20,13 @@ def is_target(target, classes):
 
 
 def of_target(values, target):
-    """The target's entry of values (..., C), that of some class where the target is none."""
+    """The entry of values (..., C) at the target. If the target is not a class, any entry."""
     target = target.clamp(0, values.shape[-1] - 1)
     return values[target] if values.dim() == 1 else values.gather(1, target[:, None])[:, 0]
 
 
 def sigmoid_focal_loss_forward(input, target, weight, output, gamma, alpha):
-    """output: (N, C). To a target that is no class all columns are background, of weight 1."""
+    """output: (N, C). If the target is not a class, all columns are background with weight 1."""
     input, weight = widened(input, weight)
     p = input.sigmoid()
     positive = -alpha * (1 - p) ** gamma * p.clamp(min=TINY).log()
@@ -49,7 +49,7 @@ def weighted_rows(values, target, weight):
 
 
 def softmax_focal_loss_forward(softmax, target, weight, output, gamma, alpha):
-    """output: (N,). A target that is no class, such as -1, costs nothing."""
+    """output: (N,). The loss is 0 if the target is not a class, for example -1."""
     softmax, weight = widened(softmax, weight)
     p = of_target(softmax, target)
     loss = -alpha * (1 - p) ** gamma * p.clamp(min=TINY).log()
@@ -59,7 +59,7 @@ def softmax_focal_loss_forward(softmax, target, weight, output, gamma, alpha):
 
 
 def softmax_focal_loss_backward(softmax, target, weight, buff, grad_input, gamma, alpha):
-    """The gradient with respect to what the softmax was taken of; buff (N,), each row's factor in it."""
+    """The gradient with respect to the input of the softmax. buff (N,) gets the factor of each row."""
     softmax, weight = widened(softmax, weight)
     p = of_target(softmax, target)
     factor = alpha * (gamma * (1 - p) ** (gamma - 1) * p * p.clamp(min=TINY).log() - (1 - p) ** gamma)

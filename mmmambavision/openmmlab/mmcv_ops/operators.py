@@ -1,4 +1,4 @@
-"""Everything that mmcv.ops finds in mmcv._ext: the operators of this package, and for every other one its refusal."""
+"""The contents of mmcv._ext: the operators of this package, and functions that raise an error for all others."""
 from importlib import metadata
 
 import torch
@@ -17,7 +17,7 @@ def get_compiling_cuda_version():
 
 
 def missing(name):
-    """mmcv.ops asks for all its operators when it is imported, so one that is missing is refused when it is called."""
+    """A function that raises an error when called. mmcv.ops needs all names at import, so the import must succeed."""
     if name.startswith('_'):
         raise AttributeError(f'module mmcv._ext has no attribute {name!r}')
 
@@ -36,8 +36,8 @@ def how_to_compile():
             f'`MMCV_WITH_OPS=1 pip install --no-cache-dir --no-build-isolation {release}`')
 
 
-# mmcv's autograd functions hand over results to be filled in, and of those that torch.compile traces into its graph it
-# loses the gradients, without a word (torch 2.11). So these end a graph, as compiled operators do.
+# mmcv's autograd functions pass result tensors to be filled in. If torch.compile traces these operators, it silently
+# loses the gradients (torch 2.11). So they break the graph, as compiled operators do.
 OPERATORS = {function.__name__: torch.compiler.disable(function) for function in (
     boxes.bbox_overlaps, boxes.nms_match, boxes.softnms, rotated_boxes.box_iou_rotated, rotated_boxes.nms_rotated,
     deformable.deform_conv_backward_input, deformable.deform_conv_backward_parameters, deformable.deform_conv_forward,

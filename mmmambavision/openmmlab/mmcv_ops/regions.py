@@ -1,7 +1,8 @@
 """RoIAlign (arXiv 1703.06870) and RoIPool (arXiv 1504.08083), forward and backward.
 
-Names and arguments are those by which mmcv.ops calls its extension; tensors named as results are filled in place.
-Shapes: input (N, C, H, W); rois (R, 5), the image's index, x1, y1, x2, y2; output and its like (R, C, height, width).
+Names and arguments follow mmcv's extension (mmcv._ext). Result tensors are filled in place.
+Shapes: input (N, C, H, W); rois (R, 5): image index, x1, y1, x2, y2; output, argmax and grad_output (R, C, height,
+width).
 """
 import torch
 import torchvision  # noqa: F401  (it registers torch.ops.torchvision)
@@ -14,13 +15,13 @@ OFF_THE_MAP = -2
 
 def roi_align_forward(input, rois, output, argmax_y, argmax_x, aligned_height, aligned_width, spatial_scale,
                       sampling_ratio, pool_mode, aligned):
-    """The mean of each bin's samples; in pool_mode 0 the maximum, and in argmax_y and argmax_x its place on the map."""
+    """The mean of each bin's samples. With pool_mode 0 the maximum, and its map position in argmax_y and argmax_x."""
     input, rois = widened(input, rois)
     if pool_mode == 1:
         def mean(some):
             return torch.ops.torchvision.roi_align(input, some, spatial_scale, aligned_height, aligned_width,
                                                    sampling_ratio, aligned)
-        # Traces and torch's modes, such as that of fake tensors, are of the thread that entered them.
+        # Tracing and torch's dispatch modes, for example fake tensors, work only in the calling thread.
         alone = (input.device.type != 'cpu' or not len(rois) or torch.compiler.is_compiling()
                  or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0)
         output.copy_(mean(rois) if alone else _by_threads(mean, rois))
@@ -31,7 +32,7 @@ def roi_align_forward(input, rois, output, argmax_y, argmax_x, aligned_height, a
     counts = torch.full_like(bins, sampling_ratio) if sampling_ratio > 0 else bins.ceil()
     maps = channels_last(input)
     row, column = (torch.arange(number, device=rois.device) for number in (aligned_height, aligned_width))
-    # A region too flat for a sample has the maximum 0, as its mean is.
+    # A region without samples has the maximum 0, like its mean.
     output.zero_()
     argmax_y.fill_(OFF_THE_MAP)
     argmax_x.fill_(OFF_THE_MAP)
@@ -49,11 +50,11 @@ def roi_align_forward(input, rois, output, argmax_y, argmax_x, aligned_height, a
 
 
 def _by_threads(pool, rois):
-    """`pool(rois)` by as many threads as torch uses: torchvision's operator has one on a CPU."""
+    """`pool(rois)` in parallel, because torchvision's operator uses only one thread on a CPU."""
     results = {}
 
     def run(first, last):
-        with torch.no_grad():  # a thread does not know that its caller records no gradients
+        with torch.no_grad():  # grad mode is per thread
             results[first] = pool(rois[first:last])
 
     in_parallel(run, len(rois))
@@ -79,9 +80,10 @@ def roi_align_backward(grad_output, rois, argmax_y, argmax_x, grad_input, aligne
 
 
 def roi_pool_forward(input, rois, output, argmax, pooled_height, pooled_width, spatial_scale):
-    """The maximum of each bin's pixels, and in argmax (int32) its place y W + x on the map; 0 and -1 for an empty bin.
+    """The maximum of each bin's pixels, and its position y W + x in argmax (int32). An empty bin has 0 and -1.
 
-    mmcv's bins divide the region as it is; torchvision's RoIPool rounds it to whole pixels first.
+    mmcv divides the exact region into bins. torchvision's RoIPool first rounds the region to whole pixels, so it cannot
+    be used here.
     """
     input, rois = widened(input, rois)
     height, width = input.shape[2:]
@@ -114,7 +116,7 @@ def roi_pool_backward(grad_output, rois, argmax, grad_input, pooled_height, pool
 
 
 def channels_last(maps):
-    """(N, C, H, W) -> (N, H, W, C): a place's channels are then read as one piece."""
+    """(N, C, H, W) -> (N, H, W, C), so that the channels of a pixel are contiguous in memory."""
     return maps.permute(0, 2, 3, 1).contiguous()
 
 
@@ -124,7 +126,10 @@ def maxima(values):
 
 
 def neighbours(places, size):
-    """The two pixels that places are between, each with its weight; up to a pixel off the map its border, then 0."""
+    """The two neighbouring pixels of each place with their interpolation weights.
+
+    Places up to one pixel outside the map use the border. Farther places have the weight 0.
+    """
     inside = (places >= -1) & (places <= size)
     places = places.clamp(0, size - 1)
     low = places.long()
@@ -132,7 +137,7 @@ def neighbours(places, size):
 
 
 def bin_pixels(start, end, bins, limit):
-    """The first pixel, and the one past the last, of each bin from start (R,) to end (R,): (R, bins) both."""
+    """The pixel range [first, last) of each bin between start (R,) and end (R,): two tensors (R, bins)."""
     edges = torch.arange(bins + 1, device=start.device) * ((end - start) / bins)[:, None] + start[:, None]
     first, last = edges[:, :-1].floor().clamp(0, limit).long(), edges[:, 1:].ceil().clamp(0, limit).long()
     return first, torch.where((end > start)[:, None], last, first)

@@ -1,13 +1,13 @@
-"""Overlaps of rotated boxes (x, y, width, height, radians) and their non-maximum suppression.
+"""Overlaps and non-maximum suppression of rotated boxes (x, y, width, height, radians).
 
-Names and arguments are those by which mmcv.ops calls its extension; tensors named as results are filled in place.
+Names and arguments follow mmcv's extension (mmcv._ext). Result tensors are filled in place.
 """
 import numpy as np
 import torch
 
 from .boxes import suppressed
 
-PAIRS_AT_ONCE = 2 ** 20  # each takes some 50 numbers on the way
+PAIRS_AT_ONCE = 2 ** 20  # a pair needs about 50 temporary numbers
 
 
 def box_iou_rotated(bboxes1, bboxes2, ious, mode_flag, aligned):
@@ -21,7 +21,8 @@ def box_iou_rotated(bboxes1, bboxes2, ious, mode_flag, aligned):
 
 
 def nms_rotated(dets, scores, order, dets_sorted, labels, iou_threshold, multi_label):
-    """The kept indices, by score. With multi_label, dets has labels as a sixth column and only equal ones compete."""
+    """The kept indices, sorted by score. With multi_label, dets has a sixth column with labels, and only boxes of the
+    same label suppress each other."""
     def overlap(kept, rest):
         iou = rotated_overlaps(dets[kept, :5], dets[rest, :5])
         return torch.where(dets[kept, 5] == dets[rest, 5], iou, -1) if multi_label else iou
@@ -36,8 +37,10 @@ def on_gpu(dets):
 
 
 def kept_by_blocks(order, overlap, threshold):
-    """The indices that non-maximum suppression keeps of `order`, as `suppressed` does, with few calls: a block of boxes
-    meets all that are left at once, on the device, and what suppresses what is followed on the CPU."""
+    """Non-maximum suppression in blocks, with the same result as `suppressed` and fewer GPU calls.
+
+    The GPU compares a block of boxes with all remaining boxes at once. The CPU then applies the suppression in order.
+    """
     kept = [order[:0]]
     while len(order):
         size = max(1, PAIRS_AT_ONCE // len(order))
@@ -53,7 +56,7 @@ def kept_by_blocks(order, overlap, threshold):
 
 
 def rotated_overlaps(boxes1, boxes2, foreground=False):
-    """Intersection over union, or over the area of boxes1, of boxes (..., 5) and (..., 5) that broadcast -> (...)."""
+    """Intersection over union (or over the area of boxes1) of boxes (..., 5) and (..., 5), broadcast -> (...)."""
     boxes1, boxes2 = boxes1.double(), boxes2.double()
     shared = rotated_intersection(boxes1, boxes2)
     area1, area2 = boxes1[..., 2] * boxes1[..., 3], boxes2[..., 2] * boxes2[..., 3]
@@ -62,10 +65,10 @@ def rotated_overlaps(boxes1, boxes2, foreground=False):
 
 
 def rotated_intersection(boxes1, boxes2):
-    """The area that boxes (..., 5) and (..., 5) share -> (...).
+    """The intersection area of boxes (..., 5) and (..., 5) -> (...).
 
-    Seen along its own axes the second box is the set 0 < x < w, 0 < y < h. By Green's theorem the area that it shares
-    with a polygon is the integral of clamp(x, 0, w) dy along the polygon, where that is within 0 < y < h.
+    In its own coordinates, the second box is the set 0 < x < w, 0 < y < h. By Green's theorem, its intersection area
+    with a polygon is the integral of clamp(x, 0, w) dy along the parts of the polygon inside 0 < y < h.
     """
     x, y = corners_seen_from(boxes1, boxes2)
     width, height = boxes2[..., 2, None], boxes2[..., 3, None]
@@ -73,12 +76,12 @@ def rotated_intersection(boxes1, boxes2):
     def within(value, limit):
         return value.clamp(min=0).minimum(limit)
 
-    # Each of the four edges, from (x, y) to the next corner, cut to 0 < y < h; of a level one nothing is left.
+    # Clip each of the four edges, from (x, y) to the next corner, to 0 < y < h. A horizontal edge contributes 0.
     next_x, next_y = x.roll(-1, -1), y.roll(-1, -1)
     start, end = within(y, height), within(next_y, height)
     slope = (next_x - x) / torch.where(next_y == y, 1, next_y - y)
     x0, x1 = x + (start - y) * slope, x + (end - y) * slope
-    # The mean of clamp(x, 0, w) from x0 to x1, of a part between 0 and w and one beyond w.
+    # The mean of clamp(x, 0, w) from x0 to x1: the part between 0 and w, and the part beyond w.
     a, b = within(x0, width), within(x1, width)
     beyond = (x1 - width).clamp(min=0) - (x0 - width).clamp(min=0)
     mean = ((b - a) * (a + b) / 2 + beyond * width) / torch.where(x0 == x1, 1, x1 - x0)
@@ -86,7 +89,7 @@ def rotated_intersection(boxes1, boxes2):
 
 
 def corners_seen_from(boxes1, boxes2):
-    """x and y, (..., 4), of the corners of boxes1 from the first corner of boxes2 and along its edges."""
+    """x and y (..., 4) of the corners of boxes1, in coordinates of boxes2: first corner as origin, edges as axes."""
     angle = (boxes1[..., 4] - boxes2[..., 4])[..., None]
     across, down = boxes1.new_tensor([[.5, -.5, -.5, .5], [.5, .5, -.5, -.5]])
     x, y = across * boxes1[..., 2, None], down * boxes1[..., 3, None]

@@ -1,4 +1,4 @@
-"""Training on one's own data: a folder is looked at and reported on, and a config fitted to it."""
+"""Training on your own data: check a folder, print a report, and fit a config to it."""
 from .fit import predicts_masks
 from .prepare import prepare
 from .samples import draw_samples

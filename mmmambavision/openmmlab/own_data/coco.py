@@ -1,4 +1,4 @@
-"""A data set in COCO's format: read, split, and made as mmdet and pycocotools need it."""
+"""Read, split and normalize a data set in COCO format for mmdet and pycocotools."""
 import json
 import random
 import re
@@ -13,14 +13,14 @@ NEEDED = dict(images=('id', 'file_name', 'width', 'height'), annotations=('image
 
 
 def read(path):
-    """A COCO json as a dict, as it is written.
+    """Read a COCO json as a dict, without changes.
 
     Raises:
-        UserError: it cannot be read, or what mmdet needs is not in it; names the entry.
+        UserError: the file cannot be read, or lacks a key that mmdet needs. The message names the entry.
     """
     try:
         data = path.read_bytes()
-        coco = json.loads(data)  # in UTF-8, with or without a byte-order mark, UTF-16 or UTF-32
+        coco = json.loads(data)  # accepts UTF-8 with or without a byte-order mark, UTF-16 and UTF-32
     except OSError as error:
         raise UserError(f'{path} cannot be read: {error.strerror}') from None
     except ValueError as error:
@@ -29,12 +29,12 @@ def read(path):
     lacking = [part for part in NEEDED if not isinstance(lists.get(part), list)]
     if lacking:
         raise UserError(f"{path} is not in COCO's format: it has no list {' and no list '.join(lacking)}. "
-                        'docs/your_data.md says how to convert from VOC and YOLO')
+                        'See docs/your_data.md to convert from VOC or YOLO')
     for part, keys in NEEDED.items():
         for index, entry in enumerate(coco[part]):
             key = next((key for key in keys if not isinstance(entry, dict) or entry.get(key) is None), None)
             if key:
-                raise UserError(f"{path}: {part}[{index}] has no {key}, which COCO's format wants")
+                raise UserError(f"{path}: {part}[{index}] has no {key}, which COCO's format requires")
     for index, annotation in enumerate(coco['annotations']):
         box = annotation['bbox']
         if not (isinstance(box, list) and len(box) == 4 and all(map(is_number, box))):
@@ -52,17 +52,19 @@ def read(path):
 
 
 def is_plain(path):
-    """Whether a json is in UTF-8 without a byte-order mark, the only encoding that pycocotools reads."""
+    """Whether a json is UTF-8 without a byte-order mark. pycocotools reads no other encoding."""
     with path.open('rb') as file:
         return json.detect_encoding(file.read(4)) == 'utf-8'
 
 
 def plain(coco):
-    """The contents of a json without what tells readers apart: blanks in names, ids as texts in one list and as
-    numbers in another, `iscrowd` as text, and the category that Roboflow adds as the others' parent.
+    """Normalize the contents of a json, so that all tools read it the same way.
+
+    Fixes extra spaces in names, ids that are strings in one list and numbers in another, and `iscrowd` as a string.
+    Removes the parent category that Roboflow adds.
 
     Returns:
-        The contents, new where they differ, and the names of the parents left out.
+        The normalized contents (the input is not changed), and the names of the removed parent categories.
     """
     categories = [dict(category, name=plain_name(category['name'])) for category in coco['categories']]
     ids = {key: {str(entry['id']): entry['id'] for entry in coco[part]}
@@ -81,7 +83,7 @@ def plain(coco):
 
 
 def plain_name(name):
-    """A name without what is not seen: blanks of any kind around it, or several for one, and two forms of accents."""
+    """Normalize a name: strip and merge whitespace, remove invisible characters, use composed accents (NFC)."""
     return ' '.join(re.sub('[\u200b\ufeff]', '', unicodedata.normalize('NFC', name)).split())
 
 
@@ -94,12 +96,12 @@ def is_id(value):
 
 
 def hold_out(coco, share, seed=0):
-    """One data set as two, split by image at random, with every class that is in two images or more in both.
+    """Split a data set by image at random. Every class that is in at least two images appears in both parts.
 
     Args:
         coco: the contents of a json.
-        share: how much of the images is held out, between 0 and 1.
-        seed: of the draw.
+        share: fraction of images to hold out, between 0 and 1.
+        seed: random seed.
 
     Returns:
         {'train': contents, 'val': contents}
@@ -108,8 +110,8 @@ def hold_out(coco, share, seed=0):
         UserError: the share is not between 0 and 1, or there are fewer than two images.
     """
     if not 0 < share < 1 or len(coco['images']) < 2:
-        raise UserError('the share of images to hold out must be between 0 and 1, of two images at least; it is '
-                        f'{share} of {len(coco["images"])}')
+        raise UserError('the share of images to hold out must be between 0 and 1, and there must be at least two '
+                        f'images. The share is {share} of {len(coco["images"])} images')
     order = sorted((image['id'] for image in coco['images']), key=str)
     random.Random(seed).shuffle(order)
     images_of = {}
@@ -120,7 +122,7 @@ def hold_out(coco, share, seed=0):
     def leaves_every_class(image):
         return all(len(images - held) > 1 for images in images_of.values() if image in images)
 
-    for images in sorted(images_of.values(), key=len):  # of the rarest class first
+    for images in sorted(images_of.values(), key=len):  # the rarest class first
         if not images & held:
             held.update([image for image in order if image in images and leaves_every_class(image)][:1])
     for image in order:
@@ -132,20 +134,20 @@ def hold_out(coco, share, seed=0):
 
 
 def classes_of(coco, path):
-    """Names of the categories in order of their ids.
+    """Names of the categories, sorted by id.
 
     Raises:
-        UserError: there are none, or two have one id or one name.
+        UserError: there are no categories, or two have the same id or name.
     """
-    # Ids that are strings are ordered apart from numbers, with which they do not compare.
+    # Strings and numbers cannot be compared, so all numbers come first.
     categories = sorted(coco['categories'], key=lambda category: (isinstance(category['id'], str), category['id']))
     for key in ('id', 'name'):
         counts = Counter(category[key] for category in categories)
         twice = [value for value, count in counts.items() if count > 1]
         if twice:
-            raise UserError(f'{path}: two categories have the {key} {twice[0]!r}; give one of them another')
+            raise UserError(f'{path}: two categories have the {key} {twice[0]!r}. Change one of them')
     if not categories:
-        raise UserError(f'{path} has no categories: nothing to tell apart')
+        raise UserError(f'{path} has no categories. Add at least one')
     return tuple(category['name'] for category in categories)
 
 
@@ -154,17 +156,17 @@ def repeated(values):
 
 
 def tidy(coco, classes):
-    """The same annotations in the form that mmdet and pycocotools count on.
+    """Convert annotations to the form that mmdet and pycocotools need.
 
-    mmdet numbers classes in the order of each file's categories, and needs area; pycocotools needs iscrowd, polygons of
-    three points and ids that are numbers, differ and are not 0, which it takes for "no match".
+    mmdet numbers classes in the order of each file's categories, and needs area. pycocotools needs iscrowd, polygons
+    with at least three points, and unique integer ids. An id must not be 0, because 0 means "no match" there.
 
     Args:
-        coco: a json's contents, unchanged.
-        classes: names in the order of their labels; annotations of others are left out.
+        coco: a json's contents. They are not changed.
+        classes: names in label order. Annotations of other classes are dropped.
 
     Returns:
-        The contents to write, equal to the given ones where these are in that form.
+        The contents to write, equal to the input if it has this form already.
     """
     ids = [annotation.get('id') for annotation in coco['annotations']]
     numbered = not repeated(ids) and all(isinstance(i, int) and i for i in ids)

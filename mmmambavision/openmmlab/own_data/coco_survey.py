@@ -1,4 +1,4 @@
-"""A survey of a data set in COCO's format: what can be trained on, and what cannot."""
+"""Check a data set in COCO format: count its contents and report its faults."""
 from collections import Counter
 
 import numpy as np
@@ -10,13 +10,13 @@ from .survey import Survey, first, spread
 
 
 def survey(coco, path, images, **reading):
-    """What is in one split, and what is wrong with it.
+    """Count the contents of one split and report its faults.
 
     Args:
         coco: the json's contents.
-        path: its path, for messages.
-        images: folder of its images.
-        reading: how images are read, see `check_files`.
+        path: path of the json, for messages.
+        images: folder of the images.
+        reading: options of `check_files`.
     """
     names = {category['id']: category['name'] for category in coco['categories']}
     sizes = {image['id']: (image['width'], image['height']) for image in coco['images']}
@@ -24,10 +24,10 @@ def survey(coco, path, images, **reading):
     boxes = np.array([a['bbox'] for a in known], float).reshape(-1, 4)
     limits = np.array([sizes[a['image_id']] for a in known], float).reshape(-1, 2)
     ends = boxes[:, :2] + boxes[:, 2:]
-    outside = (boxes[:, :2] < -1) | (ends > limits + 1)  # to a pixel, as COCO's own are
+    outside = (boxes[:, :2] < -1) | (ends > limits + 1)  # tolerance of one pixel, as in COCO's own data
     flat = (boxes[:, 2:] <= 0).any(1)
-    thin = (boxes[:, 2:] < 1).any(1) & ~flat  # mmdet leaves these out, too
-    beyond = (boxes[:, :2] >= limits).any(1) | (ends <= 0).any(1)  # of their images altogether
+    thin = (boxes[:, 2:] < 1).any(1) & ~flat  # mmdet drops these, too
+    beyond = (boxes[:, :2] >= limits).any(1) | (ends <= 0).any(1)  # completely outside of their images
     ignored = np.array([bool(a.get('ignore')) for a in known], bool)
     crowds = np.array([a.get('iscrowd') for a in known], bool)
     missing = [image['file_name'] for image in coco['images'] if not (images / image['file_name']).is_file()]
@@ -40,7 +40,7 @@ def survey(coco, path, images, **reading):
     file_problems, file_oddities = check_files(
         {name: size for name, size in there.items() if name not in set(missing)}, images, path.name, **reading)
     faults = [fault(a.get('segmentation'), *map(int, sizes[a['image_id']])) for a in known]
-    faulty = [f'that of the annotation {a.get("id")} has {reason}' for a, reason in zip(known, faults) if reason]
+    faulty = [f'the mask of annotation {a.get("id")} has {reason}' for a, reason in zip(known, faults) if reason]
     few_points = sum(not reason and bool(a.get('segmentation')) and is_few_points(a['segmentation'])
                      for a, reason in zip(known, faults))
     extents = [None if reason else extent(a.get('segmentation')) for a, reason in zip(known, faults)]
@@ -48,7 +48,7 @@ def survey(coco, path, images, **reading):
     places = np.array([place for place in extents if place is not None], float).reshape(-1, 4)
     form = form_of(boxes, limits, masked, places)
     reaching = int(outside.any(1).sum())
-    # Boxes of smaller images, or in other units: none reaches the right or the lower half of its image.
+    # No box reaches the right or lower half of its image: probably other units, or sizes of smaller images.
     cornered = len(boxes) >= 10 and not form and bool((ends < limits / 2).all())
     apart = 0 if form else int((overlap(boxes[masked], places) < .1)[~flat[masked]].sum())
     learnt = ~(flat | thin | beyond | crowds | ignored)
@@ -68,31 +68,30 @@ def survey(coco, path, images, **reading):
     problems = [
         (len(missing), f'of the {len(coco["images"])} images of {path} are not in {images}: {first(missing)}'),
         (len(unknown), f'annotations of {path} have a category_id that no category has: {first(sorted(set(unknown)))}'),
-        (len(twice), f'image ids of {path} are given twice, so whose annotations are meant is not known: '
-                     f'{first(twice)}'),
-        (0 if learnt.any() else 'no', f'boxes in {path} to learn from or to compare with'),
+        (len(twice), f'image ids of {path} appear twice, so their annotations are ambiguous: {first(twice)}'),
+        (0 if learnt.any() else 'no', f'boxes in {path} to learn from or to evaluate with'),
         (len(boxes) if form else 0, f'boxes of {path} are {form}: COCO\'s format has x, y, width and height in pixels'),
         (reaching if learnt.any() and not form and reaching > len(boxes) / 2 else 0,
-         f'of the {len(boxes)} boxes of {path} reach out of their images: they are in other units than pixels, or of '
-         'images of another size'),
+         f'of the {len(boxes)} boxes of {path} extend beyond their images: they are not in pixels, or the images have '
+         'another size'),
         (len(faulty), f'masks of {path} cannot be used: {first(faulty, 1)}'),
         (apart if apart > len(places) / 2 else 0, f'of the {len(places)} masks of {path} lie elsewhere than their '
-                                                  'boxes: one of the two is in other units, or of another image'),
+                                                  'boxes: check the units and the images of both'),
         *file_problems]
     oddities = [
-        (empty, "images without boxes, which are trained on or not as the config's filter_cfg says"),
+        (empty, "images without boxes (filter_cfg of the config keeps or drops them)"),
         (reaching, 'boxes that reach out of their images by more than a pixel'),
         (rows['boxes of no area'], 'boxes of no area, left out'),
         (int(thin.sum()), 'boxes less than a pixel wide or high, left out'),
         (int((beyond & ~flat).sum()), 'boxes outside of their images, left out'),
-        (len(boxes) if cornered else 0, 'boxes that all lie in the upper left quarter of their images, as those '
-                                        'in other units or of smaller images do'),
-        (few_points, 'masks of fewer than three points, which are none'),
+        (len(boxes) if cornered else 0, 'boxes that all lie in the upper left quarter of their images: check their '
+                                        'units and the image sizes'),
+        (few_points, 'masks of fewer than three points, left out'),
         (int(ignored.sum()), 'annotations marked with ignore, left out'),
-        (int(crowds.sum()) if crowds.sum() > len(known) / 2 else 0, 'crowds (iscrowd), which are not learnt from'),
+        (int(crowds.sum()) if crowds.sum() > len(known) / 2 else 0, 'crowds (iscrowd), not used for training'),
         (apart, 'masks that lie elsewhere than their boxes'),
-        (len(lost), 'annotations that name an image that is not there, left out'),
-        (len(ids), 'annotation ids that are given twice, numbered anew'), *file_oddities]
+        (len(lost), 'annotations with an unknown image_id, left out'),
+        (len(ids), 'duplicate annotation ids, replaced by new ids'), *file_oddities]
     return Survey(rows, Counter(names[a['category_id']] for a in known), 'boxes', problems, oddities)
 
 
@@ -105,16 +104,16 @@ def overlap(boxes, others):
 
 
 def form_of(boxes, limits, masked, places):
-    """What boxes are in the place of x, y, width and height in pixels, in words; None where they seem right.
+    """Detect boxes in a wrong format. Returns the name of the format, or None for x, y, width, height in pixels.
 
-    Where boxes have masks, it is the reading that agrees with them. Else boxes that are all smaller than a pixel are
-    fractions, and corners are seen by boxes that leave their images.
+    If boxes have masks, the format that agrees with the masks wins. Otherwise, boxes smaller than a pixel are
+    fractions, and boxes that leave their images are corners.
 
     Args:
-        boxes: as they are written [n, 4].
-        limits: width and height of the image of each [n, 2].
-        masked: which of them have masks, bool [n].
-        places: boxes around these masks, x, y, width, height.
+        boxes: values in the file [n, 4].
+        limits: image width and height for each box [n, 2].
+        masked: which boxes have masks, bool [n].
+        places: bounding boxes of these masks, x, y, width, height.
     """
     size = np.tile(limits, 2)
     readings = {
@@ -135,7 +134,7 @@ def form_of(boxes, limits, masked, places):
     flat = (boxes[:, 2:] <= 0).any(1)
     if ((boxes.max(1) <= 1) & ~flat).mean() > .5 and np.median(limits) > 2:
         return 'fractions of their images, from 0 to 1'
-    # Read as corners nearly all boxes lie in their images, and as COCO's widths and heights many do not.
+    # Corners: nearly all boxes lie inside their images as corners, but many do not as widths and heights.
     outside = ((boxes[:, :2] < -1) | (boxes[:, :2] + boxes[:, 2:] > limits + 1)).any(1)
     corners = ((boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= limits + 1)).all(1)
     return 'corners x1, y1, x2, y2' if outside.mean() > .1 and corners.mean() > .9 else None

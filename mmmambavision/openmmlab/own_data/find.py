@@ -1,4 +1,4 @@
-"""Which files of a folder are to train on and which to validate with, by their names."""
+"""Find the training and validation files of a folder by their names."""
 import os
 import re
 import unicodedata
@@ -15,55 +15,55 @@ LABELS = ('annotations', 'labels', 'masks', 'ann_dir')
 
 
 def names_split(path, split):
-    """Whether a part of a path says train, or val, e.g. annotations/instances_val2017.json."""
+    """Whether a path contains a word for a split (train or val), e.g. annotations/instances_val2017.json."""
     words = re.findall('[a-z]+', str(path).lower())
     return any(word in words for word in WORDS[split])
 
 
 def find_json(folder, split):
-    """The COCO json of a split: its own name says which, or the name of its folder as in Roboflow's exports.
+    """The COCO json of a split, found by its file name, or by its folder name as in Roboflow exports.
 
     Raises:
-        UserError: there is none, or several.
+        UserError: there is no such file, or several.
     """
     files = sorted(folder.glob('*.json')) + sorted(folder.glob('*/*.json'))
     found = [file for file in files if names_split(file.stem, split)] or [
         file for file in files if file.parent != folder and names_split(file.parent.name, split)]
-    found = [file for file in found if file.name.startswith('instances')] or found  # COCO's captions are beside them
+    found = [file for file in found if file.name.startswith('instances')] or found  # COCO's folder also has captions
     if len(found) == 1:
         return found[0]
     if found:
-        raise UserError(f"{folder} has several annotations for {split}: {', '.join(map(str, found))}; say which",
+        raise UserError(f"{folder} has several annotations for {split}: {', '.join(map(str, found))}. Select one",
                         f'{split}_json')
-    raise UserError(f"{folder} has no annotations for {split}: looked for *.json in it and in its folders with "
-                    f"{' or '.join(WORDS[split])} in the file's or the folder's name. Name the file, or hold out "
+    raise UserError(f"{folder} has no annotations for {split}: no *.json in it or its folders has "
+                    f"{' or '.join(WORDS[split])} in the name of the file or folder. Give the file, or hold out "
                     'images of a single json for validation', f'{split}_json', 'holdout')
 
 
 def find_single_json(folder):
-    """The one COCO json of a folder, or of a folder in it, of which images are to be held out.
+    """The only COCO json of a folder or its subfolders, for a validation split by hold-out.
 
     Raises:
-        UserError: there is none, or several.
+        UserError: there is no such file, or several.
     """
     files = sorted(folder.glob('*.json')) + sorted(folder.glob('*/*.json'))
     if len(files) != 1:
         found = f"several: {', '.join(map(str, files))}" if files else 'none'
-        raise UserError(f'images are held out of one json, and {folder} has {found}; say which', 'train_json')
+        raise UserError(f'a hold-out needs exactly one json, but {folder} has {found}. Select one', 'train_json')
     return files[0]
 
 
 def find_images(names, json, roots, split):
-    """The folder that the images of a json are in: beside it, or in a root, two folders deep at most.
+    """The image folder of a json: the folder of the json, or a folder at most two levels below a root.
 
     Args:
-        names: the json's `file_name`s.
-        json: its path.
-        roots: folders to look in.
-        split: train or val; folders that only the other's name is in are left out.
+        names: the `file_name` values of the json.
+        json: path of the json.
+        roots: folders to search.
+        split: train or val. Folders with only the name of the other split are skipped.
 
     Raises:
-        UserError: none of the images is in any.
+        UserError: no folder has any of the images.
     """
     split, other = splits_of(json, split)
     folders = {json.parent: json.parent.name}
@@ -79,29 +79,29 @@ def find_images(names, json, roots, split):
     best = max((folder for folder in folders if rank(folder)[1]), key=rank, default=None)
     if best is None:
         where = ', '.join(map(str, list(folders)[:8]))
-        raise UserError(f"none of the images of {json} was found, {sample[0]} for one; looked in {where}. Name their "
+        raise UserError(f"none of the images of {json} was found, for example {sample[0]}, in {where}. Give the image "
                         'folder', 'images')
     return best
 
 
 def splits_of(json, split):
-    """The split whose images a json has, and the other one."""
+    """The split that the name of a json says, and the other split."""
     other = 'val' if split == 'train' else 'train'
-    return (other, split) if names_split(json.stem, other) else (split, other)  # train and val of one file, on purpose
+    return (other, split) if names_split(json.stem, other) else (split, other)  # one file may serve as train and val
 
 
 def find_by_last_parts(names, json, roots, split):
-    """The files of names from elsewhere, with another machine's folders, a URL, or other capital letters.
+    """Find files for names with the folders of another machine, a URL, or another letter case.
 
-    Of files with one last part, the one is meant that is in the first root, then the one that has most of the name's
-    other parts before it, then the one with the same capital letters, then the one in folders of the split.
+    Files match by their last path part. If several match, the order of preference is: an earlier root, more equal
+    parent folders, the same letter case, a folder with the name of the split.
 
     Args:
-        names, json, split: as of `find_images`.
-        roots: folders to look in, however deep, beside the json's.
+        names, json, split: as in `find_images`.
+        roots: folders to search at any depth, before the folder of the json.
 
     Returns:
-        {name: path}, of names for which there is just one file, and which are alone in meaning it.
+        {name: path} for all names that match exactly one file, if no other name matches the same file.
     """
     split, other = splits_of(json, split)
     wanted, files = {parts_of(name)[:1] for name in names}, defaultdict(dict)
@@ -123,26 +123,25 @@ def find_by_last_parts(names, json, roots, split):
 
 
 def parts_of(name):
-    """The parts of a path of any system or of a URL, the last first, in small letters."""
+    """The parts of a path (of any system) or URL in lower case, last part first."""
     text = unicodedata.normalize('NFC', unquote(name.partition('?')[0] if '://' in name else name))
     return tuple(filter(None, re.split(r'[\\/]', text.strip().casefold())))[::-1]
 
 
 def subfolders(root):
-    """Paths of a folder's folders, two deep, from it."""
+    """Relative paths of all subfolders, two levels deep."""
     return sorted(str(path.relative_to(root)) for pattern in ('*/', '*/*/') for path in root.glob(pattern)
                   if path.is_dir())
 
 
 def find_label_maps(folder):
-    """The folders of images and label maps of a segmentor's data, as images/train and labels/train or train/images
-    and train/labels.
+    """The folders of images and label maps: images/train and labels/train, or train/images and train/labels.
 
     Returns:
         {'train': (images, labels), 'val': (images, labels)}
 
     Raises:
-        UserError: a split has none.
+        UserError: a split has no such folders.
     """
     found = {}
     for split, words in WORDS.items():
@@ -152,13 +151,13 @@ def find_label_maps(folder):
         if pair is None:
             images, labels, words = (f"{{{','.join(names)}}}" for names in (IMAGES, LABELS, words))
             raise UserError(
-                f'{folder} has no images and label maps for {split}: looked for {images}/{words} with {labels}/{words} '
-                f'in it, and for {words}/{images} with {words}/{labels}. Name the folders so, or link to them')
+                f'{folder} has no images and label maps for {split}: neither {images}/{words} with {labels}/{words}, '
+                f'nor {words}/{images} with {words}/{labels}. Rename the folders, or link to them')
         found[split] = pair
     return found
 
 
 def image_files(folder):
-    """Paths of the images in a folder, also in its folders, sorted."""
+    """Sorted paths of the images in a folder and its subfolders."""
     return sorted(path for path in Path(folder).rglob('*')
                   if path.suffix.lower() in ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'))

@@ -1,4 +1,4 @@
-"""Images and label maps of a segmentor's data: read, counted, classes found."""
+"""Read and check the images and label maps of a segmentation data set."""
 from collections import Counter
 
 import numpy as np
@@ -11,18 +11,18 @@ from .find import image_files
 from .headers import ONLY_8_BITS, read_header
 from .survey import Survey, first, spread
 
-IGNORED = 255  # value of pixels that neither train nor count
+IGNORED = 255  # value of ignored pixels, not used in training or evaluation
 WITH_IGNORED = f'label maps with {IGNORED}'
 
 
 def class_names(folder, values):
-    """Names of the classes: the lines of classes.txt in `folder`, else class_0 and so on up to the largest value.
+    """Names of the classes: the lines of classes.txt in `folder`, or class_0, class_1, ... up to the largest value.
 
     Args:
-        values: those in the label maps of training.
+        values: pixel values in the training label maps.
 
     Raises:
-        UserError: fewer than two classes, two of one name, or a file that is no text.
+        UserError: there are fewer than two classes, a name appears twice, or classes.txt is not a text file.
     """
     file = folder / 'classes.txt'
     found = sorted(set(values) - {IGNORED})
@@ -33,42 +33,43 @@ def class_names(folder, values):
             raise UserError(f'{file} cannot be read as UTF-8: {error}') from None
         names = tuple(line.strip() for line in text.splitlines() if line.strip())
         if twice := [name for name, count in Counter(names).items() if count > 1]:
-            raise UserError(f'{file} names {twice[0]!r} twice; give one of the two another name')
+            raise UserError(f'{file} names {twice[0]!r} twice. Rename one of the two')
         source = str(file)
     else:
         names = tuple(f'class_{i}' for i in range(max(found, default=-1) + 1))
-        source = (f'the values in the label maps, {first(sorted(values), 10) or "none but " + str(IGNORED)}, of which '
-                  f'{IGNORED} stands for no class')
+        source = (f'the values in the label maps, {first(sorted(values), 10) or "only " + str(IGNORED)} '
+                  f'({IGNORED} means no class)')
     if len(names) < 2:
-        raise UserError(f'{len(names)} class from {source}: a segmentor needs two at least, the background being one')
+        raise UserError(f'{len(names)} class from {source}: a segmentor needs at least two, and the background counts '
+                        'as one')
     return names
 
 
 def survey(split, images, labels, quiet=False, skip_broken=False):
-    """What is in one split, and what is wrong with it; reads every label map.
+    """Count the contents of one split and report its faults. Reads every label map.
 
     Args:
-        split: its name.
+        split: name of the split.
         images, labels: folders.
-        quiet, skip_broken: as of `check_files`.
+        quiet, skip_broken: as in `check_files`.
 
     Returns:
-        The `Survey`, its classes by value, and the ending of the image files.
+        The `Survey`, with classes by pixel value, and the suffix of the image files.
 
     Raises:
-        UserError: there are no images, images of several endings, or a label map that is none.
+        UserError: there are no images, images have several suffixes, or a label map is not valid.
     """
     files = image_files(images)
     if not files:
         raise UserError(f'{images} has no images')
     endings = Counter(path.suffix for path in files)
     if len(endings) > 1:
-        raise UserError(f'the images in {images} end in {" and ".join(endings)}, and the data set of mmseg reads one '
-                        'ending: rename or convert them')
+        raise UserError(f'the images in {images} end in {" and ".join(endings)}, but mmseg reads only one file suffix. '
+                        'Convert the images to one format')
     expected = {labels / path.relative_to(images).with_suffix('.png'): path for path in files}
     missing = [str(label.relative_to(labels)) for label in expected if not label.is_file()]
     if len(missing) == len(files):
-        raise UserError(f'no image of {images} has a label map in {labels}: that of {files[0].name} would be '
+        raise UserError(f'no image of {images} has a label map in {labels}: the label map of {files[0].name} must be '
                         f'{missing[0]}')
     unused = len(set(labels.rglob('*.png')) - set(expected))
 
@@ -93,28 +94,28 @@ def survey(split, images, labels, quiet=False, skip_broken=False):
             WITH_IGNORED: partly}
     problems = [
         (len(missing), f'of the {len(files)} images in {images} have no label map in {labels}: {first(missing)}'),
-        (len(other_size), f'label maps in {labels} are of another size than their images: {first(other_size)}'),
-        (0 if skip_broken else len(broken), f'files cannot be read, such as {first(broken, 1)}')]
+        (len(other_size), f'label maps in {labels} do not have the size of their images: {first(other_size)}'),
+        (0 if skip_broken else len(broken), f'files cannot be read, for example {first(broken, 1)}')]
     oddities = [
         (len(deep), f'images of more than 8 bits per channel ({first(deep, 1)}): {ONLY_8_BITS}'),
         (unused, 'label maps that have no image, left out'),
-        (ignored, f'label maps that are {IGNORED} all over, from which nothing is learned')]
+        (ignored, f'label maps with only the value {IGNORED}, not used for training')]
     return Survey(rows, classes, 'images', problems, oddities), endings.popitem()[0]
 
 
 def read(path):
-    """A label map (H, W), the class of every pixel.
+    """Read a label map (H, W) with the class of every pixel.
 
     Raises:
-        UserError: it is not an image, or has colours or values above 255.
+        UserError: the file is not an image, has several channels, or has values above 255.
     """
     try:
         values = np.asarray(Image.open(path))
     except (OSError, UnidentifiedImageError):
         raise UserError(f'{path} cannot be read: {fault(path) or "it is not an image, or damaged"}') from None
     if values.ndim != 2:
-        raise UserError(f'{path} is in colours (its shape is {values.shape}): a label map has one channel, in it the '
-                        'number of the class of each pixel')
+        raise UserError(f'{path} is in colours (its shape is {values.shape}). A label map has one channel with the '
+                        'class number of each pixel')
     if values.max() > 255:
-        raise UserError(f'{path} has the value {values.max()}: mmseg reads label maps of values up to 255')
+        raise UserError(f'{path} has the value {values.max()}, but mmseg reads only values up to 255')
     return values

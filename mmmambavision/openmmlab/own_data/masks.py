@@ -1,4 +1,4 @@
-"""Masks of a COCO json: the forms they are written in, and where they lie."""
+"""Masks of a COCO json: polygons, run lengths, validity and bounding boxes."""
 from math import isfinite
 
 import numpy as np
@@ -19,15 +19,15 @@ def has_mask(annotation):
 
 
 def has_run_lengths(coco):
-    """Whether masks are run lengths, which mmdet keeps as pixels alone (crowds apart, which it leaves out)."""
+    """Whether masks are run lengths, which mmdet can only store as bitmaps. Crowds do not count, mmdet drops them."""
     return any(isinstance(a.get('segmentation'), dict) and not a.get('iscrowd') for a in coco['annotations'])
 
 
 def polygons(mask):
-    """The polygons of a segmentation, each a flat list of coordinates of three points at least.
+    """The polygons of a segmentation with at least three points, each as a flat list of coordinates.
 
-    Some tools write one polygon without the list around it, or points as pairs. pycocotools stops at polygons of fewer
-    points when the first epoch is evaluated.
+    Some tools write one polygon without an outer list, or points as pairs. pycocotools fails on polygons with fewer
+    points, at the evaluation after the first epoch.
     """
     if not isinstance(mask, list):
         return []
@@ -40,20 +40,20 @@ def polygons(mask):
 
 
 def whole_polygons(annotation):
-    """The annotation's segmentation in COCO's form, without the polygons that are none."""
+    """The annotation's segmentation in COCO format, without invalid polygons."""
     mask = annotation.get('segmentation')
     return {'segmentation': polygons(mask)} if isinstance(mask, list) else {}
 
 
 def fault(mask, width, height):
-    """What is wrong with a segmentation of an image of that size, or None."""
+    """The fault of a segmentation for an image of this size, or None."""
     if not mask or (isinstance(mask, list) and (polygons(mask) or is_few_points(mask))):
         return None
     if not isinstance(mask, dict):
-        return 'in no form of COCO: neither lists of coordinates nor run lengths'
+        return 'no form of COCO: neither lists of coordinates nor run lengths'
     size, counts = mask.get('size'), mask.get('counts')
     if not (isinstance(size, list) and list(map(int, filter(is_number, size))) == [height, width]):
-        return f'run lengths of the size {size}, and not of height and width, [{height}, {width}]'
+        return f'run lengths of the size {size}, not of the image height and width [{height}, {width}]'
     try:
         if isinstance(counts, list) and sum(counts) != width * height:
             return 'run lengths that do not add up to the size of the image'
@@ -64,7 +64,7 @@ def fault(mask, width, height):
 
 
 def is_few_points(mask):
-    """Whether a list has points and lines alone, as tools write them for keypoints: no mask, and no fault."""
+    """Whether a list has only points and lines, as some tools write for keypoints. It is no mask, but no fault."""
     if not isinstance(mask, list):
         return False
     parts = [mask] if all(map(is_number, mask)) else mask
@@ -73,14 +73,14 @@ def is_few_points(mask):
 
 
 def run_lengths(mask):
-    """Run lengths in the form that pycocotools takes."""
+    """Run lengths in the form that pycocotools accepts."""
     if isinstance(mask['counts'], list):
         return coco_mask.frPyObjects(mask, *mask['size'])
     return mask
 
 
 def extent(mask):
-    """The box [x, y, width, height] around a segmentation that has no `fault`, or None where it has no area."""
+    """The bounding box [x, y, width, height] of a segmentation without `fault`, or None if it has no area."""
     if mask and isinstance(mask, dict):
         box = coco_mask.toBbox(run_lengths(mask)).tolist()
         return box if box[2] * box[3] > 0 else None

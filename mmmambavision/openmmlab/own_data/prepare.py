@@ -1,4 +1,4 @@
-"""From a folder of data to a config that is fitted to it."""
+"""Check a data folder and fit a config to it."""
 import json
 import os
 from collections import Counter
@@ -14,36 +14,36 @@ from .weights import dataset_of
 
 
 def prepare(cfg, folder=None, jsons=None, images=None, quiet=False, holdout=None):
-    """Fit a config to the data in a folder: COCO's format for detectors, images and label maps for segmentors.
+    """Fit a config to a data folder: COCO format for detectors, images and label maps for segmentors.
 
     Args:
-        cfg: the config, changed in place; what has to be written goes to its work_dir.
-        folder: of the data.
-        jsons: {'train': FILE, 'val': FILE}, either of them None where it is to be found in `folder`.
-        images: folder that the images are in, where it is not to be found by itself.
-        quiet: without the table, for processes beside the first.
-        holdout: which share of the images of a single json to validate with, between 0 and 1.
+        cfg: the config, changed in place. New files are written to its work_dir.
+        folder: folder of the data.
+        jsons: {'train': FILE, 'val': FILE}. None means: search in `folder`.
+        images: image folder, if the search does not find it.
+        quiet: no table, for all processes except the first.
+        holdout: fraction of images of a single json for validation, between 0 and 1.
 
     Returns:
-        What is odd about the data, and what was changed in the config, as sentences.
+        Warnings about the data, and changes of the config, as sentences.
 
     Raises:
-        UserError: it cannot be trained with; says all that is wrong.
+        UserError: training is impossible with this data. The message lists all faults.
     """
     jsons = jsons or {}
     for path in filter(None, (folder, images)):
         if not Path(path).is_dir():
             raise UserError(f'the folder {path} does not exist')
     if cfg.get('default_scope') == 'mmrotate':
-        raise UserError("a folder of your own is read for upright boxes. Rotated boxes are read in DOTA's format only, "
-                        'from where train_dataloader.dataset and val_dataloader.dataset of the config say')
+        raise UserError("a data folder can be used only for upright boxes. For rotated boxes, use DOTA's format and "
+                        'set train_dataloader.dataset and val_dataloader.dataset in the config')
     if cfg.get('default_scope') == 'mmseg':
         if any(jsons.values()) or images or holdout is not None:
-            raise UserError('json files, their images and a holdout are for detectors; a segmentor takes a folder with '
-                            'images and label maps', 'data')
+            raise UserError('json files, their images and a holdout are for detectors. For a segmentor, give a folder '
+                            'with images and label maps', 'data')
         return prepare_segmentor(cfg, Path(folder).resolve(), quiet)
     if not folder and not all(jsons.get(split) for split in WORDS) and not (holdout and jsons.get('train')):
-        raise UserError('say where the data is: its folder, or the json files of training and validation', 'data',
+        raise UserError('give the data folder, or the json files of training and validation', 'data',
                         'train_json', 'val_json')
     return prepare_detector(cfg, *(path and Path(path).resolve() for path in (folder, images)), jsons, quiet, holdout)
 
@@ -56,14 +56,14 @@ def prepare_detector(cfg, folder, images, given, quiet, holdout=None):
         splits = written
     else:
         if given.get('val'):
-            raise UserError('a holdout takes the images for validation from those for training: leave out the json of '
+            raise UserError('a holdout takes the validation images from the training json. Remove the json of '
                             'validation')
         path = Path(given.get('train') or find_single_json(folder)).resolve()
         whole, parents = coco.plain(coco.read(path))
         splits, paths, written = coco.hold_out(whole, holdout), dict.fromkeys(WORDS, path), {}
         counts = [len(content['images']) for content in splits.values()]
-        changes.append(f'{counts[1]} of the {sum(counts)} images of {path} are held out for validation, drawn by a '
-                       'fixed seed')
+        changes.append(f'{counts[1]} of the {sum(counts)} images of {path} are held out for validation, selected with '
+                       'a fixed seed')
     for split in WORDS:
         contents[split], found = coco.plain(splits[split])
         parents += found
@@ -81,19 +81,19 @@ def prepare_detector(cfg, folder, images, given, quiet, holdout=None):
                    channels=cfg.model.backbone.get('in_channels', 3) if 'unchanged' in colours_read(cfg) else None)
     surveys = {split: coco_survey.survey(contents[split], *files[split], **reading) for split in WORDS}
     if not set(classes) & set(also):
-        raise UserError(f'the classes of {paths["train"]} and {paths["val"]} have no name in common: '
+        raise UserError(f'{paths["train"]} and {paths["val"]} have no class name in common: '
                         f'{first(classes, 10)} in the first, {first(also, 10)} in the second')
     warnings = check(surveys, quiet) + some(
-        ("no class, but the parent of the others in Roboflow's export", set(parents)),
-        ('only trained on, never validated: they are in no category of the validation data', set(classes) - set(also)),
-        ('left out with their boxes: they are in no category of the training data', set(also) - set(classes)),
+        ("left out, because they are parent categories from Roboflow's export", set(parents)),
+        ('trained but never validated, because no validation category has them', set(classes) - set(also)),
+        ('left out with their boxes, because no training category has them', set(also) - set(classes)),
         ('without a box to learn from', set(classes) - set(surveys['train'].classes)))
     for split, (path, folder_of_images) in files.items():
         better = coco.tidy(contents[split], classes)
         if better != written.get(split) or not coco.is_plain(path):
             copy = Path(cfg.work_dir, 'annotations', f'{split}.json').resolve()
             write(copy, better)
-            changes.append(f'{path} is read from a copy, {copy}, with classes in one order, areas, iscrowd and new ids')
+            changes.append(f'{path} is read from a normalized copy, {copy} (class order, areas, iscrowd, ids)')
             files[split] = copy, folder_of_images
     changes += fit_detector(cfg, folder or paths['train'].parent, classes, files, with_masks(cfg, contents))
     if any(map(has_run_lengths, contents.values())):
@@ -102,10 +102,10 @@ def prepare_detector(cfg, folder, images, given, quiet, holdout=None):
 
 
 def locate(contents, path, roots, split):
-    """The folder of a split's images, and what was done to find them, as a sentence or None.
+    """Find the image folder of a split. Returns the folder and a sentence about renamed images, or None.
 
-    Names that are not in any folder, such as another machine's paths, are replaced in `contents` by those of the files
-    that they mean, see `find_by_last_parts`.
+    Names that no folder has, for example paths of another machine, are replaced in `contents` by the names of matching
+    files: see `find_by_last_parts`.
 
     Raises:
         UserError: none of the images is found.
@@ -128,33 +128,33 @@ def locate(contents, path, roots, split):
     contents['images'] = [dict(image, file_name=str(found[name].relative_to(folder)) if name in found else name)
                           for image, name in zip(contents['images'], names)]
     first_name = next(name for name, file in found.items() if name != file.name)
-    return folder, (f'{len(found)} of the {len(names)} images of {path} are found by the last parts of their names: '
-                    f'{found[first_name]} for {first_name}')
+    return folder, (f'{len(found)} of the {len(names)} images of {path} are found by the last parts of their names, '
+                    f'for example {found[first_name]} for {first_name}')
 
 
 def turns_images(cfg):
-    """Whether the config's data set turns images by their EXIF orientation, as mmcv does by default."""
+    """Whether the config's data set applies the EXIF orientation to images. mmcv does by default."""
     return not any('ignore_orientation' in kind or kind == 'unchanged' for kind in colours_read(cfg))
 
 
 def colours_read(cfg):
-    """How the config's data set reads images, such as 'color'."""
+    """The `color_type` values of the config's image readers, for example 'color'."""
     steps = dataset_of(cfg).get('pipeline') or []
     return [str(step.get('color_type', 'color')) for step in steps if 'LoadImage' in str(step.get('type'))]
 
 
 def small_images(cfg, images, path):
-    """Sentences on the images that mmdet leaves out of training because they are small.
+    """A warning about images that mmdet drops from training because they are too small.
 
     Raises:
-        UserError: all are.
+        UserError: all images are too small.
     """
     least = (dataset_of(cfg).get('filter_cfg') or {}).get('min_size', 0)
     count = sum(min(image['width'], image['height']) < least for image in images)
     what = f"smaller than {least} pixels, which the config's filter_cfg leaves out"
     if count == len(images):
-        raise UserError(f'all images of {path} are {what}: set '
-                        'train_dataloader.dataset.filter_cfg.min_size=0 to take them')
+        raise UserError(f'all images of {path} are {what}. To use them, set '
+                        'train_dataloader.dataset.filter_cfg.min_size=0')
     return [f'train: images {what}: {count}'] if count else []
 
 
@@ -162,14 +162,14 @@ def with_masks(cfg, contents):
     """Whether the boxes have masks.
 
     Raises:
-        UserError: some have and some have not, and the detector is to learn masks.
+        UserError: only some boxes have masks, and the detector learns masks.
     """
     annotations = [annotation for content in contents.values() for annotation in content['annotations']]
     without = sum(not has_mask(annotation) for annotation in annotations)
     learns = predicts_masks(cfg.model) or cfg.model.get('roi_head', {}).get('mask_head')
     if learns and 0 < without < len(annotations):
-        raise UserError(f'{without} of the {len(annotations)} annotations have no segmentation and the others have one:'
-                        " complete them, or take 'segmentation' out of all of them to train on boxes alone")
+        raise UserError(f'{without} of the {len(annotations)} annotations have no segmentation. Add them, or remove '
+                        "'segmentation' from all annotations to train without masks")
     return not without
 
 
@@ -182,16 +182,16 @@ def prepare_segmentor(cfg, folder, quiet):
     classes = label_maps.class_names(folder, surveys['train'].classes)
     for split, survey in surveys.items():
         beyond = [value for value in survey.classes if value >= len(classes)]
-        survey.problems.append((len(beyond), f'values in the label maps of {split} are of no class, of which there are '
-                                             f'{len(classes)}: {first(sorted(beyond))}'))
+        survey.problems.append((len(beyond), f'values in the label maps of {split} are not valid, because there are '
+                                             f'only {len(classes)} classes: {first(sorted(beyond))}'))
         survey.classes = Counter({
             classes[value] if value < len(classes) else str(value): n for value, n in survey.classes.items()})
     absent = set(classes).difference(*(survey.classes for survey in surveys.values()))
     for survey in surveys.values():
         survey.problems.append((survey.rows[label_maps.WITH_IGNORED] if absent else 0,
                                 f'label maps have the value {label_maps.IGNORED}, which is ignored, and no label map '
-                                f'has {first(sorted(absent), 10)}: write the number of the class, 1 for the second, in '
-                                f'the place of {label_maps.IGNORED}, or take the class out of classes.txt'))
+                                f'has {first(sorted(absent), 10)}. Replace {label_maps.IGNORED} by the class number '
+                                '(1 for the second class), or remove the class from classes.txt'))
     warnings = check(surveys, quiet) + some(
         *((f'in no label map of {split}', set(classes) - set(survey.classes)) for split, survey in surveys.items()))
     files = {split: (*pair, endings[split]) for split, pair in pairs.items()}
@@ -199,15 +199,15 @@ def prepare_segmentor(cfg, folder, quiet):
 
 
 def some(*groups):
-    """Sentences on classes, (what they are, their names), where there are any."""
+    """Warnings about classes from pairs (description, names). Empty groups give no warning."""
     return [f'classes {text}: {first(sorted(names), 10)}' for text, names in groups if names]
 
 
 def check(surveys, quiet):
-    """Print the table; returns the warnings.
+    """Print the table and return the warnings.
 
     Raises:
-        UserError: there are errors.
+        UserError: the surveys have errors.
     """
     if not quiet:
         show_table(surveys)
@@ -218,7 +218,7 @@ def check(surveys, quiet):
 
 
 def write(path, contents):
-    """Write a json whole, whichever process of several does it."""
+    """Write a json atomically, because several processes may write it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f'.{os.getpid()}')
     part.write_text(json.dumps(contents))

@@ -1,4 +1,4 @@
-"""A picture of the training data as the network sees it."""
+"""Draw training samples as the network sees them."""
 from pathlib import Path
 
 import cv2
@@ -7,19 +7,19 @@ from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 
 from ...errors import UserError
 
-CELL = 560  # pixels of a sample in the picture, each way
+CELL = 560  # width and height of a sample in the picture, in pixels
 
 
 def draw_samples(cfg, path, count=9):
-    """Draw `count` samples of the training data, spread over it, with their annotations, as the pipeline of training
-    gives them to the network.
+    """Draw evenly spaced samples of the training data after the training pipeline, with their annotations.
 
     Args:
         cfg: the config.
-        path: of the picture.
+        path: path of the picture.
+        count: number of samples.
 
     Raises:
-        UserError: they have another number of channels than the backbone takes.
+        UserError: the samples do not have the number of channels that the backbone takes.
     """
     init_default_scope(cfg.default_scope)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
@@ -37,14 +37,14 @@ def draw(visualizer, cfg, sample):
     """One sample with its annotations, BGR (CELL, CELL, 3)."""
     image, channels = sample['inputs'].numpy().transpose(1, 2, 0), cfg.model.backbone.get('in_channels', 3)
     if image.shape[2] != channels:
-        raise UserError(f'the pipeline of training gives images of {image.shape[2]} channels, and the backbone takes '
-                        f'{channels}: set model.backbone.in_channels={image.shape[2]}, or have it read {channels}')
+        raise UserError(f'the training pipeline gives images of {image.shape[2]} channels, but the backbone takes '
+                        f'{channels}. Set model.backbone.in_channels={image.shape[2]}, or change the pipeline')
     if cfg.model.get('data_preprocessor', {}).get('bgr_to_rgb'):
         image = image[..., ::-1]
     annotated = sample['data_samples']
     if 'gt_instances' in annotated:
         boxes = annotated.gt_instances.bboxes
-        annotated.gt_instances.bboxes = getattr(boxes, 'tensor', boxes)  # mmdet draws no boxes of its own class
+        annotated.gt_instances.bboxes = getattr(boxes, 'tensor', boxes)  # mmdet's visualizer needs a tensor
     visualizer.add_datasample('sample', np.ascontiguousarray(image), annotated, draw_pred=False)
     drawn = visualizer.get_image()[..., ::-1]
     scale = (CELL - 8) / max(drawn.shape[:2])

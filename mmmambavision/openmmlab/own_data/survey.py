@@ -1,4 +1,4 @@
-"""The contents of a data set and its faults, as a table and as sentences."""
+"""Statistics and faults of a data set, as a table and as messages."""
 from collections import Counter
 from dataclasses import dataclass
 from statistics import median
@@ -10,14 +10,14 @@ MAX_CLASSES = 40  # rows of classes in the table
 
 @dataclass
 class Survey:
-    """One split.
+    """Statistics and faults of one split.
 
     Args:
-        rows: counts and sizes by their names, the lines of a table.
-        classes: how many of what `unit` names each class has, by name.
-        unit: boxes, or images that a class is in.
-        problems: (number, rest of the sentence) of what cannot be trained with.
-        oddities: (number, what there are so many of) of what can.
+        rows: counts and sizes by name, the rows of a table.
+        classes: number of boxes or images of each class, by name.
+        unit: the unit of `classes`: boxes or images.
+        problems: (count, text) pairs for faults that prevent training.
+        oddities: (count, text) pairs for faults that training tolerates.
     """
     rows: dict
     classes: Counter
@@ -35,18 +35,18 @@ class Survey:
 
 
 def first(values, count=3):
-    """The first of some values, for a message."""
+    """The first values, for a message."""
     values = list(values)
     return ', '.join(map(str, values[:count])) + ', ...' * (len(values) > count)
 
 
 def spread(values):
-    """Smallest, middle and largest value, for a table."""
+    """Minimum, median and maximum, for a table."""
     return f'{min(values):g} / {median(values):g} / {max(values):g}' if values else '-'
 
 
 def show_table(surveys):
-    """Print what each split has, {'train': Survey, 'val': Survey}, side by side."""
+    """Print the surveys {'train': Survey, 'val': Survey} side by side."""
     rows = [[name, *(str(survey.rows[name]) for survey in surveys.values())] for name in surveys['train'].rows]
     total = sum((survey.classes for survey in surveys.values()), start=Counter())
     unit = surveys['train'].unit

@@ -1,4 +1,4 @@
-"""Weights of a whole detector or segmentor, but for the layers whose classes are others."""
+"""Load a trained model's weights except the class-dependent layers."""
 import copy
 
 import torch
@@ -12,34 +12,36 @@ from ...errors import UserError
 from ..loading import fit_backbones
 from .fit import fit_model
 
-ANOTHER_COUNT = 7919  # a number of classes that no model has: tensors whose shapes it changes are of the classes
+ANOTHER_COUNT = 7919  # an unusual number of classes: tensors whose shape depends on it are class-dependent
 
 
 class LeaveOut(Hook):
-    """Gives a checkpoint that is loaded tensors of a model's names, without those that are to be left out."""
+    """Replace the state dict of a loaded checkpoint by renamed tensors, without the excluded ones."""
 
-    priority = 'VERY_HIGH'  # before the hook of averaged weights, which copies what is loaded
+    priority = 'VERY_HIGH'  # before EMAHook, which copies the loaded weights
 
     def __init__(self, names, state):
         self.names, self.state = names, state
 
     def after_load_checkpoint(self, runner, checkpoint):
         checkpoint['state_dict'] = {key: value for key, value in self.state.items() if key not in self.names}
-        self.state = None  # no memory for the time of the training
+        self.state = None  # free the memory
 
 
 def start_from(cfg, source):
-    """Have a run start from a checkpoint; its classes' layers are left out where they are not the model's classes.
+    """Start a training from a checkpoint. If its classes differ, its class-dependent layers are not loaded.
 
     Args:
-        cfg: the config, changed in place: `load_from`, and no pretrained backbone where the checkpoint has one.
+        cfg: the config, changed in place: sets `load_from`, and removes the pretrained backbone if the checkpoint has
+            a backbone.
         source: path, URL or hf:// name.
 
     Returns:
-        The hook that leaves the layers out, and what was done, as sentences.
+        The hook that excludes the layers, and the changes as sentences.
 
     Raises:
-        UserError: the checkpoint cannot be had, or is of another model; names the first layer that differs.
+        UserError: the checkpoint cannot be loaded, or it is of another model. The message names the first layer that
+            differs.
     """
     checkpoint = CheckpointLoader.load_checkpoint(source, map_location='cpu')
     model = build(cfg)
@@ -54,10 +56,10 @@ def start_from(cfg, source):
     other = [name for name in own if name in given and own[name] != given[name]]
     wrong = next((name for name in other if name not in of_classes and not name.startswith('backbone.')), None)
     if wrong:
-        raise UserError(f'{source} is of another model: its {wrong} has the shape {tuple(given[wrong])}, that of the '
-                        f'config {tuple(own[wrong])}; take the config that it was trained with')
+        raise UserError(f'{source} is of another model: its {wrong} has the shape {tuple(given[wrong])}, but the '
+                        f'config has {tuple(own[wrong])}. Use the config that it was trained with')
     if not any(own[name] == given.get(name) for name in own):
-        raise UserError(f'{source} is of another model: none of the {len(own)} tensors of the config is in it; it has '
+        raise UserError(f'{source} is of another model: it has none of the {len(own)} tensors of the config. It has '
                         f'{group_names(given)}')
     theirs, ours = classes_in(checkpoint), (dataset_of(cfg).get('metainfo') or {}).get('classes')
     named = theirs and ours and tuple(theirs) != tuple(ours)
@@ -67,17 +69,18 @@ def start_from(cfg, source):
     if any(name.startswith('backbone.') for name in given):
         cfg.model.backbone.update(dict.fromkeys({'init_cfg', 'pretrained'} & cfg.model.backbone.keys()))
     notes = [f'weights of {source}: {len(own.keys() & given.keys() - left_out)} of the {len(own)} tensors of the model '
-             f'taken; not in the model: {group_names(sorted(given.keys() - own.keys()))}; new: '
+             f'loaded; not in the model: {group_names(sorted(given.keys() - own.keys()))}; new: '
              f'{group_names(sorted(own.keys() - given.keys()))}']
     if left_out:
-        notes.append(f'left out, since the classes differ: {", ".join(sorted(left_out))}')
+        notes.append(f'left out, because the classes differ: {", ".join(sorted(left_out))}')
     elif of_classes & given.keys() and not theirs:
-        notes.append(f'{source} does not say its classes; as many as here, they were taken for the same')
+        notes.append(f'{source} does not store its class names. Their number is equal, so the class-dependent layers '
+                     'are loaded')
     return LeaveOut(left_out, state), notes
 
 
 def build(cfg, count=None):
-    """The model without values, as if every head had `count` classes."""
+    """Build the model on the meta device, optionally with `count` classes in every head."""
     model = copy.deepcopy(cfg.model)
     if count:
         fit_model(model, count)
@@ -94,6 +97,6 @@ def dataset_of(cfg):
 
 
 def classes_in(checkpoint):
-    """Names of the classes of what mmengine saved, or None."""
+    """Class names in a checkpoint from mmengine, or None."""
     meta = checkpoint.get('meta') or {}
     return (meta.get('dataset_meta') or {}).get('classes') or meta.get('CLASSES')

@@ -1,3 +1,3 @@
-"""Predictions on images and videos: the inputs, the predictor, and the files or the web page with the results."""
+"""Prediction on images and videos: inputs, predictor, result files and web page."""
 
 __all__ = []

@@ -1,4 +1,4 @@
-"""Images and videos that a command line names, frame by frame."""
+"""Find input images and videos, and read them frame by frame."""
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -23,13 +23,15 @@ VIDEOS = {'.mp4', '.avi', '.mov', '.mkv', '.webm'}
 
 
 class UnreadableError(Exception):
-    """A file that is no image or video, whatever its name says."""
+    """A file that cannot be read as an image or video."""
 
 
 @dataclass
 class Source:
-    """A file to predict on, its name below the folder that it was found in, and which of its pages, if it has several,
-    such as the frames of an animated GIF or WebP (None: it has one)."""
+    """An input file, its name relative to the searched folder, and the page number in a multi-page file.
+
+    Frames of an animated GIF or WebP are pages. `page` is None if the file has one page.
+    """
     path: Path
     name: Path
     page: int | None = None
@@ -41,7 +43,7 @@ class Source:
 
 @dataclass
 class Frame:
-    """An image, or one of a video's: its pixels, (H, W, 3) in BGR or (H, W), its number and the frames per second."""
+    """An image or a video frame: pixels (H, W, 3) in BGR or (H, W), frame number, and frames per second."""
     source: Source
     image: np.ndarray[Any, Any]
     number: int = 0
@@ -49,16 +51,16 @@ class Frame:
 
 
 def find_inputs(names: Iterable[str]) -> list[Source]:
-    """The files behind paths, folders (with the folders in them) and patterns, each once, in order.
+    """The files for paths, folders (recursive) and glob patterns, in order, without duplicates.
 
     Raises:
-        UserError: nothing is there, or something that is neither an image nor a video.
+        UserError: no file matches, or a file is neither an image nor a video.
     """
     sources = {}
     for name in names:
         matches = [Path(name)] if Path(name).exists() else sorted(map(Path, glob(name, recursive=True)))
         if not matches:
-            raise UserError(f'{name}: there is no such file or folder, and as a pattern it matches none')
+            raise UserError(f'{name}: no file or folder has this name or matches it as a pattern')
         for path in matches:
             found = [Source(path, Path(path.name))]
             if path.is_dir():
@@ -67,13 +69,13 @@ def find_inputs(names: Iterable[str]) -> list[Source]:
                 other = [file.name for file in sorted(path.rglob('*')) if file.suffix.lower() not in IMAGES | VIDEOS
                          and str(guess_type(file.name)[0]).startswith(('image/', 'video/'))]
                 if other:
-                    print_log(f"{path}: {len(other)} files are passed over, such as {other[0]}: names ending in "
-                              f"{', '.join(sorted(IMAGES | VIDEOS))} are taken", level=logging.WARNING)
+                    print_log(f"{path}: {len(other)} files are skipped, for example {other[0]}. Supported file "
+                              f"suffixes: {', '.join(sorted(IMAGES | VIDEOS))}", level=logging.WARNING)
                 if not found:
-                    raise UserError(f'{path} holds no image or video: names ending in '
-                                    f"{', '.join(sorted(IMAGES | VIDEOS))} are looked for")
+                    raise UserError(f'{path} has no image or video. Supported file suffixes: '
+                                    f"{', '.join(sorted(IMAGES | VIDEOS))}")
             elif path.suffix.lower() not in IMAGES | VIDEOS:
-                raise UserError(f"{path} is no image or video by its name: it would end in "
+                raise UserError(f"{path} is not an image or video. Supported file suffixes: "
                                 f"{', '.join(sorted(IMAGES | VIDEOS))}")
             for source in found:
                 sources[os.path.realpath(source.path)] = pages_of(source)
@@ -81,16 +83,16 @@ def find_inputs(names: Iterable[str]) -> list[Source]:
 
 
 def pages_of(source: Source) -> list[Source]:
-    """The source itself or, of an image with several pages, one source for each, named by its number from 1 on."""
+    """The source itself, or one source per page for a multi-page image. Page numbers in names start at 1."""
     suffix = source.path.suffix.lower()
     if suffix not in IMAGES:
         return [source]
     try:
         with Image.open(source.path) as image:
             count = getattr(image, 'n_frames', 1)
-    except Exception:  # whatever Pillow's readers raise of a damaged file, of which `frames_of` will tell
+    except Exception:  # Pillow raises many types of errors for damaged files; `frames_of` reports them
         count = 1
-    writable = suffix in TIFF or (count == 1 and suffix != '.gif')  # OpenCV writes these
+    writable = suffix in TIFF or (count == 1 and suffix != '.gif')  # OpenCV can write these formats
     ending = source.name.suffix if writable else '.png'
     if count == 1:
         return [Source(source.path, source.name.with_suffix(ending))]
@@ -99,12 +101,12 @@ def pages_of(source: Source) -> list[Source]:
 
 
 def read_page(source: Source, colour: str = 'color') -> np.ndarray[Any, Any] | None:
-    """The image of a source in BGR, or None.
+    """Read the image of a source in BGR, or None.
 
     Args:
-        source: the file, and which of its pages.
-        colour: 'color' for an image (H, W, 3), 'grayscale' for (H, W), 'unchanged' for the channels of the file; as
-            `LoadImageFromFile` in a pipeline has them.
+        source: the file and page.
+        colour: 'color' for an image (H, W, 3), 'grayscale' for (H, W), 'unchanged' for the channels of the file, as in
+            `LoadImageFromFile`.
     """
     suffix = source.path.suffix.lower()
     if suffix in TIFF and source.page:
@@ -121,33 +123,33 @@ def read_page(source: Source, colour: str = 'color') -> np.ndarray[Any, Any] | N
 
 
 def in_grey(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """An image (H, W, 3) in BGR as (H, W)."""
+    """Convert an image (H, W, 3) in BGR to grey (H, W)."""
     return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
 
 
 def in_colour(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """An image (H, W, 3) to draw on, of one of any number of channels."""
+    """Convert an image with any number of channels to (H, W, 3), for drawing."""
     if image.ndim == 2 or image.shape[2] < 3:
         return np.repeat(image.reshape(*image.shape[:2], -1)[..., :1], 3, axis=2)
     return np.ascontiguousarray(image[..., :3])
 
 
 def number_of_frames(source: Source) -> int:
-    """1 for an image; of a video what it says of itself."""
+    """1 for an image; the frame count in the header of a video."""
     return max(1, int(cv2.VideoCapture(str(source.path)).get(cv2.CAP_PROP_FRAME_COUNT))) if source.is_video else 1
 
 
 def frames_of(source: Source, colour: str = 'color') -> Iterator[Frame]:
-    """The image of a file, or the frames of a video, as `read_page` reads them.
+    """Yield the image of a file, or the frames of a video, as `read_page` reads them.
 
     Raises:
-        UnreadableError: there is none in it.
+        UnreadableError: the file has no readable image or frame.
     """
     if not source.is_video:
-        try:  # OpenCV fills what is missing of a file that is cut off with grey
+        try:  # OpenCV fills the missing part of a truncated file with grey, so check the end first
             whole = source.path.stat().st_size and not ends_early(source.path)
             image = read_page(source, colour) if whole else None
-        except Exception:  # a link to nowhere, a damaged page, more pixels than opencv takes
+        except Exception:  # a broken link, a damaged page, more pixels than OpenCV supports
             image = None
         if image is None:
             raise UnreadableError(f"{source.path} cannot be read: {fault(source.path) or 'it is not an image'}")
@@ -159,4 +161,4 @@ def frames_of(source: Source, colour: str = 'color') -> Iterator[Frame]:
         yield Frame(source, in_grey(image) if colour == 'grayscale' else image, number, video.fps)
         number += 1
     if number == 0:
-        raise UnreadableError(f'{source.path} is not a video that can be read')
+        raise UnreadableError(f'{source.path} cannot be read as a video')

@@ -1,4 +1,4 @@
-"""A detector's or segmentor's predictions on images in memory, as numbers and drawn."""
+"""Predict on images in memory with a detector or segmentor, and draw the predictions."""
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ class Predictor:
     Args:
         cfg: the config.
         checkpoint: path, URL or hf:// name.
-        device: where it runs.
-        threshold: score below which a detector's boxes are left out.
+        device: device of the model.
+        threshold: minimum score of a detector's boxes.
     """
 
     def __init__(self, cfg: Config, checkpoint: str, device: str, threshold: float) -> None:
@@ -31,12 +31,12 @@ class Predictor:
         steps = tested_on(cfg).get('pipeline') or []
         self.colour = next((step.get('color_type', 'color') for step in steps if 'LoadImage' in step['type']), 'color')
         self.classes = self.model.dataset_meta['classes']
-        # Pictures are taken out of it as arrays, so it needs no backend that would write them.
+        # Drawings are returned as arrays, so no backend has to write files.
         self.visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None, name=f'predictor{id(self)}'))
         self.visualizer.dataset_meta = self.model.dataset_meta
 
     def __call__(self, image: np.ndarray[Any, Any]) -> Any:
-        """The data sample with predictions of an image in BGR, (H, W, 3) or as `colour` names it."""
+        """Predict on an image in BGR, (H, W, 3) or as `colour` says. Returns the data sample with predictions."""
         sample = self.infer(self.model, image).cpu()
         if not self.segments:
             sample.pred_instances = sample.pred_instances[sample.pred_instances.scores >= self.threshold]
@@ -45,7 +45,7 @@ class Predictor:
     def draw(self, image: np.ndarray[Any, Any], sample: Any) -> np.ndarray[Any, Any]:
         """The image with its predictions drawn, (H, W, 3) in BGR."""
         options = {} if self.segments else dict(pred_score_thr=self.threshold)
-        if self.segments:  # as an array: mmseg indexes with it, and takes a tensor of one pixel for a number
+        if self.segments:  # mmseg indexes with the map, and treats a one-pixel tensor as a number, so use an array
             sample = type(sample)(pred_sem_seg=PixelData(data=sample.pred_sem_seg.data.numpy()))
         state = np.random.get_state()
         np.random.seed(0)  # mmdet varies the colours within a class with NumPy's global generator

@@ -1,4 +1,4 @@
-"""Predictions on disk: pictures and videos under the names of their inputs, COCO's JSON, label maps."""
+"""Write predictions to disk: drawn images and videos, a COCO json, and label maps."""
 import json
 
 import cv2
@@ -7,34 +7,34 @@ from ...errors import UserError
 
 
 class Results:
-    """A folder of predictions, nothing in it overwritten.
+    """A folder of predictions. Existing files are never overwritten.
 
     Args:
-        folder: where to write.
-        sources: what will be predicted on, as `find_inputs` gives it.
-        numbers: whether predictions.json and label maps are written, too.
-        segments: whether the numbers are label maps.
+        folder: output folder.
+        sources: inputs from `find_inputs`.
+        numbers: whether to write predictions.json and label maps, too.
+        segments: whether the model is a segmentor, with label maps.
 
     Raises:
-        UserError: a file is there already, or two inputs have one name.
+        UserError: an output file exists already, or two inputs have the same output name.
     """
 
     def __init__(self, folder, sources, numbers, segments=False):
         self.folder, self.numbers, self.video = folder, numbers, None
         self.coco = dict(images=[], annotations=[])
         if folder.exists() and not folder.is_dir():
-            raise UserError(f'{folder} is a file, and predictions are written to a folder', 'out')
+            raise UserError(f'{folder} is a file, but the output must be a folder', 'out')
         targets = {}
         for source in sources:
             for target in (self.picture(source), *([self.labels(source)] if numbers and segments else [])):
                 if target in targets:
-                    raise UserError(f'{targets[target]} and {source.path} would both be written to {target}: predict '
-                                    'on them one at a time, each into its own folder', 'out')
+                    raise UserError(f'{targets[target]} and {source.path} would both be written to {target}. Predict '
+                                    'them separately, each into its own folder', 'out')
                 targets[target] = source.path
         planned = [*targets, *([folder / 'predictions.json', folder / 'labels'] if numbers else [])]
         if there := [str(path) for path in planned if path.exists()]:
-            raise UserError(f"not overwritten: {', '.join(there[:3])}{' and others' if len(there) > 3 else ''}; choose "
-                            'another folder', 'out')
+            raise UserError(f"files exist already: {', '.join(there[:3])}{' and others' if len(there) > 3 else ''}. "
+                            'Choose another folder', 'out')
 
     def picture(self, source):
         return self.folder / (source.name.with_suffix('.mp4') if source.is_video else source.name)
@@ -44,7 +44,7 @@ class Results:
         return self.folder / 'labels' / source.name.with_suffix(ending)
 
     def add(self, frame, drawn, numbers):
-        """Write what was predicted on a frame: the drawn image, and a label map or annotations."""
+        """Write the predictions of a frame: the drawn image, and a label map or annotations."""
         target = self.picture(frame.source)
         self._make(target.parent)
         height, width = drawn.shape[:2]
@@ -56,7 +56,7 @@ class Results:
                 codec = cv2.VideoWriter_fourcc(*'mp4v')
                 self.video = cv2.VideoWriter(str(target), codec, frame.rate or 25, (width, height))
                 if not self.video.isOpened():
-                    raise UserError(f'{target} cannot be written: is the disk full, or the folder for others alone?')
+                    raise UserError(f'{target} cannot be written. Check the disk space and the folder permissions')
             self.video.write(drawn)
         if not self.numbers:
             return
@@ -78,15 +78,15 @@ class Results:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f'{folder} cannot be made: {error.strerror}') from None
+            raise UserError(f'{folder} cannot be created: {error.strerror}') from None
 
     @staticmethod
     def _write(path, pixels):
         if not cv2.imwrite(str(path), pixels):
-            raise UserError(f'{path} cannot be written: is the disk full, or the folder for others alone?')
+            raise UserError(f'{path} cannot be written. Check the disk space and the folder permissions')
 
     def finish(self, classes, segments):
-        """Write predictions.json: classes are numbered from 0 in label maps, and from 1 in COCO's annotations."""
+        """Write predictions.json. Class numbers start at 0 in label maps, and at 1 in COCO annotations."""
         if not self.numbers:
             return
         categories = [dict(id=i + (not segments), name=name) for i, name in enumerate(classes)]

@@ -1,9 +1,9 @@
-"""A page that predicts on the picture that is dropped into it."""
+"""A web page for predictions on uploaded pictures."""
 from ...errors import UserError
 
 
 def serve(predictor, **options):
-    """Open the page and wait until it is closed with Ctrl-C; options are those of gradio's `launch`.
+    """Open the page and wait for Ctrl-C. `options` go to gradio's `launch`.
 
     Raises:
         UserError: gradio is not installed.
@@ -11,7 +11,7 @@ def serve(predictor, **options):
     try:
         import gradio
     except ImportError:
-        raise UserError('the page in the browser needs gradio: pip install gradio') from None
+        raise UserError('the web page needs gradio: pip install gradio') from None
 
     def predict(image, threshold):
         if image is None:

@@ -1,4 +1,4 @@
-"""What keeps a training safe, as parts that mmengine's registries know; docs/reliability.md is about them."""
+"""Reliability features for training, registered in mmengine: see docs/reliability.md."""
 from mmengine.config import Config
 
 from . import checkpoints, determinism, images, loss, resume, signals
@@ -9,7 +9,9 @@ __all__ = ['explained', 'hold', 'make_safe']
 
 
 def make_safe(cfg: Config) -> None:
-    """Put hooks, loops, readers and backends into a config that is about to become a Runner; what it sets itself
-    stays."""
+    """Add the hooks, loops, readers and backends to a config before its Runner is built.
+
+    Explicit settings of the config are kept.
+    """
     for part in (images, loss, checkpoints, signals, resume, determinism):
         part.put_into(cfg)

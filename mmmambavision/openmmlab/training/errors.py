@@ -1,4 +1,4 @@
-"""What ends a training, as one sentence that says what to do, where it is nothing wrong with the program."""
+"""Turn known training failures (memory, disk, data, network) into short messages that say what to do."""
 import errno
 import re
 from collections.abc import Iterator
@@ -18,60 +18,63 @@ CONNECTION = re.compile(r'connection (closed|reset|refused)|broken pipe|socket|t
 
 @contextmanager
 def explained(work_dir: str | PathLike[str]) -> Iterator[None]:
-    """Run a training; what the machine, the data or another process did to it is raised as a UserError.
+    """Run a training and turn known failures of the machine, the data or another process into a UserError.
 
     Args:
-        work_dir: where its checkpoints are.
+        work_dir: folder of the checkpoints.
 
     Raises:
-        UserError: with a sentence of its own, for what `sentence_of` knows; other errors as they are.
+        UserError: `message_of` knows the error. Other errors pass unchanged.
     """
     try:
         yield
     except Exception as error:
-        sentence = sentence_of(error)
-        if not sentence:
+        message = message_of(error)
+        if not message:
             raise
         if isinstance(error, UserError):
-            raise UserError(sentence, *getattr(error, 'hints', ())) from None
+            raise UserError(message, *getattr(error, 'hints', ())) from None
         last, hint = way_on(work_dir)
         mended_by = ('less_memory' if isinstance(error, torch.OutOfMemoryError) else
                      'work_dir' if isinstance(error, OSError) and error.errno in NOT_WRITTEN else None)
-        raise UserError(f'{sentence}. {last}', mended_by, hint) from None
+        raise UserError(f'{message}. {last}', mended_by, hint) from None
 
 
-def sentence_of(error: BaseException) -> str | None:
-    """What an error of a training means, or None for one that is not known."""
+def message_of(error: BaseException) -> str | None:
+    """A message for a known training error, or None."""
     text = str(error)
     if isinstance(error, UserError):  # torch puts a worker's traceback before its message
         return text.rpartition(f'{type(error).__name__}: ')[2].strip() if 'in DataLoader worker' in text else text
     if isinstance(error, torch.OutOfMemoryError):
-        return (f'the GPU has too little memory ({text.split(". ")[0]}): set train_dataloader.batch_size lower and '
-                'scale the learning rate with it, train in mixed precision, or set model.backbone.with_cp=True, which '
-                'computes activations twice')
+        return (f'the GPU has too little memory ({text.split(". ")[0]}): reduce train_dataloader.batch_size and the '
+                'learning rate, train in mixed precision, or set model.backbone.with_cp=True (activation '
+                'checkpointing)')
     if isinstance(error, OSError) and error.errno in NOT_WRITTEN:
-        return (f'{error.filename or "a file"} could not be written: {error.strerror}; make space, or choose another '
-                'work_dir')
+        return (f'{error.filename or "a file"} could not be written: {error.strerror}. Free some disk space, or choose '
+                'another work_dir')
     if worker := WORKER.search(' '.join(map(str, chain(error)))):
         ended = worker[2].strip().replace('is killed by signal: ', 'was ended by a signal: ')
         if 'Bus error' in ended:
-            return (f"a data loader's worker, process {worker[1]}, {ended}: /dev/shm is full; give the container more "
-                    '(docker run --shm-size=8g), or set train_dataloader.num_workers lower')
-        return (f"a data loader's worker, process {worker[1]}, {ended}: as a rule the memory ran out and the system "
-                'killed it; set train_dataloader.num_workers and val_dataloader.num_workers lower')
+            return (f'the data loader worker with process id {worker[1]} {ended}, because /dev/shm is full. Increase '
+                    'it (docker run --shm-size=8g), or reduce train_dataloader.num_workers')
+        return (f'the data loader worker with process id {worker[1]} {ended}, usually because the memory ran out. '
+                'Reduce train_dataloader.num_workers and val_dataloader.num_workers')
     if 'Cannot find valid image after' in text:
-        return ('of very many images in a row not one could be read, as warnings above say: see that data_root and '
-                'data_prefix of train_dataloader.dataset name the folder of the images')
+        return ('too many images in a row could not be read (see the warnings above). Check that data_root and '
+                'data_prefix of train_dataloader.dataset name the image folder')
     if dist.is_initialized() and (isinstance(error, dist.DistError) or
                                   (isinstance(error, RuntimeError) and CONNECTION.search(text))):
-        return (f'process {dist.get_rank()} of {dist.get_world_size()} has lost another one, which ended or was '
-                f'killed; what that one says last tells why ({text.strip().splitlines()[0][:200]})')
+        return (f'process {dist.get_rank()} of {dist.get_world_size()} lost the connection to another process '
+                f'({text.strip().splitlines()[0][:200]}). The last output of the other process shows the reason')
     return None
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those in whose handling it was raised: torch raises that of a killed worker wherever the program
-    is, also where others catch it and stumble."""
+    """An error and all its causes and contexts.
+
+    torch raises the error of a killed worker at any point of the program. Another library can catch it and raise its
+    own error.
+    """
     while error:
         yield error
         error = error.__cause__ or error.__context__

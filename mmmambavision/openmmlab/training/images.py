@@ -1,4 +1,4 @@
-"""Files of a training set that cannot be read: named, and skipped where that is asked for."""
+"""Report unreadable files of a training set, or skip them on request."""
 import logging
 import os
 import zlib
@@ -20,18 +20,19 @@ READERS = {'LoadImageFromFile': 'img_path', 'LoadAnnotations': 'seg_map_path'}
 
 @TRANSFORMS.register_module()
 class ReadWhole(BaseTransform):
-    """A step of a pipeline that reads an image or a label map, and what is done where its file cannot be read.
+    """Wrap a pipeline step that reads an image or a label map, and report or skip unreadable files.
 
-    A JPEG or PNG that ends too early counts as one that cannot be read: OpenCV fills the missing part with grey.
+    A truncated JPEG or PNG counts as unreadable, because OpenCV fills the missing part with grey.
 
     Args:
         step (dict): the step, `LoadImageFromFile` or `LoadAnnotations`.
-        key (str): of the path in the results: `img_path` or `seg_map_path`; a sample without it has no such file.
-        skip_broken (bool): warn of each file once and let the data set take another sample.
-        ann_file (str): what lists the files.
+        key (str): key of the path in the results: `img_path` or `seg_map_path`. A sample can lack this key.
+        skip_broken (bool): warn once per file and let the data set return another sample.
+        ann_file (str): annotation file, for messages.
 
     Raises:
-        UserError: in `transform`, unless skip_broken: names the file, what lists it, and the option that skips it.
+        UserError: from `transform`, if a file is unreadable and skip_broken is False. The message names the file, the
+            annotation file and the option to skip it.
     """
 
     def __init__(self, step, key='img_path', skip_broken=False, ann_file=None):
@@ -55,13 +56,12 @@ class ReadWhole(BaseTransform):
                 return done
         sentence = f'{path} cannot be read: {reason}{self.wanted_by(results)}'
         if not self.skip_broken:
-            raise UserError(f'{sentence}. Mend or replace it, or set skip_broken_images=True to train on other images '
-                            'instead')
+            raise UserError(f'{sentence}. Repair or replace it, or set skip_broken_images=True to skip it')
         number = zlib.crc32(str(path).encode()) % len(self.named)
         if not self.named[number]:
             self.named[number] = True
-            # An error, because ranks other than the first log nothing less.
-            print_log(f'{sentence}; another image is taken instead', 'current', logging.ERROR)
+            # Level ERROR, because all ranks except the first log only errors.
+            print_log(f'{sentence}; another image replaces it', 'current', logging.ERROR)
         return None
 
     def wanted_by(self, results):
@@ -75,12 +75,12 @@ class ReadWhole(BaseTransform):
 
 @cache
 def names_given():
-    """Whether a file was named, by its path's checksum, in memory that this process and its workers share."""
+    """Flags of reported files by path checksum, in memory shared with the data loader workers."""
     return torch.zeros(1 << 20, dtype=torch.bool).share_memory_()
 
 
 def fault(path):
-    """What is wrong with an image file, or None; of a file that is not on a disk, nothing is known."""
+    """The reason why an image file is unreadable, or None. Remote files are not checked."""
     if '://' in str(path):
         return None
     try:
@@ -97,20 +97,20 @@ def fault(path):
 
 
 def too_short(path):
-    """What tells that the end of a JPEG or PNG file is missing, or None."""
+    """A message if a JPEG or PNG file is truncated, or None."""
     try:
         data = Path(path).read_bytes()
     except OSError:
         return None
     if data.startswith(b'\xff\xd8') and data.find(b'\xff\xd9', first_scan(data)) < 0:
-        return 'the JPEG has no end, it was cut off'
+        return 'the JPEG is cut off'
     if data.startswith(b'\x89PNG') and b'IEND\xaeB`\x82' not in data:
-        return 'the PNG has no end, it was cut off'
+        return 'the PNG is cut off'
     return None
 
 
 def ends_early(path):
-    """As `too_short`, of files whose last bytes are not those of the format, and without reading the others whole."""
+    """Like `too_short`, but faster: it reads the whole file only if the last bytes have no end marker."""
     with open(path, 'rb') as file:
         file.seek(-min(64, file.seek(0, os.SEEK_END)), os.SEEK_END)
         tail = file.read()
@@ -118,7 +118,7 @@ def ends_early(path):
 
 
 def first_scan(jpeg):
-    """Where the first scan of a JPEG starts, past segments such as a thumbnail's, which has an end of its own."""
+    """The offset of the first scan of a JPEG. Earlier segments can hold a thumbnail with its own end marker."""
     at = 2
     while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] != 0xDA:
         at += 1 if jpeg[at + 1] == 0xFF else 2 + int.from_bytes(jpeg[at + 2:at + 4], 'big')
@@ -126,10 +126,9 @@ def first_scan(jpeg):
 
 
 def put_into(cfg):
-    """Make the training pipelines of a config name files that they cannot read, and with its `skip_broken_images`
-    take others instead."""
+    """Wrap the readers of a config's training pipelines in `ReadWhole`, with its `skip_broken_images` setting."""
     pipelines = [hook.get('switch_pipeline') for hook in cfg.get('custom_hooks') or [] if isinstance(hook, dict)]
-    pipelines = [(pipeline, None) for pipeline in pipelines if pipeline]  # what mmdet's hook trains with in the end
+    pipelines = [(pipeline, None) for pipeline in pipelines if pipeline]  # of mmdet's PipelineSwitchHook
     loader = cfg.get('train_dataloader') or {}
     for _, dataset in datasets_of(loader.get('dataset') or {}, ''):
         ann_file = dataset.get('ann_file')

@@ -1,4 +1,4 @@
-"""A training whose loss is no number any more ends, and leaves no checkpoint of it."""
+"""Stop a training when its loss or weights become NaN or infinite, without a checkpoint of these weights."""
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -11,18 +11,19 @@ from .checkpoints import way_on
 
 @HOOKS.register_module()
 class InvalidLossHook(Hook):
-    """Stop at losses that are NaN or infinite, and before a checkpoint of weights that are.
+    """Stop after several NaN or infinite losses in a row, or before a checkpoint of NaN or infinite weights.
 
-    A single one is harmless where a gradient scaler skips its step; in float32 the weights are lost at once and all
-    losses after it are NaN, too.
+    One such loss is harmless in mixed precision, because the gradient scaler skips the step. In float32 it destroys
+    the weights, and all later losses are NaN too.
 
     Args:
-        patience (int): number of such losses in a row that stop the training.
+        patience (int): number of NaN or infinite losses in a row that stop the training.
 
     Raises:
-        UserError: in training; names the iteration, the files of its batch and the last whole checkpoint.
+        UserError: during training. The message names the iteration, the files of the batch and the last complete
+            checkpoint.
     """
-    priority = 'LOW'  # after the log was written, before a checkpoint is
+    priority = 'LOW'  # after the log, before the checkpoint
 
     def __init__(self, patience=3):
         self.patience = patience
@@ -44,26 +45,26 @@ class InvalidLossHook(Hook):
         bad = [name for name, weights in model.named_parameters() if not torch.isfinite(weights).all()]
         bad += [name for name, values in model.named_buffers() if torch.isnan(values).any()]
         if bad:
-            iteration = checkpoint['meta']['iter']  # at the end of an epoch the runner's count is of the next one
-            self.stop(runner, f'weights became NaN or infinite ({bad[0]} and {len(bad) - 1} more), so no checkpoint is '
+            iteration = checkpoint['meta']['iter']  # at the end of an epoch, runner.iter already counts the next epoch
+            self.stop(runner, f'weights became NaN or infinite ({bad[0]} and {len(bad) - 1} more). No checkpoint is '
                               f'written at iteration {iteration}')
 
     def stop(self, runner, what):
-        first = f'; the first such loss was that of {self.first}' if self.count else ''
+        first = f', first at {self.first}' if self.count else ''
         last, hint = way_on(runner.work_dir)
         raise UserError(
-            f'training stopped: {what}{first}. {last}. Try a lower learning rate '
-            '(optim_wrapper.optimizer.lr), clipped gradients (optim_wrapper.clip_grad.max_norm), float32 instead '
-            'of mixed precision, and look at these files and their annotations', hint)
+            f'training stopped: {what}{first}. {last}. Check the annotations of these files, and try a lower learning '
+            'rate (optim_wrapper.optimizer.lr), gradient clipping (optim_wrapper.clip_grad.max_norm), or float32 '
+            'instead of mixed precision', hint)
 
 
 def files(data_batch):
-    """The images of a batch, as the end of a sentence."""
+    """The image files of a batch, as the end of a sentence."""
     samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else None
     paths = [str(path) for sample in samples or () if (path := getattr(sample, 'img_path', None))]
     return f' (its batch: {", ".join(paths)})' if paths else ''
 
 
 def put_into(cfg):
-    """Add the hook to a config that does not name it."""
+    """Add the hook to a config, unless the config has it already."""
     add_hook(cfg, 'InvalidLossHook')

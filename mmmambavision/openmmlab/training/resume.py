@@ -1,9 +1,9 @@
-"""A training that is resumed goes on as if it had not been interrupted.
+"""Resume a training exactly, as if it had not been interrupted.
 
-Everything random of an iteration is drawn from generators that are seeded by the training's seed and the iteration's
-number: in the process that trains before each iteration, and before each image is loaded, in whichever process loads
-it. So no state of a generator has to be saved, which would need that of every worker of a data loader at a moment when
-they are ahead of the training; the number of workers makes no difference either.
+The training process seeds its random generators before each iteration, from the seed and the iteration number. A
+process that loads images seeds its generators before each image. So a checkpoint needs no generator states, and the
+result does not depend on the number of workers. Saved states would not work, because the data loader workers are ahead
+of the training.
 """
 import random
 from collections import Counter
@@ -22,15 +22,15 @@ from ...errors import UserError
 from ..configs import add_hook
 from .signals import guard_workers
 
-ANEW = "to train with the config's, start a new training from the weights of the checkpoint, in another work_dir"
-CHANGING = {'lr', 'initial_lr', 'initial_momentum'}  # of a group of parameters, whatever its optimizer
+ANEW = "to use the config's settings, start a new training from the weights of the checkpoint, in another work_dir"
+CHANGING = {'lr', 'initial_lr', 'initial_momentum'}  # keys that schedules add to any optimizer's parameter groups
 PROGRESS = {'params', 'last_step', '_global_step', '_last_value', 'verbose', 'base_values', 'best', 'num_bad_epochs',
-            'cooldown_counter', 'last_epoch'}  # what is no setting
-POSITION = 'batches_of_epoch'  # in a checkpoint's meta: how many were trained on in its running epoch, and of how many
+            'cooldown_counter', 'last_epoch'}  # keys of progress, not settings
+POSITION = 'batches_of_epoch'  # key in a checkpoint's meta: [finished batches of the current epoch, all batches]
 
 
 def seed_generators(*key):
-    """Seed the generators of Python, NumPy and torch, on all devices, with a hash of some whole numbers."""
+    """Seed the generators of Python, NumPy and torch on all devices with a hash of integers."""
     seed = int(np.random.SeedSequence(key).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)
@@ -38,7 +38,7 @@ def seed_generators(*key):
 
 
 class SeededBatch:
-    """Indices of a batch, which seed the generators of the process that loads their images, before each of them."""
+    """Indices of a batch. Iterating over them seeds the generators of the loading process before each image."""
 
     def __init__(self, indices, *key):
         self.indices, self.key = indices, key
@@ -54,14 +54,15 @@ class SeededBatch:
 
 @DATA_SAMPLERS.register_module()
 class SeededBatchSampler:
-    """The batches of another batch sampler, each of which seeds the generators for its images.
+    """Wrap a batch sampler and return its batches as `SeededBatch`.
 
-    It gives none before `start`: loops make iterators, whose workers begin to load, before they know where they start.
+    It returns no batches before `start`. Loops create iterators, and workers begin to load, before the start position
+    is known.
 
     Args:
-        sampler, batch_size: as of torch's BatchSampler.
-        batch_sampler: config of the other batch sampler; default torch's.
-        drop_last: of torch's.
+        sampler, batch_size: as in torch's BatchSampler.
+        batch_sampler: config of the wrapped batch sampler; default torch's BatchSampler.
+        drop_last: as in torch's BatchSampler.
     """
 
     def __init__(self, sampler, batch_size, batch_sampler=None, drop_last=False):
@@ -72,7 +73,7 @@ class SeededBatchSampler:
         self.started = False
 
     def start(self, seed, iteration, passed_over):
-        """Go on at an iteration of the training, passing over so many batches, which are not loaded."""
+        """Continue at an iteration. Skip `passed_over` batches without loading them."""
         self.seed, self.iteration, self.passed_over, self.started = seed, iteration, passed_over, True
 
     def __len__(self):
@@ -83,14 +84,14 @@ class SeededBatchSampler:
             if self.passed_over:
                 self.passed_over -= 1
                 continue
-            # The rank whatever `diff_rank_seed` says, as mmengine seeds workers.
+            # Always include the rank, even without `diff_rank_seed`, as mmengine does for workers.
             yield SeededBatch(indices, self.seed, get_rank(), self.iteration)
             self.iteration += 1
 
 
 @LOOPS.register_module()
 class ResumableEpochBasedTrainLoop(EpochBasedTrainLoop):
-    """mmengine's loop, which goes on in the middle of an epoch; `done` counts the epoch's batches trained on."""
+    """mmengine's loop that can continue in the middle of an epoch. `done` counts the epoch's finished batches."""
 
     done = 0
 
@@ -109,7 +110,7 @@ class ResumableEpochBasedTrainLoop(EpochBasedTrainLoop):
 
 @LOOPS.register_module()
 class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
-    """mmengine's loop, which loads none of the batches that were trained on before."""
+    """mmengine's loop that does not load finished batches again."""
 
     def run(self):
         self.dataloader.batch_sampler.start(self.runner.seed, self._iter, self._iter)
@@ -117,7 +118,7 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
         return super().run()
 
     def _batches(self):
-        """All batches from where training goes on, after the nothings that mmengine takes for the earlier ones."""
+        """None for each finished batch, because mmengine skips that many, then the remaining batches."""
         yield from repeat(None, self._iter)
         for epoch in count():
             if epoch and hasattr(self.dataloader.batch_sampler.sampler, 'set_epoch'):
@@ -127,12 +128,12 @@ class ResumableIterBasedTrainLoop(IterBasedTrainLoop):
 
 @HOOKS.register_module()
 class ResumeHook(Hook):
-    """Seeds the generators before each iteration, and keeps the place in the epoch in checkpoints."""
+    """Seed the generators before each iteration, and save the position in the epoch in checkpoints."""
 
     priority = 'VERY_HIGH'
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        seed_generators(runner.seed, runner.iter)  # of which the rank is a part where `diff_rank_seed` asks for it
+        seed_generators(runner.seed, runner.iter)  # runner.seed includes the rank if `diff_rank_seed` is set
 
     def before_save_checkpoint(self, runner, checkpoint):
         loop, meta = runner.train_loop, checkpoint['meta']
@@ -152,25 +153,25 @@ class ResumeHook(Hook):
             runner.train_loop.done = done
         else:
             runner.logger.warning(
-                f'the checkpoint is of batch {done} of {batches} in an epoch, which has '
-                f'{len(runner.train_loop.dataloader)} now: the epoch is begun again')
+                f'the checkpoint is from batch {done} of {batches} in an epoch, but the epoch has '
+                f'{len(runner.train_loop.dataloader)} batches now. The epoch starts again')
 
 
 def check_resumable(runner, checkpoint):
-    """See that a training can go on from a checkpoint.
+    """Check that a training can resume from a checkpoint.
 
     Raises:
-        UserError: it holds weights alone, or the state of an optimizer of another kind or for other parameters.
+        UserError: the checkpoint has only weights, or its optimizer has another type or other parameters.
     """
     missing = [key for key in ('optimizer', 'message_hub') if key not in checkpoint]
     if missing or 'iter' not in (checkpoint.get('meta') or {}):
-        raise UserError(f"the checkpoint has no {' and no '.join(missing) or 'iteration'}, so no training can be "
-                        f'resumed from it; {ANEW}', 'new_start')
+        raise UserError(f"the checkpoint has no {' and no '.join(missing) or 'iteration'}, so a training cannot resume "
+                        f'from it; {ANEW}', 'new_start')
     states = runner.optim_wrapper.state_dict(), checkpoint['optimizer']
     now, before = (dict(flat(groups_of(state))) for state in states)
     kinds = [{key.split('.')[-1] for key in keys} - CHANGING for keys in (now, before)]
     if not (kinds[0] <= kinds[1] or kinds[1] <= kinds[0]):  # versions of torch add keys
-        raise UserError(f"the checkpoint's optimizer is of another type than the config's: one alone has "
+        raise UserError(f"the checkpoint's optimizer has another type than the config's: only one of them has "
                         f"{', '.join(sorted(kinds[0] ^ kinds[1]))}; {ANEW}", 'new_start')
     sizes = [{key: len(value) for key, value in state.items() if key.endswith('params')} for state in (now, before)]
     if sizes[0] != sizes[1]:
@@ -182,11 +183,11 @@ def check_resumable(runner, checkpoint):
 
 
 def warn_of_kept_settings(runner, checkpoint):
-    """Warn of settings of the optimizer and of its schedules that differ from the checkpoint's, which are used.
+    """Warn about optimizer and schedule settings that differ from the checkpoint. The checkpoint's settings are used.
 
     Args:
-        runner: mmengine's, with the optimizer and schedules that the config asks for.
-        checkpoint: what is resumed from.
+        runner: mmengine's Runner, with the optimizer and schedules of the config.
+        checkpoint: the checkpoint to resume from.
     """
     def states(schedules):
         if isinstance(schedules, dict):
@@ -202,26 +203,26 @@ def warn_of_kept_settings(runner, checkpoint):
         values = now.get(key), before.get(key)
         if name in PROGRESS or values[0] == values[1] or (name == 'lr' and '.'.join([*parts, 'initial_lr']) in now):
             continue
-        if parts[0] == 'optimizer' and None in values:  # what only one version of torch knows
+        if parts[0] == 'optimizer' and None in values:  # only one version of torch has this key
             continue
-        if parts[0] == 'optimizer':  # without the group's number, since often each parameter has one
+        if parts[0] == 'optimizer':  # without the group index, because often each parameter has its own group
             key = '.'.join(['optim_wrapper', *parts[:-1], name.removeprefix('initial_')])
         changed[f'{key} is {values[0]!r} in the config and {values[1]!r} in the checkpoint'] += 1
     if changed:
         texts = [text + f' ({count} groups of parameters)' * (count > 1) for text, count in changed.items()]
         runner.logger.warning(
-            f"a resumed training keeps the checkpoint's optimizer and schedules, the times of which may be iterations: "
+            f"a resumed training keeps the checkpoint's optimizer and schedules (times can be in iterations): "
             f"{'; '.join(texts)}. {ANEW[0].upper()}{ANEW[1:]}")
 
 
 def groups_of(state):
-    """The groups of parameters in the state of an optimizer, or in those of several by their names."""
+    """The parameter groups of an optimizer state, or a dict of them for several optimizers."""
     return state['param_groups'] if 'param_groups' in state else {
         name: part['param_groups'] for name, part in state.items()}
 
 
 def flat(node, key=''):
-    """(dotted key, value) of nested dicts and lists of dicts; counted values, such as milestones, as a list."""
+    """Yield (dotted key, value) of nested dicts and lists of dicts. A Counter (e.g. milestones) becomes a list."""
     if isinstance(node, Counter):
         yield key, sorted(node.elements())
     elif isinstance(node, dict) or (isinstance(node, list) and all(isinstance(part, dict) for part in node)):
@@ -232,7 +233,7 @@ def flat(node, key=''):
 
 
 def put_into(cfg):
-    """Have a config's training resume exactly, if its loop is one of mmengine's two."""
+    """Make a config's training resume exactly, if it uses one of mmengine's two loops."""
     use_earlier_seed(cfg)
     loop, loader = cfg.get('train_cfg'), cfg.get('train_dataloader')
     if not loop or not loader:
@@ -250,9 +251,11 @@ def put_into(cfg):
 
 
 def use_earlier_seed(cfg):
-    """Have a training that is resumed, and whose config names no seed, draw as it began; mmengine would set the
-    earlier seed after it has made the samplers."""
-    cfg.setdefault('randomness', {})  # which stores a copy and returns the dict
-    cfg.randomness.setdefault('seed', None)  # without which mmengine takes no `deterministic`
+    """Copy the checkpoint's seed into the config of a resumed training without a seed.
+
+    mmengine would set this seed only after it has built the samplers.
+    """
+    cfg.setdefault('randomness', {})  # stores a copy, so read the stored dict below
+    cfg.randomness.setdefault('seed', None)  # mmengine ignores `deterministic` without this key
     if cfg.get('resume') and cfg.get('load_from') and cfg.randomness.seed is None:
         cfg.randomness['seed'] = (load_checkpoint(cfg.load_from).get('meta') or {}).get('seed')

@@ -1,4 +1,4 @@
-"""A training that is asked to end, by a signal or Ctrl-C, writes a checkpoint and ends with a status that says so."""
+"""On a signal or Ctrl-C, write a checkpoint and end the training with a special exit status."""
 import os
 import signal
 import threading
@@ -16,17 +16,17 @@ from ...interrupts import SIGNALS, end_before_training, status_of, wanted
 from ..configs import add_hook
 from .checkpoints import BACKEND, INTERRUPTED
 
-TOGETHER = 5  # seconds in which signals are one: torchrun passes on what Slurm sends to all processes anyway
-EVERY = 10  # iterations of a validation, which several processes go through in step when they ask each other
+TOGETHER = 5  # seconds: signals within this time count as one, because both Slurm and torchrun send them
+EVERY = 10  # validation iterations between two checks for a signal, because a check synchronizes all processes
 
 
 @HOOKS.register_module()
 class SignalHook(Hook):
-    """Ends the training after an iteration in which any process was sent SIGTERM, SIGUSR1 or SIGINT, which is Ctrl-C.
+    """End the training after the current iteration if any process receives SIGTERM, SIGUSR1 or SIGINT (Ctrl-C).
 
-    A checkpoint of that iteration is written to the work dir, `interrupted.pth`, and all processes end with status 75,
-    or 130 for SIGINT. A signal before the first iteration ends the process at once with this status, a second signal,
-    some seconds after the first, at once without it.
+    The hook writes the checkpoint `interrupted.pth` to the work dir. All processes end with status 75, or 130 for
+    SIGINT. A signal before the first iteration ends the process immediately with the same status. A second signal some
+    seconds after the first ends the process immediately without a checkpoint.
     """
 
     priority = 'LOWEST'  # after the schedulers' steps, the log and the regular checkpoint
@@ -38,15 +38,16 @@ class SignalHook(Hook):
             self.former = {number: signal.signal(number, self._receive) for number in wanted()}
 
     def _receive(self, number, frame):
-        if os.getpid() != self.process:  # a forked child, such as one of an evaluation's pool
+        if os.getpid() != self.process:  # a forked child, for example of an evaluation pool
             if number == signal.SIGTERM:
                 _end_by_default(number)
         elif not self.training:
             end_before_training(number, frame)
         elif not self.received:
             self.received, self.since = number, time.monotonic()
-            if number == signal.SIGINT:  # somebody is looking; os.write because print may be what was interrupted
-                os.write(2, f'\nends after this iteration; Ctrl-C after {TOGETHER} seconds: at once\n'.encode())
+            if number == signal.SIGINT:  # os.write, because the signal may have interrupted print
+                os.write(2, f'\nthe training ends after this iteration; press Ctrl-C after {TOGETHER} seconds to end '
+                            'it immediately\n'.encode())
         elif time.monotonic() - self.since > TOGETHER:
             _end_by_default(number)
 
@@ -56,7 +57,7 @@ class SignalHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         wrapper = runner.optim_wrapper
         wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-        # Gradients that are being accumulated are in no checkpoint.
+        # Wait for the optimizer step: a checkpoint does not store accumulated gradients.
         if all(getattr(part, 'should_update', lambda: True)() for part in wrappers) and (
                 number := self._asked_to_end()):
             self._end(runner, number, dict(epoch=runner.epoch, iter=runner.iter + 1))
@@ -69,7 +70,7 @@ class SignalHook(Hook):
                 number := self._asked_to_end()):
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
-                    hook.after_val_epoch(runner)  # has the trained weights take the place of their average again
+                    hook.after_val_epoch(runner)  # swap the exponential moving average back to the trained weights
             self._end(runner, number, dict(epoch=runner.epoch, iter=runner.iter))
 
     def after_val_epoch(self, runner, metrics=None):
@@ -81,12 +82,12 @@ class SignalHook(Hook):
             signal.signal(number, handler)
 
     def _asked_to_end(self):
-        """The signal that any process was sent, or 0, which all processes have to ask together."""
+        """The signal that any process received, or 0. All processes must call this together."""
         return over_processes(self.received, 'max')
 
     def _end(self, runner, number, meta):
         runner.save_checkpoint(runner.work_dir, INTERRUPTED, meta=meta, by_epoch=False, backend_args=BACKEND)
-        barrier()  # launchers end the other processes when one has ended
+        barrier()  # a launcher kills all processes when the first one ends
         runner.logger.warning(
             f'ended by {signal.Signals(number).name} after iteration {meta["iter"]}: resume from '
             f'{Path(runner.work_dir, INTERRUPTED)}')
@@ -94,7 +95,7 @@ class SignalHook(Hook):
 
 
 def over_processes(number, op):
-    """The 'min' or 'max' of a whole number over all processes."""
+    """The 'min' or 'max' of an integer over all processes."""
     value = torch.tensor(int(number))
     all_reduce(value, op)
     return value.item()
@@ -106,7 +107,7 @@ def _end_by_default(number):
 
 
 def _wait_for_the_end():
-    """End this process by a SIGTERM of its parent, which is how workers of a data loader are ended."""
+    """End this process on SIGTERM from its parent. The data loader ends its workers this way."""
     while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
         pass
     os._exit(0)
@@ -114,11 +115,14 @@ def _wait_for_the_end():
 
 @FUNCTIONS.register_module()
 def init_worker(worker_id, disable_subprocess_warning=False):
-    """Have a data loader's worker outlive the signals that Slurm sends to all processes: training would end with it."""
+    """Make a data loader worker ignore signals that Slurm sends to all processes.
+
+    Without its workers the training could not finish the iteration.
+    """
     for number in SIGNALS:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, 'sigwaitinfo'):  # Linux's, which says who sent a signal
+    if hasattr(signal, 'sigwaitinfo'):  # Linux only: it reports the sender of a signal
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         threading.Thread(target=_wait_for_the_end, daemon=True).start()
     if disable_subprocess_warning and worker_id != 0:
@@ -126,13 +130,13 @@ def init_worker(worker_id, disable_subprocess_warning=False):
 
 
 def guard_workers(loader):
-    """Have a data loader's config start its workers with `init_worker`, unless it has a function of its own."""
+    """Make a data loader's config use `init_worker`, unless it sets its own `worker_init_fn`."""
     if loader and 'worker_init_fn' not in loader:
         loader['worker_init_fn'] = dict(
             type='init_worker', disable_subprocess_warning=loader.pop('disable_subprocess_warning', False))
 
 
 def put_into(cfg):
-    """Have a config end by signals as `SignalHook` does."""
+    """Add `SignalHook` to a config, and protect its validation workers from signals."""
     add_hook(cfg, 'SignalHook')
     guard_workers(cfg.get('val_dataloader'))
