@@ -101,8 +101,9 @@ HEADS = dict(
 def test_segmentor_is_mmsegs(head, tmp_path):
     """Logits of a file at sizes that it has not seen, beside those that mmseg's own inference gives; in slide mode
     through the model that tools/test.py puts in the place of the config's."""
-    from mmmambavision.openmmlab.exported.segmentor import ExportedSegmentor
     from mmseg.apis import inference_model
+
+    from mmmambavision.export.exported_segmentor import ExportedSegmentor
     model = small_model('upernet_mambavision_demo', **HEADS[head])
     shapes = [(96, 128), (173, 123), (64, 200)]
     images = [np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8) for shape in shapes]

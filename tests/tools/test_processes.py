@@ -30,7 +30,9 @@ def torchrun(script, *arguments):
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason='the launcher takes GPUs where there are some')
 def test_two_processes_train_and_measure_as_one(shapes, tmp_path):
-    options = [*data_options(shapes), 'train_dataloader.batch_size=4']
+    # Batches of one image in evaluations: the numbers of an image do not depend on those beside it.
+    options = [*data_options(shapes), 'train_dataloader.batch_size=4', 'val_dataloader.batch_size=1',
+               'test_dataloader.batch_size=1']
     trained = torchrun('train.py', DETECTOR, '--work-dir', tmp_path / 'two', '--cfg-options', *options)
     assert len(re.findall(r'Epoch\(train\) .*\[\d/2\]', trained)) == 2  # 16 images, 2 processes x 4 each
     checkpoint = tmp_path / 'two' / 'epoch_1.pth'

@@ -72,7 +72,7 @@ def test_layers_of_the_same_classes_are_taken(tmp_path):
     assert not hook.names and len(notes) == 1
     save(tmp_path / 'y.pth', name, CLASSES, meta=False)
     hook, notes = start_from(load(name), str(tmp_path / 'y.pth'))
-    assert not hook.names and 'classes' in notes[1]
+    assert not hook.names and 'class names' in notes[1]
 
 
 @pytest.mark.parametrize('name, more', [
