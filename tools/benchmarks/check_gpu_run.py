@@ -102,7 +102,8 @@ def all_parts(device, quick):
             if processes else []
         return [*PYTHON, *launch, ROOT / 'tools' / 'train.py', demo, *amp, '--work-dir', f'demo{processes}',
                 *(['--launcher', 'pytorch'] if processes else []), '--cfg-options', 'train_cfg.max_epochs=1',
-                'train_dataloader.batch_size=4', 'train_cfg.val_interval=2', 'default_hooks.logger.interval=1', *options]
+                'train_dataloader.batch_size=4', 'train_cfg.val_interval=2', 'default_hooks.logger.interval=1',
+                *options]
 
     size = (800, 1344) if gpu else (64, 96)
     models = ['mambavision-t', 'mambavision-t-padded', 'swin-t', 'convnext-t'] if gpu else ['mambavision-t']
