@@ -20,3 +20,13 @@ def test_mistakes_and_the_keyboard(capsys):
     assert capsys.readouterr().err == '2 of 3 runs are done\n'
     with pytest.raises(ZeroDivisionError):
         run(lambda: 1 / 0)
+
+
+def test_a_package_that_is_not_installed():
+    def main(name):
+        raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+
+    with pytest.raises(SystemExit, match=r'mmdet.*mmmambavision\[openmmlab\]'):
+        run(lambda: main('mmdet'))
+    with pytest.raises(ModuleNotFoundError):  # an error of the program
+        run(lambda: main('mmdet.apis.gone'))
