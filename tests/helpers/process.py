@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
@@ -18,29 +17,22 @@ ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / 'tools'
 
 
-class BesideBenchmarks:
-    """Import finder for the shared modules in tools/benchmarks, without this folder on `sys.path`."""
+class Benchmarking:
+    """Import finder for the package tools/benchmarks/benchmarking, without this folder on `sys.path`."""
 
-    NAMES: ClassVar[set[str]] = {
-        'ablation_run', 'ablation_study', 'attention_run', 'check_gpu_parts', 'check_gpu_run', 'classifiers',
-        'complexity_run', 'counting', 'depthwise_run', 'machine', 'measured', 'paper_table', 'peer_names', 'peers',
-        'peers_trained_run', 'runs', 'scan', 'scan_run', 'scan_static_run', 'speed_run', 'table', 'throughput_run',
-        'turns'}
-
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        if name in cls.NAMES:
-            return importlib.util.spec_from_file_location(name, TOOLS / 'benchmarks' / f'{name}.py')
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == 'benchmarking':
+            folder = TOOLS / 'benchmarks' / 'benchmarking'
+            return importlib.util.spec_from_file_location(
+                name, folder / '__init__.py', submodule_search_locations=[str(folder)])
 
 
-sys.meta_path.append(BesideBenchmarks)
+sys.meta_path.append(Benchmarking)
 
 
 def load_tool(name):
     """The script tools/{name}.py as a module."""
-    stem = name.removeprefix('benchmarks/')
-    if stem in BesideBenchmarks.NAMES:
-        return importlib.import_module(stem)
     name = f'tools/{name}'
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, ROOT / f'{name}.py')

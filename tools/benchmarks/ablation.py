@@ -32,7 +32,7 @@ def parse_args(argv):
 
 def main(argv=None):
     args = parse_args(argv)
-    from ablation_study import compare
+    from benchmarking.ablation import compare
     compare(args)
 
 

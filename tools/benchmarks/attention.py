@@ -29,7 +29,7 @@ def parse_args(argv):
 
 def main(argv=None):
     args = parse_args(argv)
-    from attention_run import compare
+    from benchmarking.attention import compare
     compare(args)
 
 

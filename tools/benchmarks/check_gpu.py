@@ -25,9 +25,9 @@ def parse_args(argv):
 def main(argv=None):
     args = parse_args(argv)
     if args.part:
-        from check_gpu_parts import PARTS
+        from benchmarking.check_gpu_parts import PARTS
         return PARTS[args.part](args.device, tuple(args.size))
-    from check_gpu_run import check_all
+    from benchmarking.check_gpu import check_all
     check_all(args.device, args.quick, args.out, args.only)
 
 

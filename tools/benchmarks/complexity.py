@@ -26,7 +26,7 @@ def parse_args(argv):
 
 def main(argv=None):
     args = parse_args(argv)
-    from complexity_run import count_all
+    from benchmarking.complexity import count_all
     count_all(args.configs, args.size, args.markdown)
 
 

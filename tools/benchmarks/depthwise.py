@@ -4,7 +4,7 @@ Shapes are those that the recipes produce, as in scan.py. Times are medians.
 """
 import argparse
 
-from scan import SHAPES
+from benchmarking.names import SHAPES
 
 from mmmambavision.terminal import run
 
@@ -26,7 +26,7 @@ def parse_args(argv):
 
 def main(argv=None):
     args = parse_args(argv)
-    from depthwise_run import measure_all
+    from benchmarking.depthwise import measure_all
     measure_all(args, {name: SHAPES[name] for name in args.shapes})
 
 

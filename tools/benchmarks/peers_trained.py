@@ -31,7 +31,7 @@ def parse_args(argv):
 
 def main(argv=None):
     args = parse_args(argv)
-    from peers_trained_run import compare
+    from benchmarking.peers_trained import compare
     compare(args)
 
 

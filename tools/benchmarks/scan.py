@@ -8,17 +8,12 @@ inputs.
 import argparse
 from pathlib import Path
 
+from benchmarking.names import SHAPES
+
 from mmmambavision.errors import UserError
 from mmmambavision.terminal import run
 
 BACKENDS = ('reference', 'chunked', 'cpu', 'triton', 'mamba_ssm', 'step loop')
-SHAPES = {  # sequences per image, channels, length: levels 2 and 3 of tiny
-    'COCO padded, level 2': (1, 160, 112 * 112), 'COCO padded, level 3': (1, 320, 56 * 56),
-    'COCO whole map, level 2': (1, 160, 50 * 84), 'COCO whole map, level 3': (1, 320, 25 * 42),
-    'ADE20K padded, level 2': (1, 160, 64 * 64), 'ADE20K padded, level 3': (1, 320, 32 * 32),
-    'ADE20K whole map, level 2': (1, 160, 32 * 32), 'ADE20K whole map, level 3': (1, 320, 16 * 16),
-    'ImageNet, level 2': (1, 160, 14 * 14), 'ImageNet, level 3': (1, 320, 7 * 7),
-}
 
 
 def parse_args(argv):
@@ -43,7 +38,7 @@ def parse_args(argv):
 
 def main(argv=None):
     args = parse_args(argv)
-    from scan_run import measure_all
+    from benchmarking.scan import measure_all
     measure_all(args, {name: SHAPES[name] for name in args.shapes})
 
 

@@ -29,7 +29,7 @@ def parse_args(argv):
 
 def main(argv=None):
     args = parse_args(argv)
-    from scan_static_run import show_all
+    from benchmarking.scan_static import show_all
     show_all(args.targets, args.dtype, args.shape, args.markdown, args.json)
 
 

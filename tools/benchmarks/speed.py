@@ -13,7 +13,7 @@ is allocated on top of parameters and input while it runs, measured in a pass of
 import argparse
 from pathlib import Path
 
-from peer_names import NAMES, parse
+from benchmarking.names import NAMES, parse
 
 from mmmambavision.cli.arguments import add_device
 from mmmambavision.errors import UserError
@@ -60,7 +60,7 @@ def parse_args(argv):
 
 def main(argv=None):
     args = parse_args(argv)
-    from speed_run import compare
+    from benchmarking.speed import compare
     compare(args)
 
 

@@ -8,7 +8,7 @@ counted; --rounds 0 counts alone. Branches that can be merged after training, Fa
 import argparse
 from pathlib import Path
 
-from classifiers import PUBLISHED
+from benchmarking.published import PUBLISHED
 
 from mmmambavision.cli.arguments import add_device
 from mmmambavision.errors import UserError
@@ -38,7 +38,7 @@ def parse_args(argv):
 
 def main(argv=None):
     args = parse_args(argv)
-    from throughput_run import compare
+    from benchmarking.throughput import compare
     compare(args)
 
 

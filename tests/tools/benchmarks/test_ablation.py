@@ -2,6 +2,7 @@
 import json
 import math
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import cv2
@@ -23,7 +24,7 @@ main = load_tool('benchmarks/ablation').main
 
 @pytest.fixture
 def tool():
-    return load_tool('benchmarks/ablation_study')
+    return import_module('benchmarking.ablation')
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_random_patterns_have_a_seed_each(tool):
 
 
 def test_iou_is_by_class_of_all_images(tool):
-    metric = load_tool('benchmarks/ablation_run').ClassIoU()
+    metric = import_module('benchmarking.ablation_training').ClassIoU()
     metric.dataset_meta = dict(classes=('background', 'circle', 'star (light)'))
     for predicted, truth in (([0, 1, 1, 2], [0, 1, 2, 2]), ([0, 0, 2, 2], [0, 1, 2, 1])):
         metric.process({}, [dict(pred_sem_seg=dict(data=torch.tensor([predicted])),
@@ -168,7 +169,7 @@ def test_data_that_another_run_draws_at_the_same_time_is_taken(tool, tmp_path, m
 
 
 def test_classes_that_are_nowhere_have_no_iou(tool):
-    mean = load_tool('benchmarks/ablation_run').mean
+    mean = import_module('benchmarking.ablation_training').mean
     assert mean([math.nan, 2., 4.]) == 3 and math.isnan(mean([math.nan]))
     assert tool.as_text(dict(context=[math.nan, 2.]), 'context') == 'nan ± nan'
 

@@ -1,5 +1,6 @@
 import csv
 import re
+from importlib import import_module
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ def test_a_row_for_every_type_and_length(tmp_path, capsys, monkeypatch):
     """With times of the test."""
     tool = load_tool('benchmarks/attention')
     seconds = {('torch', 'forward'): .004, ('torch', 'both'): .01, ('cpu', 'forward'): .002, ('cpu', 'both'): .02}
-    monkeypatch.setattr(load_tool('benchmarks/attention_run'), 'times_in_turn', lambda calls, rounds, _: {
+    monkeypatch.setattr(import_module('benchmarking.attention'), 'times_in_turn', lambda calls, rounds, _: {
         key: [call() or seconds[key]] * rounds for key, call in calls.items()})
     arguments = ['--keys', '96', '64', '--heads', '2', '--dtype', 'float32', '--rounds', '2', '--csv',
                  str(tmp_path / 't.csv')]
@@ -37,7 +38,7 @@ def test_a_row_for_every_type_and_length(tmp_path, capsys, monkeypatch):
 
 
 def test_border_is_the_last_crossing():
-    tool = load_tool('benchmarks/attention_run')
+    tool = import_module('benchmarking.attention')
     rows = [dict(keys=keys, forward=ratio) for keys, ratio in ((100, 1.1), (200, .9), (400, 1.), (800, 2.))]
     assert tool.border(rows, 'forward') == 400
     assert tool.border(rows[:2], 'forward') is None and tool.border(rows[:1], 'forward') == 100
@@ -46,6 +47,6 @@ def test_border_is_the_last_crossing():
 def test_without_a_kernel(monkeypatch):
     monkeypatch.setattr(cpu, 'features', lambda: {})
     tool = load_tool('benchmarks/attention')
-    monkeypatch.setattr(load_tool('benchmarks/attention_run'), 'available_backends', lambda: {'cpu': None})
+    monkeypatch.setattr(import_module('benchmarking.attention'), 'available_backends', lambda: {'cpu': None})
     with pytest.raises(UserError, match='AVX2'):
         tool.main([])

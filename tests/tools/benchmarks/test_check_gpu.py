@@ -2,6 +2,7 @@
 import json
 import sys
 import time
+from importlib import import_module
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from ...helpers.process import load_tool, run_tool
 
 def fake(monkeypatch, **parts):
     """Let the check have these parts alone."""
-    work = load_tool('benchmarks/check_gpu_run')
+    work = import_module('benchmarking.check_gpu')
     monkeypatch.setattr(work, 'all_parts', lambda device, quick: {
         name: work.Part(name, command, 60 if name != 'late' else 4, None if command else 'needs two GPUs')
         for name, command in parts.items()})
@@ -63,13 +64,13 @@ def test_mistakes_are_told_before_anything_runs(monkeypatch, tmp_path):
 
 def test_commands_of_the_gpu_take_their_options():
     """Those of benchmarks are parsed; the others run in the rehearsal with the same options."""
-    parts = load_tool('benchmarks/check_gpu_run').all_parts('cuda', True)
+    parts = import_module('benchmarking.check_gpu').all_parts('cuda', True)
     for name in ('scan', 'depthwise', 'speed'):
         command = [str(part) for part in parts[name].command]
         start = next(index for index, part in enumerate(command) if part.endswith('.py'))
         load_tool(f'benchmarks/{name}').parse_args(command[start + 1:])
     for name in ('memory', 'profile', 'graph', 'second', 'attention', 'versions'):
-        assert parts[name].command[-1] != 'cpu' and name in load_tool('benchmarks/check_gpu_parts').PARTS
+        assert parts[name].command[-1] != 'cpu' and name in import_module('benchmarking.check_gpu_parts').PARTS
 
 
 @pytest.mark.slow

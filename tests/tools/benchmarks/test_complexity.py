@@ -1,4 +1,6 @@
 """Counts against those of the published tables (multiply-adds in G, parameters in M)."""
+from importlib import import_module
+
 import pytest
 import torch
 from mmdet.structures import DetDataSample
@@ -34,14 +36,14 @@ def test_detectors_as_counted_for_the_published_table(size, dim, params, release
     less = (released[0] - linear, released[1] - attention, released[2] - linear)
     for suffix, expected in (('', less), ('_wholemap', whole_map)):
         config = ROOT / 'configs' / f'cascade_mask_rcnn_mambavision_{size}{suffix}.py'
-        row = load_tool('benchmarks/complexity_run').measure(config)
+        row = import_module('benchmarking.complexity').measure(config)
         assert row['params'] == pytest.approx(params, abs=.005)
         assert (row['backbone'], row['backbone_attention'], row['total']) == pytest.approx(expected, rel=2e-3)
 
 
 @pytest.mark.parametrize('name, params', [('t', 62.52), ('s', 81.79), ('b', 131.20), ('l3', 780.51)])
 def test_segmentors(name, params):
-    row = load_tool('benchmarks/complexity_run').measure(ROOT / 'configs' / f'upernet_mambavision_{name}.py')
+    row = import_module('benchmarking.complexity').measure(ROOT / 'configs' / f'upernet_mambavision_{name}.py')
     assert row['params'] == pytest.approx(params, abs=.005)
 
 
@@ -51,7 +53,7 @@ def test_segmentors(name, params):
     ('mask2former_mambavision_t', None)])
 def test_transformers(name, sample):
     """Layers count as much as in the model as mmdet or mmseg runs it."""
-    tool, config = load_tool('benchmarks/complexity_run'), ROOT / 'configs' / f'{name}.py'
+    tool, config = import_module('benchmarking.complexity'), ROOT / 'configs' / f'{name}.py'
     row = tool.measure(config, (256, 256))
     cfg = Config.fromfile(config)
     cfg.model.backbone.init_cfg = None
@@ -68,7 +70,7 @@ def test_transformers(name, sample):
 def test_scan_count():
     """(3 N + 2) multiply-adds per channel and step: 4 mixers at level 2 with 160 channels, 2 at level 3 with 320."""
     config = ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_t_wholemap.py'
-    row = load_tool('benchmarks/complexity_run').measure(config, (512, 512))
+    row = import_module('benchmarking.complexity').measure(config, (512, 512))
     assert row['scan'] == pytest.approx((4 * 160 * 32 * 32 + 2 * 320 * 16 * 16) * 26 / 1e9)
 
 

@@ -1,6 +1,7 @@
 """The tool on a budget of two iterations: networks of equal parameters, what it trains, keeps and prints."""
 import json
 import statistics
+from importlib import import_module
 
 import cv2
 import pytest
@@ -18,7 +19,7 @@ main = load_tool('benchmarks/peers_trained').main
 
 @pytest.fixture
 def tool():
-    return load_tool('benchmarks/peers_trained_run')
+    return import_module('benchmarking.peers_trained')
 
 
 @pytest.mark.parametrize('task', ['detection', 'segmentation'])

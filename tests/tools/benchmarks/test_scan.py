@@ -1,4 +1,5 @@
 import csv
+from importlib import import_module
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from ...helpers.process import load_tool
 
 def test_a_row_for_every_combination(tmp_path, capsys, monkeypatch):
     """With times of the test: a copy takes a second, then every call a millisecond more than the one before."""
-    tool, work = load_tool('benchmarks/scan'), load_tool('benchmarks/scan_run')
+    tool, work = load_tool('benchmarks/scan'), import_module('benchmarking.scan')
     seconds = iter([1., *(n / 1000 for n in range(1, 9))])
     monkeypatch.setattr(work, 'median_seconds', lambda call, *_: call() is call or next(seconds))
     arguments = ['--shapes', 'ImageNet, level 3', '--batch', '1', '2', '--dtype', 'float32',
@@ -34,10 +35,10 @@ def test_a_row_for_every_combination(tmp_path, capsys, monkeypatch):
 
 
 def test_step_loop_is_the_scan():
-    tool = load_tool('benchmarks/scan_run')
+    tool = import_module('benchmarking.scan')
     inputs = tool.make_inputs(2, 6, 9, torch.float32, 'cpu')
     torch.testing.assert_close(tool.scan(inputs, tool.LOOP), tool.scan(inputs, 'reference'), rtol=1e-5, atol=1e-5)
 
 
 def test_every_implementation_can_be_named():
-    assert (*available_backends(), load_tool('benchmarks/scan_run').LOOP) == load_tool('benchmarks/scan').BACKENDS
+    assert (*available_backends(), import_module('benchmarking.scan').LOOP) == load_tool('benchmarks/scan').BACKENDS

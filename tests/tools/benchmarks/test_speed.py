@@ -1,4 +1,5 @@
 import csv
+from importlib import import_module
 
 import cv2
 import pytest
@@ -28,7 +29,7 @@ def times_of_the_test(calls, rounds, advance):
 @pytest.mark.slow
 def test_models_in_turn_at_several_sizes(tmp_path, capsys, monkeypatch):
     tool = load_tool('benchmarks/speed')
-    monkeypatch.setattr(load_tool('benchmarks/speed_run'), 'times_in_turn', times_of_the_test)
+    monkeypatch.setattr(import_module('benchmarking.speed'), 'times_in_turn', times_of_the_test)
     arguments = ['resnet50', TINY, '--size', '64x64', '64x96', '--rounds', '1', '--train', '--amp', '--markdown',
                  '--csv', str(tmp_path / 't.csv'), '--plot', str(tmp_path / 'p.png')]
     tool.main(arguments)
@@ -56,7 +57,7 @@ def test_models_in_turn_at_several_sizes(tmp_path, capsys, monkeypatch):
 
 
 def test_bfloat16_is_what_runs():
-    measured, seen = load_tool('benchmarks/measured').Measured('resnet50', 1, (32, 32), 'cpu'), []
+    measured, seen = import_module('benchmarking.measured').Measured('resnet50', 1, (32, 32), 'cpu'), []
     measured.model.register_forward_hook(lambda model, _, outputs: seen.append(outputs[0].dtype))
     for amp in (True, False):
         measured.forward(amp)
@@ -65,13 +66,13 @@ def test_bfloat16_is_what_runs():
 
 def test_plot_of_speed_against_published_ap(tmp_path, monkeypatch):
     tool = load_tool('benchmarks/speed')
-    monkeypatch.setattr(load_tool('benchmarks/speed_run'), 'times_in_turn', times_of_the_test)
+    monkeypatch.setattr(import_module('benchmarking.speed'), 'times_in_turn', times_of_the_test)
     tool.main(['resnet50', 'mambavision-t', '--size', '64x64', '--rounds', '1', '--fuse',
                                     '--plot', str(tmp_path / 'p.png')])
     assert cv2.imread(str(tmp_path / 'p.png')).shape == (540, 840, 3)
     axis, = pyplot.gcf().axes
     assert [text.get_text() for text in axis.texts] == ['resnet50', 'mambavision-t'] and '64x64' in axis.get_xlabel()
-    published = load_tool('benchmarks/peers').published_box_ap
+    published = import_module('benchmarking.peers').published_box_ap
     assert [(*line.get_xdata(), *line.get_ydata()) for line in axis.lines] == [
         (pytest.approx(5.), published('resnet50')), (pytest.approx(2.5), published('mambavision-t'))]
 
@@ -79,7 +80,7 @@ def test_plot_of_speed_against_published_ap(tmp_path, monkeypatch):
 @pytest.mark.parametrize('config', ['cascade_mask_rcnn_mambavision_demo.py', 'upernet_mambavision_demo.py'])
 def test_whole_models(tmp_path, config, monkeypatch):
     tool = load_tool('benchmarks/speed')
-    monkeypatch.setattr(load_tool('benchmarks/speed_run'), 'times_in_turn', times_of_the_test)
+    monkeypatch.setattr(import_module('benchmarking.speed'), 'times_in_turn', times_of_the_test)
     tool.main([str(ROOT / 'configs' / config), '--size', '64x96', '--batch', '2', '--rounds',
                                         '1', '--train', '--csv', str(tmp_path / 't.csv')])
     row, = rows_of(tmp_path / 't.csv')
@@ -88,7 +89,7 @@ def test_whole_models(tmp_path, config, monkeypatch):
 
 
 def test_times_are_taken_in_turn():
-    tool, order = load_tool('benchmarks/turns'), []
+    tool, order = import_module('benchmarking.measure'), []
     times = tool.times_in_turn({name: lambda name=name: order.append(name) for name in 'AB'}, rounds=2,
                               advance=lambda: None)
     assert order == ['A', 'B'] * 3
@@ -96,7 +97,7 @@ def test_times_are_taken_in_turn():
 
 
 def test_peak_memory_is_what_was_allocated_at_most():
-    measured = load_tool('benchmarks/measured').Measured('resnet50', 1, (32, 32), 'cpu')
+    measured = import_module('benchmarking.measured').Measured('resnet50', 1, (32, 32), 'cpu')
 
     def call():
         for megabytes in (1, 5, 2):
@@ -109,7 +110,7 @@ def test_peak_memory_is_what_was_allocated_at_most():
 
 @pytest.mark.parametrize('name', ['resnet50', 'swin-t', 'resnext101-32x4d', 'convnext-t', 'mambavision-t'])
 def test_published_flops_within_a_percent(name):
-    peers, paper_table = load_tool('benchmarks/peers'), load_tool('benchmarks/paper_table')
+    peers, paper_table = import_module('benchmarking.peers'), import_module('benchmarking.paper_table')
     params, (layers, _, _) = paper_table.measure(name)
     published = peers.PUBLISHED[name]
     assert layers == pytest.approx(published[1], rel=.01)
@@ -118,7 +119,7 @@ def test_published_flops_within_a_percent(name):
 
 
 def test_paper_table(monkeypatch, capsys):
-    tool, peers = load_tool('benchmarks/speed'), load_tool('benchmarks/peers')
+    tool, peers = load_tool('benchmarks/speed'), import_module('benchmarking.peers')
     monkeypatch.setattr(peers, 'PUBLISHED', {'deit-s': peers.PUBLISHED['deit-s']})
     tool.main(['--paper-table', '--markdown'])
     row = capsys.readouterr().out.strip().splitlines()[-1]
@@ -139,4 +140,4 @@ def test_errors(arguments, message):
 
 
 def test_every_backbone_can_be_named():
-    assert tuple(load_tool('benchmarks/peers').BACKBONES) == load_tool('benchmarks/peer_names').NAMES
+    assert tuple(import_module('benchmarking.peers').BACKBONES) == import_module('benchmarking.names').NAMES

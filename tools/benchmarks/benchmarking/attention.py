@@ -3,15 +3,14 @@ import statistics
 from functools import partial
 
 import torch
-from machine import describe
 from rich.console import Console
 from rich.progress import Progress
-from table import report
-from turns import times_in_turn
 
 from mmmambavision.errors import UserError
 from mmmambavision.ops import attention
 from mmmambavision.ops.attn import available_backends, cpu
+
+from .measure import describe, report, times_in_turn
 
 COLUMNS = dict(type='type', heads='heads', keys='keys', size='head size', torch_forward='torch forward ms',
                cpu_forward='ours', forward='ratio', torch_both='torch both ms', cpu_both='ours', both='ratio')

@@ -3,15 +3,16 @@ import json
 import statistics
 from pathlib import Path
 
-from ablation_run import parameters, train_and_evaluate
 from mmengine.config import Config
-from runs import Run, draw_data, finished, mean_and_spread, run_all
-from table import report
 
 from mmmambavision.errors import UserError
 from mmmambavision.models.variants import MIXERS, PATTERNS
 
-BUDGET = Path(__file__).with_name('ablation_config.py')
+from .ablation_training import parameters, train_and_evaluate
+from .measure import report
+from .runs import Run, draw_data, finished, mean_and_spread, run_all
+
+BUDGET = Path(__file__).parents[1] / 'ablation_config.py'
 # Of levels 2 and 3, whose maps are 8x8 and 4x4 at the training size, 16x16 and 8x8 at twice that.
 WINDOWS = {'whole map': None, 'padded': (12, 6), 'balanced': ('balanced', 6), 'pretraining': (4, 2)}
 STUDIES = {

@@ -5,13 +5,13 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
-from counting import kept_bytes
-from machine import describe
 
 from mmmambavision import MambaVision
 from mmmambavision.ops import attention, available_backends
 from mmmambavision.presets import PRESETS
 from mmmambavision.terminal import show
+
+from .measure import describe, kept_bytes
 
 PACKAGES = ('torch', 'torchvision', 'triton', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation',
             'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation', 'mmmambavision')
@@ -110,7 +110,7 @@ def training_step(model, x, amp):
 def memory(device, size):
     """Print the peak of a training step of the backbone beside its estimate: gradients and what the forward pass
     keeps."""
-    from measured import Measured
+    from .measured import Measured
     rows, names = [], ('mambavision-t', 'mambavision-t-padded', 'mambavision-t:with_cp=True')
     for name in names if device == 'cuda' else names[:1]:
         for amp in (False, True) if device == 'cuda' else (False,):

@@ -7,20 +7,19 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from ablation_run import Advance
-from machine import describe
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
-from runs import Run, draw_data, finished, mean_and_spread, run_all
-from table import report
-from turns import times_in_turn
 
 from mmmambavision.checkpoints.files import read_checkpoint
 from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.machine import fit_to_machine
 
-HERE = Path(__file__).parent
+from .ablation_training import Advance
+from .measure import describe, report, times_in_turn
+from .runs import Run, draw_data, finished, mean_and_spread, run_all
+
+HERE = Path(__file__).parents[1]
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 SHAPES = dict(train=400, val=100, size=160)  # what to draw: the demo's data
 # Channels of the four maps, and the backbone.

@@ -1,11 +1,12 @@
 """The measurements of `depthwise.py`."""
 import torch
-from machine import describe
-from scan_run import median_seconds
 
 from mmmambavision.ops import depthwise_silu
 from mmmambavision.ops.depthwise import available_backends
 from mmmambavision.terminal import show
+
+from .measure import describe
+from .scan import median_seconds
 
 COLUMNS = ('shape', 'batch', 'type', 'backend', 'forward ms', 'forward and backward ms')
 

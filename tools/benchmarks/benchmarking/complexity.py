@@ -2,7 +2,6 @@
 from pathlib import Path
 
 import torch
-from counting import count
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
@@ -10,6 +9,8 @@ from rich.console import Console
 from rich.progress import track
 
 from mmmambavision.terminal import show
+
+from .measure import count
 
 PROPOSALS, REGIONS = 1000, 100
 COLUMNS = dict(config='config', size='W x H', backbone_params='backbone M', params='all M', backbone='backbone G',

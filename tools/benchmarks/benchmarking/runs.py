@@ -29,7 +29,7 @@ def draw_data(shapes, folder):
     folder.parent.mkdir(parents=True, exist_ok=True)
     options = [f'--{key}={value}' for key, value in shapes.items()]
     with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
-        script = Path(__file__).parents[1] / 'demo' / 'make_shapes_dataset.py'
+        script = Path(__file__).parents[2] / 'demo' / 'make_shapes_dataset.py'
         subprocess.run([sys.executable, str(script), f'{unfinished}/data', *options], check=True,
                        stdout=subprocess.DEVNULL)
         try:

@@ -5,7 +5,6 @@ import statistics
 import time
 
 import torch
-from counting import count
 from mmengine.hooks import Hook
 from mmengine.registry import METRICS
 from mmengine.runner import Runner, ValLoop
@@ -14,6 +13,8 @@ from mmseg.evaluation import IoUMetric
 from mmmambavision import MambaVision
 from mmmambavision.models.arguments import parse_windows
 from mmmambavision.openmmlab.machine import fit_to_machine
+
+from .measure import count
 
 
 @METRICS.register_module()

@@ -5,13 +5,13 @@ import time
 
 import torch
 import torch.nn.functional as F
-from counting import kept_bytes
-from machine import describe
 from rich.console import Console
 from rich.progress import Progress
 
 from mmmambavision.ops import available_backends, selective_scan
 from mmmambavision.terminal import show
+
+from .measure import describe, kept_bytes
 
 STATES = 8
 LOOP = 'step loop'  # beside our own: what one writes in torch, with the decays and inputs of all steps found before

@@ -5,18 +5,16 @@ from contextlib import nullcontext
 
 import timm
 import torch
-from classifiers import PRETRAINED, PUBLISHED
-from counting import count
-from machine import describe
 from rich.console import Console
 from rich.progress import Progress
-from table import report
 from timm.utils import reparameterize_model
-from turns import times_in_turn
 
 import mmmambavision.timm_models  # noqa: F401  (registers our models)
 from mmmambavision.cli.arguments import device_of
 from mmmambavision.errors import UserError
+
+from .measure import count, describe, report, times_in_turn
+from .published import PRETRAINED, PUBLISHED
 
 FAMILIES = ('mambavision', 'convnext', 'swinv2', 'swin', 'deit', 'tf_efficientnetv2', 'fastvit', 'nextvit', 'mambaout')
 COLUMNS = dict(model='model', size='size', params='params M', published_params='published', layers='layers G',

@@ -4,18 +4,17 @@ import statistics
 from functools import partial
 from pathlib import Path
 
-import peers
 import torch
-from machine import describe
-from measured import Measured
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.progress import Progress
-from table import report
-from turns import times_in_turn
 
 from mmmambavision.cli.arguments import device_of
 from mmmambavision.terminal import show
+
+from . import peers
+from .measure import describe, report, times_in_turn
+from .measured import Measured
 
 COLUMNS = dict(model='model', size='H x W', params='params M', layers='layers G', attention='attention G',
                scan='scan G', forward='forward ms', images='images/s', forward_ratio='ratio', forward_memory='peak MiB',
@@ -28,7 +27,7 @@ def compare(args):
     args.device = device_of(args.device)
     MMLogger.get_instance('mmengine', log_level='ERROR')
     if args.paper_table:
-        import paper_table
+        from . import paper_table
         return show(paper_table.COLUMNS, list(paper_table.rows()), args.markdown)
     how = ['float32 and bfloat16 autocast' if args.amp else 'float32', 'compiled' if args.compile else '',
            'batch norms folded' if args.fuse else '', f'{args.rounds} rounds']

@@ -1,11 +1,12 @@
 """Backbones by short name, with random weights: MambaVision and the backbones in its published tables."""
 import timm
 from mmdet.models.backbones import ResNet, ResNeXt, SwinTransformer
-from peer_names import parse
 from torch import nn
 
 from mmmambavision import MambaVision
 from mmmambavision.errors import UserError
+
+from .names import parse
 
 
 class Timm(nn.Module):

@@ -5,10 +5,7 @@ from pathlib import Path
 
 os.environ.setdefault('KINETO_LOG_LEVEL', '5')  # otherwise torch's profiler logs an error without a GPU
 
-import complexity_run
-import peers
 import torch
-from counting import count
 from mmcv.cnn import fuse_conv_bn
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
@@ -16,6 +13,9 @@ from mmengine.structures import PixelData
 
 from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.machine import fit_to_machine
+
+from . import complexity, peers
+from .measure import count
 
 
 class Measured:
@@ -47,7 +47,7 @@ class Measured:
     def counts(self):
         """Parameters in M and multiply-adds in G: layers, attention products, scans."""
         if self.is_config:
-            row = complexity_run.measure(self.name, self.size)
+            row = complexity.measure(self.name, self.size)
             return dict(params=row['params'], layers=row['total'], attention=row['attention'], scan=row['scan'])
         parts, _ = count(peers.build(self.name).to('meta'), torch.empty(1, 3, *self.size, device='meta'))
         parameters = sum(p.numel() for p in self.model.parameters()) / 1e6
@@ -131,5 +131,5 @@ def _batch(model, batch, size):
         return dict(inputs=[torch.randint(256, (3, *size), dtype=torch.uint8) for _ in range(batch)],
                     data_samples=samples)
     from mmdet.testing import demo_mm_inputs
-    head = complexity_run.as_list(model.roi_head.bbox_head)[0] if hasattr(model, 'roi_head') else model.bbox_head
+    head = complexity.as_list(model.roi_head.bbox_head)[0] if hasattr(model, 'roi_head') else model.bbox_head
     return demo_mm_inputs(batch, [(3, *size)] * batch, [10] * batch, head.num_classes, with_mask=True)

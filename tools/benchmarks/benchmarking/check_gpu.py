@@ -16,7 +16,7 @@ from rich.console import Console
 from mmmambavision.errors import UserError
 from mmmambavision.ops import available_backends
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TAIL = 40  # lines of a failed part in the report
 PYTHON = [sys.executable, '-W', 'ignore', '-W', 'default:CUDA initialization']  # torch's of an old driver
 

@@ -2,14 +2,15 @@
 import copy
 from pathlib import Path
 
-import peers
 import torch
-from complexity_run import build, run_heads
-from counting import count
 from rich.console import Console
 from rich.progress import track
 
-CONFIG = Path(__file__).parents[2] / 'configs' / 'cascade_mask_rcnn_mambavision_t_wholemap.py'
+from . import peers
+from .complexity import build, run_heads
+from .measure import count
+
+CONFIG = Path(__file__).parents[3] / 'configs' / 'cascade_mask_rcnn_mambavision_t_wholemap.py'
 COLUMNS = ('backbone', 'params M', 'published', 'FLOPs G', 'with attention', 'scan', 'published', 'off',
            'box AP', 'mask AP')
 

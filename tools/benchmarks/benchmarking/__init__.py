@@ -1,0 +1,1 @@
+"""What the commands of this folder do after their options are parsed."""
