@@ -91,7 +91,7 @@ def _pool(process, threads):
 
 def in_parallel(kernel, tasks, *arguments):
     """Run kernel(first, last, *arguments) on ranges that make up 0 to `tasks`, by as many threads as torch uses."""
-    threads = min(torch.get_num_threads(), tasks)
+    threads = max(1, min(torch.get_num_threads(), tasks))
     if threads == 1:
         return kernel(0, tasks, *arguments)
     parts = min(tasks, threads * TASKS_PER_THREAD)

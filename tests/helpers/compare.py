@@ -62,3 +62,27 @@ def assert_same_training(work_dir, other, name):
     """Assert that two runs have the same losses and final weights."""
     assert len(losses(other)) == 12 and losses(work_dir) == losses(other)
     assert_same_weights(work_dir / name, other / name)
+
+
+def check(got, expected, rtol=1e-5):
+    """Equal integers, or numbers that differ by no more than rtol of the largest."""
+    got, expected = got.cpu(), expected.cpu()
+    assert got.shape == expected.shape
+    if expected.dtype.is_floating_point:
+        scale = expected.abs().max().item() if expected.numel() else 0
+        torch.testing.assert_close(got.double(), expected.double(), rtol=0, atol=rtol * scale)
+    else:
+        assert torch.equal(got, expected)
+
+
+def check_gradients(function, definition, inputs, rtol=1e-5):
+    """A function's float32 values, and gradients for a random one, against those of a definition in float64."""
+    single = [tensor.clone().requires_grad_() for tensor in inputs]
+    double = [tensor.double().requires_grad_() for tensor in inputs]
+    got, expected = function(*single), definition(*double)
+    check(got, expected, rtol)
+    gradient = torch.randn_like(expected)
+    got.backward(gradient.to(got.dtype))
+    expected.backward(gradient)
+    for one, other in zip(single, double):
+        check(one.grad, other.grad, rtol)

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from mmmambavision.openmmlab import mmcv_ops
 from mmmambavision.openmmlab.mmcv_ops import __main__ as command
 
+from ..helpers.compare import check, check_gradients
+
 mmcv_ops.install()
 ops = pytest.importorskip('mmcv.ops', exc_type=ImportError)
 _ext = sys.modules['mmcv._ext']
@@ -34,30 +36,6 @@ devices = pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=p
 def golden(name, device='cpu'):
     """The tensors NAME/0, NAME/1, ... of compiled mmcv."""
     return [GOLDEN[key].to(device, copy=True) for key in sorted(GOLDEN) if key.rpartition('/')[0] == name]
-
-
-def check(got, expected, rtol=1e-5):
-    """Equal integers, or numbers that differ by no more than rtol of the largest."""
-    got, expected = got.cpu(), expected.cpu()
-    assert got.shape == expected.shape
-    if expected.dtype.is_floating_point:
-        scale = expected.abs().max().item() if expected.numel() else 0
-        torch.testing.assert_close(got.double(), expected.double(), rtol=0, atol=rtol * scale)
-    else:
-        assert torch.equal(got, expected)
-
-
-def check_gradients(function, definition, inputs, rtol=1e-5):
-    """A function's float32 values, and gradients for a random one, against those of a definition in float64."""
-    single = [tensor.clone().requires_grad_() for tensor in inputs]
-    double = [tensor.double().requires_grad_() for tensor in inputs]
-    got, expected = function(*single), definition(*double)
-    check(got, expected, rtol)
-    gradient = torch.randn_like(expected)
-    got.backward(gradient.to(got.dtype))
-    expected.backward(gradient)
-    for one, other in zip(single, double):
-        check(one.grad, other.grad, rtol)
 
 
 def random_boxes(number, size=100.):
@@ -713,10 +691,10 @@ def test_versions():
 
 @stand_in
 def test_missing_operators():
-    assert ops.carafe and ops.SyncBatchNorm and ops.Voxelization
+    assert ops.knn and ops.SyncBatchNorm and ops.Voxelization
     with pytest.raises(NotImplementedError) as error:
-        ops.carafe(torch.randn(1, 4, 2, 2), torch.randn(1, 9, 4, 4), 3, 1, 2)
-    assert 'carafe_forward' in str(error.value) and 'MMCV_WITH_OPS=1 pip install' in str(error.value)
+        ops.min_area_polygons(torch.randn(1, 18))
+    assert 'min_area_polygons' in str(error.value) and 'MMCV_WITH_OPS=1 pip install' in str(error.value)
     for name in ('__path__', '__wrapped__', '_private'):
         assert not hasattr(_ext, name)
 
@@ -797,7 +775,7 @@ def test_written_file(lite, monkeypatch):
         return module
 
     from mmmambavision.openmmlab.mmcv_ops import operators
-    assert load().nms is operators.OPERATORS['nms'] and load().carafe_forward
+    assert load().nms is operators.OPERATORS['nms'] and load().min_area_polygons
     monkeypatch.setenv('MMMAMBAVISION_MMCV_OPS', 'off')
     with pytest.raises(ModuleNotFoundError, match='MMMAMBAVISION_MMCV_OPS'):
         load()

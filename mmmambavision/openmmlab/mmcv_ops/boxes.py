@@ -2,12 +2,13 @@
 
 Names and arguments follow mmcv's extension (mmcv._ext). Result tensors are filled in place.
 """
+from functools import cache
+
 import numpy as np
 import torch
 import torchvision  # noqa: F401  (it registers torch.ops.torchvision)
 
-# Two boxes without area have the overlap 0 / 0 = NaN, which exceeds no threshold.
-quietly = np.errstate(divide='ignore', invalid='ignore')
+from ...ops.compiled import load_kernels, unavailable
 
 
 def widened(*tensors):
@@ -23,12 +24,9 @@ def area(boxes, offset=0):
 
 
 def overlaps(boxes1, boxes2, offset=0, foreground=False):
-    """Intersection over union (or over the area of boxes1) of boxes (..., 4) and (..., 4), broadcast -> (...).
-
-    Works with tensors and with NumPy arrays. Arrays are several times faster in loops over few boxes.
-    """
-    size = boxes1[..., 2:].clip(max=boxes2[..., 2:]) - boxes1[..., :2].clip(min=boxes2[..., :2]) + offset
-    shared = size[..., 0].clip(min=0) * size[..., 1].clip(min=0)
+    """Intersection over union (or over the area of boxes1) of boxes (..., 4) and (..., 4), broadcast -> (...)."""
+    size = boxes1[..., 2:].minimum(boxes2[..., 2:]) - boxes1[..., :2].maximum(boxes2[..., :2]) + offset
+    shared = size[..., 0].clamp(min=0) * size[..., 1].clamp(min=0)
     return shared / (area(boxes1, offset) if foreground else area(boxes1, offset) + area(boxes2, offset) - shared)
 
 
@@ -54,7 +52,20 @@ def by_score(scores):
     return scores.sort(0, descending=True).indices
 
 
-@quietly
+@cache
+def kernels():
+    """The module of kernels, which needs numba."""
+    if reason := unavailable():
+        raise NotImplementedError(f'this operator needs numba: {reason}')
+
+    def run_once(module):
+        table, order, one = np.zeros((1, 5), np.float32), np.zeros(1, np.int64), np.float32(1)
+        module.soft_nms(table, order, one, one, one, one, one)
+        module.nms_match(table, order, one)
+
+    return load_kernels(f'{__package__}.box_kernels', run_once)
+
+
 def softnms(boxes, scores, dets, iou_threshold, sigma, min_score, method, offset):
     """Soft-NMS (arXiv 1704.04503) on a CPU. Method 0 drops overlapping boxes, 1 decays linearly, 2 by a Gaussian.
 
@@ -62,42 +73,19 @@ def softnms(boxes, scores, dets, iou_threshold, sigma, min_score, method, offset
     """
     table = torch.cat(widened(boxes, scores[:, None]), 1).numpy()
     index = np.arange(len(table))
-    left, i = len(table), 0
-    while i < left:
-        ahead = table[i:left, 4]
-        best = i + (0 if np.isnan(ahead[0]) else np.nanargmax(ahead))  # mmcv's comparison skips NaN
-        for rows in (table, index):
-            rows[[i, best]] = rows[[best, i]]
-        rest = slice(i + 1, left)
-        overlap = overlaps(table[i, :4], table[rest, :4], offset)
-        if method == 2:
-            table[rest, 4] *= np.exp(-overlap ** 2 / sigma)
-        else:
-            table[rest, 4] *= np.where(overlap >= iou_threshold, method * (1 - overlap), 1)
-        low = table[rest, 4] < min_score
-        i, left = i + 1, left - int(low.sum())
-        # The last boxes fill the gaps, as in mmcv. This determines the order of equal scores.
-        gaps, fillers = low[:left - i].nonzero()[0], (~low[left - i:]).nonzero()[0][::-1]
-        for rows in (table, index):
-            rows[i + gaps] = rows[left + fillers]
+    settings = map(table.dtype.type, (iou_threshold, sigma, min_score, method, offset))
+    left = kernels().soft_nms(table, index, *settings)
     dets[:left] = torch.from_numpy(table[:left])
     return torch.from_numpy(index[:left])
 
 
-def suppressed(order, overlap, threshold):
-    """Greedy suppression in the given order. Yields each kept index (1,) and the indices that it suppresses (K,)."""
-    while len(order):
-        kept, rest = order[:1], order[1:]
-        close = overlap(kept, rest) >= threshold
-        yield kept, rest[close]
-        order = rest[~close]
-
-
-@quietly
 def nms_match(dets, iou_threshold):
     """Lists of indices on a CPU: each kept box of dets (N, 5) with scores, followed by the boxes that it suppresses."""
     dets, = widened(dets)
     order = by_score(dets[:, 4].contiguous()).numpy()
-    boxes = dets[:, :4].numpy()
-    groups = suppressed(order, lambda kept, rest: overlaps(boxes[kept], boxes[rest]), iou_threshold)
-    return [kept.tolist() + rest.tolist() for kept, rest in groups]
+    boxes = dets[:, :4].contiguous().numpy()
+    by = kernels().nms_match(boxes, order, boxes.dtype.type(iou_threshold))
+    groups = {}
+    for i in order.tolist():  # a kept box precedes the boxes that it suppresses
+        groups.setdefault(by[i], []).append(i)
+    return list(groups.values())

@@ -4,7 +4,7 @@ from importlib import metadata
 import torch
 import torchvision
 
-from . import boxes, deformable, focal_loss, regions, rotated_boxes
+from . import boxes, deformable, focal_loss, reassembled, regions, rotated_boxes, sampled
 
 
 def get_compiler_version():
@@ -39,7 +39,13 @@ def how_to_compile():
 # mmcv's autograd functions pass result tensors to be filled in. If torch.compile traces these operators, it silently
 # loses the gradients (torch 2.11). So they break the graph, as compiled operators do.
 OPERATORS = {function.__name__: torch.compiler.disable(function) for function in (
-    boxes.bbox_overlaps, boxes.nms_match, boxes.softnms, rotated_boxes.box_iou_rotated, rotated_boxes.nms_rotated,
+    boxes.bbox_overlaps, boxes.nms_match, boxes.softnms, rotated_boxes.box_iou_quadri, rotated_boxes.box_iou_rotated,
+    rotated_boxes.nms_quadri, rotated_boxes.nms_rotated, reassembled.active_rotated_filter_backward,
+    reassembled.active_rotated_filter_forward, reassembled.carafe_backward, reassembled.carafe_forward,
+    reassembled.carafe_naive_backward, reassembled.carafe_naive_forward, reassembled.masked_col2im_forward,
+    reassembled.masked_im2col_forward, reassembled.psamask_backward, reassembled.psamask_forward,
+    sampled.deform_roi_pool_backward, sampled.deform_roi_pool_forward, sampled.roi_align_rotated_backward,
+    sampled.roi_align_rotated_forward, sampled.rotated_feature_align_backward, sampled.rotated_feature_align_forward,
     deformable.deform_conv_backward_input, deformable.deform_conv_backward_parameters, deformable.deform_conv_forward,
     deformable.modulated_deform_conv_backward, deformable.modulated_deform_conv_forward,
     deformable.ms_deform_attn_backward, deformable.ms_deform_attn_forward,

@@ -1,11 +1,12 @@
-"""Overlaps and non-maximum suppression of rotated boxes (x, y, width, height, radians).
+"""Overlaps and non-maximum suppression of rotated boxes (x, y, width, height, radians) and of quadrilaterals.
 
 Names and arguments follow mmcv's extension (mmcv._ext). Result tensors are filled in place.
 """
 import numpy as np
 import torch
 
-from .boxes import suppressed
+from ...ops.compiled import in_parallel
+from .boxes import kernels
 
 PAIRS_AT_ONCE = 2 ** 20  # a pair needs about 50 temporary numbers
 
@@ -23,13 +24,34 @@ def box_iou_rotated(bboxes1, bboxes2, ious, mode_flag, aligned):
 def nms_rotated(dets, scores, order, dets_sorted, labels, iou_threshold, multi_label):
     """The kept indices, sorted by score. With multi_label, dets has a sixth column with labels, and only boxes of the
     same label suppress each other."""
+    if not on_gpu(dets):
+        return nms_by_kernel(dets, order, iou_threshold, multi_label)
+
     def overlap(kept, rest):
         iou = rotated_overlaps(dets[kept, :5], dets[rest, :5])
         return torch.where(dets[kept, 5] == dets[rest, 5], iou, -1) if multi_label else iou
 
-    if on_gpu(dets):
-        return kept_by_blocks(order, overlap, iou_threshold)
-    return torch.cat([order[:0], *(kept for kept, _ in suppressed(order, overlap, iou_threshold))])
+    return kept_by_blocks(order, overlap, iou_threshold)
+
+
+def nms_by_kernel(dets, order, iou_threshold, multi_label):
+    boxes = dets.detach().double().cpu().contiguous().numpy()
+    kept = kernels().nms_polygons(boxes, order.cpu().numpy(), float(iou_threshold), bool(multi_label))
+    return torch.from_numpy(kept).to(order.device)
+
+
+def box_iou_quadri(boxes1, boxes2, ious, mode_flag, aligned):
+    """Overlaps of quadrilaterals (x1, y1, ..., x4, y4), on a CPU. ious: (N,) if aligned, else (N M,). Mode 1 divides by
+    the area of boxes1."""
+    boxes1, boxes2 = (boxes.detach().double().cpu().contiguous().numpy() for boxes in (boxes1, boxes2))
+    result = np.empty(ious.numel())
+    in_parallel(kernels().quadri_ious, len(boxes1), boxes1, boxes2, mode_flag == 1, bool(aligned), result)
+    ious.copy_(torch.from_numpy(result))
+
+
+def nms_quadri(dets, scores, order, dets_sorted, iou_threshold, multi_label):
+    """As `nms_rotated`, for quadrilaterals in the first 8 columns, on a CPU."""
+    return nms_by_kernel(dets, order, iou_threshold, multi_label)
 
 
 def on_gpu(dets):
@@ -37,7 +59,7 @@ def on_gpu(dets):
 
 
 def kept_by_blocks(order, overlap, threshold):
-    """Non-maximum suppression in blocks, with the same result as `suppressed` and fewer GPU calls.
+    """Non-maximum suppression in blocks, with few GPU calls.
 
     The GPU compares a block of boxes with all remaining boxes at once. The CPU then applies the suppression in order.
     """
