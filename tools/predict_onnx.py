@@ -249,14 +249,24 @@ def write(path, content):
         sys.exit(f'error: {path} cannot be written: {error.strerror}')
 
 
+def cut_off(data):
+    """Whether a JPEG or PNG ends before its end marker. OpenCV fills the missing part with grey."""
+    if data.startswith(b'\xff\xd8'):
+        return data.find(b'\xff\xd9', data.rfind(b'\xff\xda')) < 0  # earlier scans can be of a thumbnail
+    return data.startswith(b'\x89PNG') and b'IEND\xaeB`\x82' not in data
+
+
 def predict(session, meta, path, name, args, coco):
     """Write the picture of an image and its numbers, those of predictions.json into the lists of `coco`."""
     try:  # imread would not take every path on Windows
-        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+        data = np.fromfile(path, np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
     except (OSError, cv2.error):  # a link to nowhere, a file of others, an empty one, more pixels than opencv takes
         image = None
     if image is None:
         raise SkippedError('not an image that can be read')
+    if cut_off(data.tobytes()):
+        raise SkippedError('the file is cut off')
     if path.suffix.lower() not in ('.jpg', '.jpeg', '.bmp') and (pages := cv2.imcount(str(path))) > 1:
         print(f'warning: {path} has {pages} pages or frames, of which the first is read', file=sys.stderr)
     entry = dict(id=len(coco['images']) + 1, file_name=str(name), height=image.shape[0], width=image.shape[1])

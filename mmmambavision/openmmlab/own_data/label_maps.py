@@ -75,13 +75,21 @@ def survey(split, images, labels, quiet=False, skip_broken=False):
 
     widths, heights, other_size, deep, broken, classes, ignored, partly = [], [], [], [], [], Counter(), 0, 0
     for label, image in track(expected.items(), f'reading the label maps of {split}', disable=quiet):
-        width, height, _, bits, _ = read_header(image)
+        cut = [f'{file}: {reason}' for file in (image, label) if file.is_file() and (reason := ends_early(file))]
+        try:
+            width, height, _, bits, _ = read_header(image)
+            values = read(label) if label.is_file() else None
+        except UserError as error:
+            if not skip_broken or not (fault(image) or fault(label)):
+                raise
+            cut = cut or [str(error)]
+        broken += cut
+        if cut:
+            continue
         deep += [image.name] if bits > 8 else []
-        broken += [f'{file}: {reason}' for file in (image, label) if file.is_file() and (reason := ends_early(file))]
         widths.append(width)
         heights.append(height)
-        if label.is_file():
-            values = read(label)
+        if values is not None:
             if values.shape != (height, width):
                 other_size.append(label.name)
             found = np.unique(values).tolist()

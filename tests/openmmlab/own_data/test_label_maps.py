@@ -77,6 +77,16 @@ def test_damaged_files(kind, folder):
     (folder / kind / 'train' / 'a.png').write_bytes(b'\x89PNG')
     with pytest.raises(ValueError, match=f'{kind}/train/a.png'):
         surveyed(folder)
+    folders = [folder / part / 'train' for part in ('images', 'labels')]
+    found, _ = survey('train', *folders, skip_broken=True)
+    assert not found.errors and sum(found.classes.values()) > 0
+
+
+def test_label_maps_in_colours_are_not_skipped(folder):
+    write_label_maps(folder)
+    Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(label_map(folder))
+    with pytest.raises(ValueError, match='colours'):
+        survey('train', *(folder / part / 'train' for part in ('images', 'labels')), skip_broken=True)
 
 
 @pytest.mark.parametrize('kind', ['images', 'labels'])
