@@ -64,6 +64,11 @@ def datasets_of(dataset, key):
         yield key, dataset
 
 
+def first_dataset(loader):
+    """Settings of the first data set of a data loader's config, without wrappers."""
+    return next(datasets_of(loader['dataset'], ''))[1]
+
+
 def replace_type(node, old, new):
     """Replace `type=old` by `type=new` everywhere in a nested config. Returns the number of replacements."""
     if isinstance(node, (dict, ConfigDict)):

@@ -11,6 +11,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 
 from ..errors import UserError
+from .configs import first_dataset
 
 
 def load_model(cfg: Config, checkpoint: str | None, device: str | torch.device) -> Any:
@@ -56,14 +57,6 @@ def warn_of_other_classes(checkpoint: dict[str, Any], classes: Sequence[str] | N
                   level=logging.WARNING)
 
 
-def tested_on(cfg: Config) -> Any:
-    """The test data set of a config, without wrappers."""
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:  # RepeatDataset, for example
-        dataset = dataset.dataset
-    return dataset
-
-
 def _meta_of_config(cfg: Config) -> dict[str, Any]:
     """Classes and palette of the config's test data set, without loading the data."""
-    return DATASETS.build(dict(tested_on(cfg), lazy_init=True)).metainfo
+    return DATASETS.build(dict(first_dataset(cfg.test_dataloader), lazy_init=True)).metainfo

@@ -6,7 +6,8 @@ from mmengine.registry import MODELS
 
 from ..errors import UserError
 from ..interpret.picture import Picture, read_pixels
-from .models import load_model, tested_on
+from .configs import first_dataset
+from .models import load_model
 
 
 class Subject:
@@ -24,7 +25,7 @@ class Subject:
     def __init__(self, cfg, checkpoint, device):
         self.segments = cfg.get('default_scope') == 'mmseg'
         self.model, self.device = load_model(cfg, checkpoint, device), device
-        steps = tested_on(cfg).pipeline
+        steps = first_dataset(cfg.test_dataloader).pipeline
         self.pipeline = Compose([step for step in steps if 'LoadAnnotations' not in step['type']])
 
     @property

@@ -10,6 +10,7 @@ from mmmambavision.export import check
 from mmmambavision.export.check import LIMITS, compare, differences, picture, sizes_around
 from mmmambavision.export.contract import Contract
 from mmmambavision.openmmlab import models
+from mmmambavision.openmmlab.configs import first_dataset
 from mmmambavision.openmmlab.machine import fit_to_machine
 
 from ..helpers.process import ROOT
@@ -93,7 +94,8 @@ def described(config, part='model', **options):
     cfg = Config.fromfile(ROOT / 'configs' / f'{config}.py')
     cfg.merge_from_dict({key.replace('__', '.'): value for key, value in options.items()})
     fit_to_machine(cfg)
-    return Contract.describe(models.load_model(cfg, None, 'cpu'), part, models.tested_on(cfg).pipeline).fields
+    steps = first_dataset(cfg.test_dataloader).pipeline
+    return Contract.describe(models.load_model(cfg, None, 'cpu'), part, steps).fields
 
 
 def test_description_of_detectors():

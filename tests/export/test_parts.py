@@ -18,6 +18,7 @@ from mmmambavision.export.onnx import export, read
 from mmmambavision.export.parts import PARTS, Backbone, Neck
 from mmmambavision.export.segmentor import AdaptiveAvgPool, replace_adaptive_pooling
 from mmmambavision.openmmlab import models
+from mmmambavision.openmmlab.configs import first_dataset
 from mmmambavision.openmmlab.machine import fit_to_machine
 from mmmambavision.presets import PRESETS
 
@@ -108,7 +109,8 @@ def test_segmentor_is_mmsegs(head, tmp_path):
     shapes = [(96, 128), (173, 123), (64, 200)]
     images = [np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8) for shape in shapes]
     expected = [inference_model(model, image) for image in images]
-    file, described = tmp_path / 's.onnx', Contract.describe(model, 'model', models.tested_on(model.cfg).pipeline)
+    steps = first_dataset(model.cfg.test_dataloader).pipeline
+    file, described = tmp_path / 's.onnx', Contract.describe(model, 'model', steps)
     export(PARTS['model'](model).eval(), torch.randn(2, 3, 80, 112), file, contract=described)
     exported = ExportedSegmentor(str(file), model.test_cfg)
     exported.cfg = model.cfg

@@ -11,9 +11,9 @@ from ...export.check import HALF_LIMITS, LIMITS, compare, picture, sizes_around
 from ...export.contract import UNSET, Contract
 from ...export.onnx import export, need, read
 from ...export.parts import PARTS
-from ...openmmlab.configs import load_config
+from ...openmmlab.configs import first_dataset, load_config
 from ...openmmlab.machine import fit_to_machine
-from ...openmmlab.models import load_model, tested_on
+from ...openmmlab.models import load_model
 from ...terminal import show
 from ..arguments import settings_of
 
@@ -36,7 +36,7 @@ def write(args):
     module = PARTS[args.part](model).eval()
     begin = time.monotonic()
     batch = 2 if module.any_batch and not args.static else 1
-    contract = Contract.describe(model, args.part, tested_on(cfg).pipeline)
+    contract = Contract.describe(model, args.part, first_dataset(cfg.test_dataloader).pipeline)
     export(module, torch.randn(batch, 3, *args.size), args.out, args.scan, args.opset, args.static, args.half, contract)
     files = [path for path in (args.out, Path(f'{args.out}.data')) if path.exists()]  # large networks have FILE.data
     megabytes = sum(path.stat().st_size for path in files) / 1e6

@@ -5,12 +5,12 @@ from collections import Counter
 from pathlib import Path
 
 from ...errors import UserError
+from ..configs import first_dataset
 from . import coco, coco_survey, label_maps
 from .find import WORDS, find_by_last_parts, find_images, find_json, find_label_maps, find_single_json
 from .fit import fit_detector, fit_segmentor, masks_as_pixels, predicts_masks
 from .masks import has_mask, has_run_lengths
 from .survey import first, show_table
-from .weights import dataset_of
 
 
 def prepare(cfg, folder=None, jsons=None, images=None, quiet=False, holdout=None):
@@ -139,7 +139,7 @@ def turns_images(cfg):
 
 def colours_read(cfg):
     """The `color_type` values of the config's image readers, for example 'color'."""
-    steps = dataset_of(cfg).get('pipeline') or []
+    steps = first_dataset(cfg.train_dataloader).get('pipeline') or []
     return [str(step.get('color_type', 'color')) for step in steps if 'LoadImage' in str(step.get('type'))]
 
 
@@ -149,7 +149,7 @@ def small_images(cfg, images, path):
     Raises:
         UserError: all images are too small.
     """
-    least = (dataset_of(cfg).get('filter_cfg') or {}).get('min_size', 0)
+    least = (first_dataset(cfg.train_dataloader).get('filter_cfg') or {}).get('min_size', 0)
     count = sum(min(image['width'], image['height']) < least for image in images)
     what = f"smaller than {least} pixels, which the config's filter_cfg leaves out"
     if count == len(images):

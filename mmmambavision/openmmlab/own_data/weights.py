@@ -9,6 +9,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from ...checkpoints.names import group_names, rename
 from ...checkpoints.weights import check_there
 from ...errors import UserError
+from ..configs import first_dataset
 from ..loading import fit_backbones
 from .fit import fit_model
 
@@ -61,7 +62,7 @@ def start_from(cfg, source):
     if not any(own[name] == given.get(name) for name in own):
         raise UserError(f'{source} is of another model: it has none of the {len(own)} tensors of the config. It has '
                         f'{group_names(given)}')
-    theirs, ours = classes_in(checkpoint), (dataset_of(cfg).get('metainfo') or {}).get('classes')
+    theirs, ours = classes_in(checkpoint), (first_dataset(cfg.train_dataloader).get('metainfo') or {}).get('classes')
     named = theirs and ours and tuple(theirs) != tuple(ours)
     left_out = {name for name in of_classes & given.keys() if named or name in other}
 
@@ -87,13 +88,6 @@ def build(cfg, count=None):
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     with torch.device('meta'):
         return MODELS.build(model)
-
-
-def dataset_of(cfg):
-    dataset = cfg.train_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    return dataset
 
 
 def classes_in(checkpoint):

@@ -7,7 +7,8 @@ from mmengine.registry import VISUALIZERS
 from mmengine.structures import PixelData
 from pycocotools import mask as coco_mask
 
-from ..models import load_model, tested_on
+from ..configs import first_dataset
+from ..models import load_model
 from .inputs import in_colour
 
 
@@ -28,7 +29,7 @@ class Predictor:
         else:
             from mmdet.apis import inference_detector as infer
         self.model, self.infer, self.threshold = load_model(cfg, checkpoint, device), infer, threshold
-        steps = tested_on(cfg).get('pipeline') or []
+        steps = first_dataset(cfg.test_dataloader).get('pipeline') or []
         self.colour = next((step.get('color_type', 'color') for step in steps if 'LoadImage' in step['type']), 'color')
         self.classes = self.model.dataset_meta['classes']
         # Drawings are returned as arrays, so no backend has to write files.

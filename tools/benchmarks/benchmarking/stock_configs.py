@@ -1,0 +1,290 @@
+"""The work of `stock_configs.py`: one process runs configs, and another one watches it."""
+import json
+import multiprocessing
+import os
+import random
+import re
+import time
+import traceback
+import warnings
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from mmmambavision.errors import UserError
+from mmmambavision.terminal import show
+
+SIZES = (128, 160), (512, 512)  # the second one is for models that need larger images
+CHANNELS = {256: 16, 512: 32, 1024: 64, 2048: 128}  # of ResNet-50's maps: those of the small MambaVision
+BACKBONE = dict(type='MambaVision', arch=dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4)))
+REASONS = (  # status, and a pattern of the error
+    ('needs compiled mmcv', r"mmcv's operator"),
+    ('needs a package', r'No module named|ImportError|[Pp]lease (run|install)|is not installed|not available in timm'),
+    ('needs a download', r'huggingface|URLError|Max retries|resolve host|LocalEntryNotFound|couldn.t connect'))
+
+
+def run_all(args):
+    """Run the configs that the arguments of stock_configs.py name, and print the table.
+
+    Raises:
+        UserError: no config matches.
+    """
+    jobs = [(package, name) for package in args.package for name in configs_of(package, args.families)
+            if re.search(args.only, name)]
+    if not jobs:
+        raise UserError(f'no config of {" or ".join(args.package)} matches {args.only!r}')
+    if args.sample:
+        jobs = sorted(random.Random(args.seed).sample(jobs, min(args.sample, len(jobs))))
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / ('families.jsonl' if args.families else 'results.jsonl')
+    known = {}
+    if file.exists():
+        known = {(record['package'], record['config']): record for record in map(json.loads, file.open())}
+    with file.open('a') as stream, Progress(console=Console(stderr=True)) as progress, Worker(args) as worker:
+        for job in progress.track(jobs, description='configs'):
+            if job not in known:
+                known[job] = worker.run(*job)
+                stream.write(json.dumps(known[job]) + '\n')
+                stream.flush()
+    print_tables([known[job] for job in jobs], args)
+
+
+def folder_of(package):
+    """The folder with the configs of an installed package, found without importing it."""
+    return Path(find_spec(package).origin).parent / '.mim'
+
+
+def configs_of(package, families):
+    """Names of a package's configs; with `families`, the first ResNet-50 config of each family."""
+    folder = folder_of(package) / 'configs'
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*.py')
+                   if path.relative_to(folder).parts[0] != '_base_' and '_base_' not in path.stem)
+    if not families:
+        return names
+    first = {}
+    for name in names:
+        if re.search(r'r50|resnet50', name) and not re.search('dcn|openimages|caffe|tta|lsj', name):
+            first.setdefault(name.partition('/')[0], name)
+    return list(first.values())
+
+
+class Worker:
+    """A process that runs configs. It is started again after a crash or a config that takes too long."""
+
+    def __init__(self, args):
+        self.args = args
+        self.process = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process:
+            self.process.kill()
+
+    def run(self, package, name):
+        if not self.process:
+            here, there = multiprocessing.get_context('spawn').Pipe()
+            self.process = multiprocessing.get_context('spawn').Process(target=serve, args=(there,), daemon=True)
+            self.process.start()
+            there.close()
+            self.connection = here
+        self.connection.send((package, name, self.args.families, self.args.seed))
+        record = dict(package=package, config=name, status='fails')
+        try:
+            if self.connection.poll(self.args.limit):
+                return record | self.connection.recv()
+            record['reason'] = f'takes more than {self.args.limit} s'
+        except (EOFError, ConnectionResetError):
+            record['reason'] = 'the process ended, perhaps for lack of memory'
+        self.process.kill()
+        self.process.join()
+        self.process = None
+        return record
+
+
+def serve(connection):
+    """Run the configs that come through a connection, one after another, and send their results back."""
+    import torch
+
+    import mmmambavision.openmmlab  # noqa: F401  (it provides mmcv's operators)
+    os.environ['HF_HUB_OFFLINE'] = '1'
+    torch.set_num_threads(1)
+    warnings.simplefilter('ignore')
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+        begin = time.time()
+        for size in SIZES:
+            result = attempt(*job, size)
+            if result['status'] != 'fails':
+                break
+        connection.send(result | dict(size=size, seconds=round(time.time() - begin, 1)))
+
+
+def attempt(package, name, families, seed, size):
+    """Run one config at an image size. Returns its status, the reason of a failure, and its losses."""
+    try:
+        return dict(status='works', losses=run_config(package, name, families, seed, size))
+    except Exception as error:
+        text = f'{type(error).__name__}: {error}'
+        status = next((status for status, pattern in REASONS if re.search(pattern, text)), 'fails')
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return dict(status=status, reason=text.strip().splitlines()[0][:200], where=f'{where.filename}:{where.lineno}')
+
+
+def run_config(package, name, families, seed, size):
+    """Build the model of a config, compute its losses and a prediction, and return the losses."""
+    import torch
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, init_default_scope
+    folder = folder_of(package)
+    os.chdir(folder)  # configs name teachers relative to this folder
+    cfg = Config.fromfile(folder / 'configs' / name)
+    init_default_scope(cfg.get('default_scope', package))
+    if cfg.get('custom_imports'):
+        from mmengine.utils import import_modules_from_strings
+        import_modules_from_strings(**cfg.custom_imports)
+    if families:
+        put_mambavision(cfg.model)
+    without_weights(cfg.model)
+    torch.manual_seed(seed)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    make = detection_inputs if package == 'mmdet' else segmentation_inputs
+    classes = smallest_classes(cfg.model)
+    losses = {}
+    torch.manual_seed(seed)
+    if not cfg.model.type.endswith(('SORT', 'ByteTrack')):  # trackers have losses in their detectors alone
+        model.train()
+        data = model.data_preprocessor(make(cfg, size, classes, training=True), True)
+        with torch.set_grad_enabled(families):
+            total, found = model.parse_losses(model(**data, mode='loss'))
+        if not total.isfinite():
+            raise ValueError(f'the loss is {total.item()}')
+        if families:
+            check_gradients(model, total)
+        losses = {key: value.item() for key, value in found.items() if 'loss' in key}
+    model.eval()
+    with torch.no_grad():
+        data = model.data_preprocessor(make(cfg, size, classes, training=False), False)
+        model(**data, mode='predict')
+    return losses
+
+
+def check_gradients(model, loss):
+    loss.backward()
+    if missing := [name for name, p in model.backbone.named_parameters() if p.grad is None]:
+        raise ValueError(f'{len(missing)} parameters of the backbone have no gradient, for example {missing[0]}')
+
+
+def without_weights(part):
+    """Remove what loads weights or needs GPUs from a config, in place."""
+    if isinstance(part, dict):
+        for key, value in part.items():
+            if (key == 'init_cfg' and 'Pretrained' in str(value)) or key in ('teacher_ckpt', 'text_encoder_pretrained'):
+                part[key] = None
+            elif key == 'pretrained':
+                part[key] = False if isinstance(value, bool) else None
+            elif key == 'use_syncbn':
+                part[key] = False
+            elif key == 'type' and value in ('SyncBN', 'MMSyncBN'):
+                part[key] = 'BN'
+            else:
+                without_weights(value)
+        if part.get('type') == 'RTMDet':
+            part['use_syncbn'] = False
+    elif isinstance(part, (list, tuple)):
+        for value in part:
+            without_weights(value)
+
+
+def put_mambavision(model):
+    """Put a small MambaVision in place of a model's ResNet-50, and set the channels that follow from it."""
+    target = model.get('detector', model)
+    out_indices = tuple(target.backbone.get('out_indices', (0, 1, 2, 3)))
+    target.backbone = type(target.backbone)(BACKBONE, out_indices=out_indices)
+    if 'neck' in target:
+        set_channels(target.neck)
+    else:
+        for key in ('decode_head', 'auxiliary_head', 'bbox_head', 'mask_head', 'panoptic_head'):
+            if key in target:
+                set_channels(target[key])
+
+
+def set_channels(part):
+    for entry in part if isinstance(part, (list, tuple)) else [part]:
+        value = entry.get('in_channels')
+        if isinstance(value, int):
+            entry.in_channels = CHANNELS.get(value, value)
+        elif value is not None:
+            entry.in_channels = [CHANNELS.get(channels, channels) for channels in value]
+        for key in ('c1_in_channels',):
+            if key in entry:
+                entry[key] = CHANNELS.get(entry[key], entry[key])
+
+
+def smallest_classes(part):
+    """The smallest `num_classes` in a config, so that labels fit every head."""
+    found = [80]
+    if isinstance(part, dict):
+        found += [value for key, value in part.items() if key == 'num_classes' and isinstance(value, int)]
+        found += [smallest_classes(value) for value in part.values()]
+    elif isinstance(part, (list, tuple)):
+        found += [smallest_classes(value) for value in part]
+    return max(1, min(found))
+
+
+def detection_inputs(cfg, size, classes, training):
+    from mmdet.testing import demo_mm_inputs, demo_mm_proposals, demo_track_inputs
+    shape = (3, *size)
+    if cfg.model.get('data_preprocessor', {}).get('type') == 'TrackDataPreprocessor':
+        return demo_track_inputs(1, 2, [0], [shape], num_classes=classes + 1, with_mask=True)
+    number = 2 if training else 1
+    text = str(cfg.model)
+    strides = 8 if 'FusedSemanticHead' in text else 1
+    data = demo_mm_inputs(number, [shape] * number, num_items=[3] * number, num_classes=max(2, classes),
+                          with_mask=True, with_semantic=True, sem_seg_output_strides=strides,
+                          texts=['a cat . a dog .'] * number if 'Grounding' in text or 'GLIP' in text else None)
+    for sample, proposals in zip(data['data_samples'], demo_mm_proposals([shape] * number, 20)):
+        sample.gt_instances.labels.clamp_(max=classes - 1)
+        sample.proposals = proposals
+    if training and cfg.model.get('data_preprocessor', {}).get('type') == 'MultiBranchDataPreprocessor':
+        branches = 'sup', 'unsup_teacher', 'unsup_student'
+        return {key: {branch: value for branch in branches} for key, value in data.items()}
+    return data
+
+
+def segmentation_inputs(cfg, size, classes, training):
+    import torch
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+    height, width = size
+    meta = dict(img_shape=size, ori_shape=size, pad_shape=size, scale_factor=(1., 1.), flip=False)
+    channels = len(cfg.model.data_preprocessor.get('mean') or (0, 0, 0))
+    inputs, samples = [], []
+    for _ in range(2 if training else 1):
+        sample = SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=torch.randint(0, classes, (1, height, width))))
+        sample.gt_edge_map = PixelData(data=torch.randint(0, 2, (1, height, width)))
+        sample.gt_depth_map = PixelData(data=torch.rand(1, height, width))
+        samples.append(sample)
+        inputs.append(torch.randint(0, 256, (channels, height, width), dtype=torch.uint8))
+    return dict(inputs=inputs, data_samples=samples)
+
+
+def print_tables(records, args):
+    """Print the counts, and each config that does not work with its reason."""
+    statuses = ['works', *(status for status, _ in REASONS), 'fails']
+    counts = Counter((record['package'], record['status']) for record in records)
+    show(['package', 'configs', *statuses],
+         [[package, str(sum(counts[package, status] for status in statuses)),
+           *(str(counts[package, status]) for status in statuses)] for package in args.package], args.markdown)
+    if bad := [record for record in records if record['status'] != 'works']:
+        show(['config', 'status', 'reason'],
+             [[f"{record['package']}/{record['config']}", record['status'], record['reason'].replace('|', '/')]
+              for record in bad], args.markdown)
