@@ -1,4 +1,4 @@
-"""Errors that a user can cause and mend."""
+"""Errors that a user can cause and correct."""
 
 
 class UserError(ValueError):
@@ -6,7 +6,8 @@ class UserError(ValueError):
 
     Args:
         message: what is wrong, where, and what to do. Commands print it without a traceback.
-        hints: names of sentences in `cli/hints.py`, which commands add: the options that mend it. None is left out.
+        hints: names of hints in `cli/hints.py`, or None. A hint names the options that correct the error. Commands
+            print it after the message.
     """
 
     def __init__(self, message: str, *hints: str | None) -> None:
@@ -19,7 +20,7 @@ class UnreachableError(UserError):
 
 
 def not_the_file(data: bytes) -> str | None:
-    """What the first bytes of a file say where Git LFS has left a pointer in the file's place, or None."""
+    """An explanation if the first bytes of a file are a Git LFS pointer instead of the file's contents, else None."""
     if data.startswith(b'version https://git-lfs'):
-        return "it is a pointer of Git LFS in the file's place: git lfs pull brings the file"
+        return 'it is a Git LFS pointer instead of the file. Run git lfs pull to download the file'
     return None

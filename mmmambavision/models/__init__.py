@@ -1,3 +1,3 @@
-"""The network, in torch alone."""
+"""The network. It needs only torch."""
 
 __all__ = ['classifier', 'mambavision', 'variants']

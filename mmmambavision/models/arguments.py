@@ -1,4 +1,4 @@
-"""Arguments of the network, checked and brought into one form. Integers may be of any type, such as numpy's."""
+"""Check the arguments of the network and convert them to one form. Integers may have any type, such as numpy's."""
 import operator
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +10,7 @@ NUM_LEVELS = 4
 
 
 def integer(value: Any, lowest: int, highest: int | None = None) -> int | None:
-    """An integer of any type as an int; None for what is no integer in the range, and for booleans."""
+    """Convert an integer of any type to int. Returns None for booleans and for values that are not in the range."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -19,10 +19,10 @@ def integer(value: Any, lowest: int, highest: int | None = None) -> int | None:
 
 
 def parse_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
-    """A preset's name or a dict to the dict of the network's sizes.
+    """Convert a preset's name or a dict to the dict of the network's sizes.
 
     Raises:
-        UserError: naming what is unknown, missing or does not fit.
+        UserError: a name is unknown, a key is missing or unknown, or a value is wrong.
     """
     if isinstance(arch, str):
         name = SHORT_NAMES.get(arch, arch)
@@ -53,10 +53,10 @@ def parse_arch(arch: str | dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_windows(window_size: Any) -> tuple[Any, ...]:
-    """Windows of levels 2 and 3, each a positive integer, None or ('balanced', n), from any form of `window_size`.
+    """Convert `window_size` to the windows of levels 2 and 3, each a positive integer, None or ('balanced', n).
 
     Raises:
-        UserError: it has none of these forms.
+        UserError: `window_size` has another form.
     """
     entries = tuple(window_size) if isinstance(window_size, (tuple, list)) else (window_size, window_size)
     is_balanced = len(entries) == 2 and isinstance(entries[0], str) and entries[0] == 'balanced'
@@ -71,10 +71,10 @@ def parse_windows(window_size: Any) -> tuple[Any, ...]:
 
 
 def parse_out_indices(out_indices: Iterable[int]) -> tuple[int, ...]:
-    """Levels to return, as a sorted tuple.
+    """Convert `out_indices`, the levels to return, to a sorted tuple.
 
     Raises:
-        UserError: they are not some of the levels.
+        UserError: an index is not a level, or there is no index.
     """
     entries = list(out_indices) if isinstance(out_indices, (tuple, list, range, set)) else []
     indices = [integer(entry, 0, NUM_LEVELS - 1) for entry in entries]

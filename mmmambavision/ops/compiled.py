@@ -1,6 +1,6 @@
-"""What the kernels that numba compiles for a CPU have in common: whether they can run, their files on disk, threads.
+"""Compilation, caching and threads of the CPU kernels that numba compiles.
 
-Threads come from a pool of our own and not from numba's: those cannot be used after a fork, which data loaders do.
+We use our own thread pool. numba's thread pool cannot be used after a fork, and data loaders fork.
 """
 import importlib
 import importlib.util
@@ -15,49 +15,49 @@ from threading import Timer
 
 import torch
 
-TASKS_PER_THREAD = 4  # so that a thread that was held up does not keep the others waiting
+TASKS_PER_THREAD = 4  # balances the load if one thread is slower
 
 
 def unavailable():
-    """Why kernels cannot be compiled here, or None."""
+    """The reason why numba cannot compile kernels in this process, or None."""
     if not importlib.util.find_spec('numba'):
         return 'numba is not installed: pip install numba'
     try:
         importlib.import_module('numba')
-    except Exception as error:  # it looks at the versions of others, and says so in errors of several kinds
-        return f'numba does not load: {error}'
+    except Exception as error:  # numba checks the versions of other packages and raises errors of several types
+        return f'numba cannot be imported: {error}'
     return None
 
 
 @cache
 def jit_options():
-    """Keyword arguments of `numba.njit` for a kernel: without Python's lock, kept on disk where that is possible."""
+    """Keyword arguments of `numba.njit` for a kernel: it releases the GIL, and is cached on disk if possible."""
     return dict(nogil=True, cache=_can_cache(), error_model='numpy', boundscheck=False)
 
 
 def _can_cache():
-    """Whether numba finds a folder to keep compiled kernels in; where it does not, says so."""
+    """Whether numba finds a writable folder for its cache. Warns if it does not."""
     from numba import njit
     try:
         njit(cache=True)(_can_cache)
     except RuntimeError:
-        _warn_of_no_cache('neither the folder of the package nor the home folder can be written to')
+        _warn_of_no_cache("the package's folder and the home folder are not writable")
         return False
     return True
 
 
 @cache
 def _warn_of_no_cache(reason):
-    warnings.warn('compiled kernels cannot be kept on disk, so every process compiles them again: '
-                  f'{reason}. Set NUMBA_CACHE_DIR to a folder that can be written to', stacklevel=3)
+    warnings.warn('compiled kernels cannot be cached on disk, so every process compiles them again: '
+                  f'{reason}. Set NUMBA_CACHE_DIR to a writable folder', stacklevel=3)
 
 
 def load_kernels(name, run_once):
-    """A module of kernels, compiled; says so where that takes long.
+    """Import a module of kernels and compile them. Logs a message if this takes longer than a second.
 
     Args:
         name: the module's full name.
-        run_once: function of the module that runs its kernels, which compiles them.
+        run_once: function of the module. It runs all kernels once, so that numba compiles them.
     """
     notice = Timer(1., lambda: logging.getLogger(name).warning(
         'compiling kernels for this CPU, which takes some seconds the first time'))
@@ -66,7 +66,7 @@ def load_kernels(name, run_once):
         kernels = importlib.import_module(name)
         try:
             run_once(kernels)
-        except (OSError, EOFError, pickle.UnpicklingError) as error:  # a full disk, or a file that was half written
+        except (OSError, EOFError, pickle.UnpicklingError) as error:  # a full disk, or a truncated cache file
             _forget_files(kernels, error)
             run_once(kernels)
     finally:
@@ -75,7 +75,7 @@ def load_kernels(name, run_once):
 
 
 def _forget_files(kernels, error):
-    """Let a module's kernels be compiled without the files on disk, after an error with those, and say so."""
+    """After an error with cache files, turn off the cache of a module's kernels, with a warning."""
     from numba.core.caching import NullCache
     from numba.core.dispatcher import Dispatcher
     _warn_of_no_cache(str(error))
@@ -90,7 +90,8 @@ def _pool(process, threads):
 
 
 def in_parallel(kernel, tasks, *arguments):
-    """Run kernel(first, last, *arguments) on ranges that make up 0 to `tasks`, by as many threads as torch uses."""
+    """Split the range from 0 to `tasks`, and run kernel(first, last, *arguments) for each part in torch's number of
+    threads."""
     threads = max(1, min(torch.get_num_threads(), tasks))
     if threads == 1:
         return kernel(0, tasks, *arguments)

@@ -1,9 +1,9 @@
 """Elementary functions in float32 for the kernels that numba compiles.
 
-They are polynomials, so that the compiler makes vectors of them. They become part of the kernel that calls them and are
-compiled with its `fastmath`. Errors are relative, in units of 2^-24 (half a unit in the last place, or a little more);
-tests/ops/test_cpu_math.py checks them against float64. numba does not see that a file which a kernel imports has
-changed: delete the `__pycache__` folders of `ops` after a change here.
+They are polynomials, so that the compiler can vectorise them. They are inlined into the calling kernel and compiled
+with the kernel's `fastmath`. Errors are relative, in units of 2^-24 (half a unit in the last place, or a little more).
+tests/ops/test_cpu_math.py checks them against float64. numba's cache does not notice changes in an imported file:
+delete the `__pycache__` folders of `ops` after a change here.
 """
 import numpy as np
 from llvmlite import ir
@@ -12,14 +12,15 @@ from numba.extending import intrinsic
 
 from .compiled import jit_options
 
-# Its lowest bits are 127. Added to x from -126 to 127, it rounds x to an integer k, and these bits become k + 127.
+# The lowest bits of ROUND are 127. x + ROUND, for x from -126 to 127, rounds x to an integer k. Its lowest bits are
+# k + 127.
 ROUND = np.float32(1.5 * 2 ** 23 + 127)
 JIT = dict(jit_options(), inline='always')
 INTEGER = ir.IntType(32)
 
 
 def _as_exponent(builder, bits):
-    """The float32 whose exponent is the lowest bits of an integer: 2^k of k + 127."""
+    """The float32 2^k for an integer whose lowest bits are k + 127. These bits become the exponent."""
     return builder.bitcast(builder.shl(bits, INTEGER(23)), ir.FloatType())
 
 
@@ -33,7 +34,7 @@ def power_of_two(typing_context, k):
 
 @intrinsic
 def power_of_two_rounded(typing_context, shifted):
-    """2^k, exact, of shifted = x + ROUND, which has rounded x to k already."""
+    """2^k, exact, for shifted = x + ROUND. The addition of ROUND has already rounded x to k."""
     def generate(context, builder, signature, arguments):
         return _as_exponent(builder, builder.bitcast(arguments[0], INTEGER))
     return types.float32(types.float32), generate
@@ -43,7 +44,7 @@ def power_of_two_rounded(typing_context, shifted):
 def exp2(x):
     """2^x for x up to 126, error 2; 0 for x below -126, NaN for NaN. Not for kernels that reassociate sums.
 
-    2^k times a polynomial of degree 6 in r = x - k, -1/2 <= r <= 1/2, with the least greatest relative error: 2e-9.
+    2^k times a minimax polynomial of degree 6 in r = x - k, -1/2 <= r <= 1/2, with a relative error of 2e-9.
     """
     low = x < np.float32(-126.)
     x = np.float32(-126.) if low else x

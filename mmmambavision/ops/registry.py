@@ -1,4 +1,4 @@
-"""One way to register, list, choose and force an implementation, for every operator."""
+"""The registry of all operators: it lists, chooses and forces implementations."""
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,13 +9,20 @@ import torch
 
 from ..errors import UserError
 
-OPERATORS: dict[str, 'Operator'] = {}  # by the word that `backend` takes
+OPERATORS: dict[str, 'Operator'] = {}  # by the keyword of `backend`
 _ask = lru_cache(maxsize=None)(lambda unavailable: unavailable())
 
 
 class Backend(NamedTuple):
-    """An implementation: the function; why it cannot run in this process, asked once and at first use, since it may
-    import a compiler; why it cannot take these inputs; whether 'auto' takes it where it can take them."""
+    """An implementation of an operator.
+
+    Attributes:
+        run: the function.
+        unavailable: returns the reason why it cannot run in this process, or None. It is called once, at first use,
+            because it may import a compiler.
+        refuses: returns the reason why it cannot process these inputs, or None.
+        is_faster: whether 'auto' chooses it for inputs that it can process.
+    """
     run: Callable
     unavailable: Callable[[], str | None] = lambda: None
     refuses: Callable[..., str | None] = lambda *inputs: None
@@ -23,43 +30,43 @@ class Backend(NamedTuple):
 
 
 class Operator:
-    """The implementations of one operator by name, and the choice among them.
+    """One operator: its implementations by name, and the choice of one.
 
     Args:
-        word: what `backend` calls it; in capitals the end of the environment variable that forces an implementation.
-        name: of the public function, for messages.
+        word: keyword of the operator in `backend`. In upper case, it ends the name of the environment variable.
+        name: name of the public function, for messages.
         backends: `Backend` by name.
-        preference: names that 'auto' tries, in this order; the last one takes all inputs.
+        preference: names that 'auto' tries, in this order. The last implementation accepts all inputs.
     """
 
     def __init__(self, word: str, name: str, backends: dict[str, Backend], preference: Sequence[str]):
         self.variable, self.name, self.backends, self.preference = (
             f'MMMAMBAVISION_{word.upper()}', name, backends, preference)
-        self.forced = 'auto'  # by `backend`
+        self.forced = 'auto'  # set by `backend`
         OPERATORS[word] = self
 
     def available(self) -> dict[str, str | None]:
-        """Implementations by name: None where one can run in this process, else the reason why it cannot."""
+        """For each implementation: None if it can run in this process, otherwise the reason why it cannot."""
         return {name: self.absent(name) for name in self.backends}
 
-    @torch.compiler.assume_constant_result  # torch.compile cannot trace the imports by which this is found out
+    @torch.compiler.assume_constant_result  # torch.compile cannot trace imports
     def absent(self, name: str) -> str | None:
         return _ask(self.backends[name].unavailable)
 
     def check(self, name: str) -> None:
-        """Raise UserError unless `name` is 'auto' or an implementation, whether or not it can run here."""
+        """Raise UserError if `name` is not 'auto' or an implementation. The implementation may be unavailable."""
         if not isinstance(name, str) or (name != 'auto' and name not in self.backends):
             raise UserError(f"{self.name} has no backend {name!r}: choose 'auto' or one of {', '.join(self.backends)}")
 
     def asked_for(self, name: str) -> str:
-        """What the argument names, else `backend`, else the environment variable, else 'auto'."""
+        """The name from the argument, from `backend` or from the environment variable, in this order, or 'auto'."""
         name = self.forced if name == 'auto' else name
         name = os.environ.get(self.variable, 'auto') if name == 'auto' else name
         self.check(name)
         return name
 
     def best(self, *inputs) -> str:
-        """The first of the preferred implementations that takes the inputs, can run here and is faster."""
+        """The first implementation in `preference` that accepts the inputs, is available and is faster."""
         *names, last = self.preference
         for name in names:
             backend = self.backends[name]
@@ -68,7 +75,7 @@ class Operator:
         return last
 
     def require(self, name: str, *inputs) -> None:
-        """Raise UserError with the reason if an implementation cannot run here or cannot take the inputs."""
+        """Raise UserError with the reason if an implementation is not available or refuses the inputs."""
         if reason := self.absent(name) or self.backends[name].refuses(*inputs):
             raise UserError(f"{self.name} cannot use its backend '{name}' here: {reason}")
 
@@ -77,15 +84,16 @@ class Operator:
 def backend(**names: str) -> Iterator[None]:
     """Force implementations: `with backend(scan='chunked', attention='torch', depthwise='shifted'): ...`.
 
-    It holds for all threads, since autograd recomputes activations in threads of its own: put the backward pass inside,
-    too. It wins over environment variables; the argument `backend` of a call (`scan_backend` of a model) wins over it.
+    The context applies to all threads, because autograd recomputes activations in its own threads. Call the backward
+    pass inside it too. It overrides the environment variables. The argument `backend` of a call (of a model:
+    `scan_backend`) overrides the context.
 
     Raises:
-        UserError: there is no such operator or implementation.
+        UserError: an operator or an implementation has another name.
     """
     for word, name in names.items():
         if word not in OPERATORS:
-            raise UserError(f"there is no operator {word!r}: choose among {', '.join(OPERATORS)}")
+            raise UserError(f"there is no operator {word!r}: choose one of {', '.join(OPERATORS)}")
         OPERATORS[word].check(name)
     before = {word: OPERATORS[word].forced for word in names}
     try:

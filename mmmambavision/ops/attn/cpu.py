@@ -1,7 +1,7 @@
-"""Attention on a CPU: kernels compiled by numba at first use, run by as many threads as torch uses.
+"""Attention on a CPU. numba compiles the kernels at first use. They run in torch's number of threads.
 
-Forward in float32, or in bfloat16 with sums in float32 where the CPU multiplies that (AVX512-BF16); backward in
-float32.
+The forward pass computes in float32. On CPUs with AVX512-BF16, it can also multiply in bfloat16 with sums in float32.
+The backward pass computes in float32.
 """
 import math
 from functools import cache
@@ -15,7 +15,7 @@ from ..compiled import in_parallel, load_kernels, unavailable
 
 @cache
 def features():
-    """What the CPU can do, by LLVM's names, less what the environment variable NUMBA_CPU_FEATURES takes from it."""
+    """The CPU's features by LLVM's names. The environment variable NUMBA_CPU_FEATURES can turn features off."""
     if unavailable():
         return {}
     from llvmlite import binding
@@ -25,7 +25,7 @@ def features():
     return {name[1:]: name[0] == '+' for name in config.CPU_FEATURES.split(',') if name}
 
 
-@torch.compiler.assume_constant_result  # torch.compile cannot trace the imports by which this is found out
+@torch.compiler.assume_constant_result  # torch.compile cannot trace imports
 def has(feature):
     """Whether the CPU has a feature, by LLVM's name."""
     return features().get(feature, False)
@@ -33,9 +33,10 @@ def has(feature):
 
 @torch.compiler.assume_constant_result
 def fewest_keys():
-    """Keys from which on the kernels are faster than torch's, by tools/benchmarks/attention.py.
+    """Number of keys from which our kernels are faster than torch's, measured by tools/benchmarks/attention.py.
 
-    torch's products are MKL's, which takes a slower way on AMD's CPUs; ours are slower where vectors are half as long.
+    torch multiplies matrices through MKL, which uses a slower code path on AMD CPUs. Without AVX-512, vectors are half
+    as long, and our kernels are slower.
     """
     if not _is_amds():
         return 2048
@@ -51,20 +52,20 @@ def _is_amds():
 
 
 def refuses(q):
-    """Why this implementation cannot take queries, or None."""
+    """The reason why this implementation cannot process queries, or None."""
     if q.device.type != 'cpu':
         return f'it runs on the CPU, the input is on {q.device}'
     if not (has('avx512f') or (has('avx2') and has('fma'))):
-        return 'it is for CPUs with AVX2 or AVX-512'
+        return 'it needs a CPU with AVX2 or AVX-512'
     if q.dtype == torch.bfloat16 and not has('avx512bf16'):
-        return 'this CPU does not multiply bfloat16 (AVX512-BF16)'
+        return 'for bfloat16 it needs a CPU with AVX512-BF16'
     if q.dtype not in (torch.float32, torch.bfloat16):
         return f'it computes in float32 and bfloat16, the input is {q.dtype}'
     return None
 
 
 def is_faster(q, k):
-    """Whether this implementation, if it takes the queries, is faster than torch's, which uses AMX for bfloat16."""
+    """Whether this implementation is faster than torch's, for queries that it accepts. torch uses AMX for bfloat16."""
     return k.shape[2] >= fewest_keys() and not (q.dtype == torch.bfloat16 and has('amx-bf16'))
 
 
@@ -74,7 +75,7 @@ def _kernels():
 
 
 def _run_once(kernels):
-    q = torch.ones(1, 1, 2, 2, dtype=torch.float32)  # not the default type, which a user may have set
+    q = torch.ones(1, 1, 2, 2, dtype=torch.float32)  # explicit, because users can change the default type
     out, lse = _forward(kernels, q, q, q)
     _backward(kernels, out, q, q, q, out, lse)
     if has('avx512bf16'):
@@ -82,8 +83,10 @@ def _run_once(kernels):
 
 
 def _in_one_piece(tensor, rows, columns, last_again=False):
-    """(B, heads, L, d) to (B heads, L', d'), filled up to multiples of `rows`, with zeros or the last row again, and
-    of `columns`, with zeros."""
+    """(B, heads, L, d) to contiguous (B heads, L', d').
+
+    L is padded to a multiple of `rows` with zeros or copies of the last row, d to a multiple of `columns` with zeros.
+    """
     if missing := -tensor.shape[2] % rows:
         more = tensor[:, :, -1:].expand(-1, -1, missing, -1)
         tensor = torch.cat([tensor, more if last_again else torch.zeros_like(more)], 2)
@@ -101,8 +104,11 @@ def _scale(dim):
 
 
 def forward(q, k, v):
-    """(B, heads, queries or keys, d) to the outputs in float32 and lse, (B, heads, queries): log2 of the sums of
-    2^(scores)."""
+    """Attention of q, k, v (B, heads, queries or keys, d).
+
+    Returns:
+        The outputs in float32, and lse (B, heads, queries): log2 of the sum of 2^score.
+    """
     return _forward(_kernels(), q, k, v)
 
 
@@ -112,7 +118,7 @@ def _forward(kernels, q, k, v):
     q, k = _in_one_piece(q, 1, 2), _in_one_piece(k, kernels.ROWS, 2, last_again=True)
     v = _in_one_piece(v, kernels.ROWS, kernels.ROWS)
     if is_bfloat16:
-        v = v.unflatten(1, (-1, 2)).transpose(2, 3).flatten(2)  # values of two keys beside each other
+        v = v.unflatten(1, (-1, 2)).transpose(2, 3).flatten(2)  # interleaves the values of two keys
         q, k, v = (tensor.view(torch.int32) for tensor in (q, k, v))
     out, lse = _empty(batch, queries, heads, dim), _empty(batch * heads, queries)
     in_parallel(kernels.forward, batch * heads * -(-queries // kernels.TILE), q.numpy(), k.numpy(), v.numpy(), keys,
@@ -121,7 +127,7 @@ def _forward(kernels, q, k, v):
 
 
 def backward(dout, q, k, v, out, lse):
-    """Gradients of q, k and v in float32 from that of the outputs."""
+    """Gradients of q, k and v in float32 from the gradient of the outputs."""
     return _backward(_kernels(), dout, q, k, v, out, lse)
 
 
@@ -129,7 +135,7 @@ def _backward(kernels, dout, q, k, v, out, lse):
     batch, heads, queries, dim = q.shape
     keys, scale = k.shape[2], _scale(dim)
     dout, q, k, v = (tensor.float() for tensor in (dout, q, k, v))
-    D = (dout * out.float()).sum(-1).flatten(0, 1).numpy()  # of the paper's algorithm 4
+    D = (dout * out.float()).sum(-1).flatten(0, 1).numpy()  # D in the paper's algorithm 4
     lse = lse.flatten(0, 1).contiguous().numpy()
     dout, q, k, v = (_in_one_piece(tensor, kernels.ROWS, kernels.ROWS) for tensor in (dout, q, k, v))
     dq = _empty(batch * heads, -(-dim // kernels.TILE), q.shape[1], kernels.TILE).zero_()

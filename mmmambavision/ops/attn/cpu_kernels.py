@@ -1,11 +1,11 @@
-"""Kernels of attention on a CPU, compiled by numba; see `cpu.py` for what they are given.
+"""Kernels of attention on a CPU, compiled by numba. `cpu.py` calls them.
 
-They are FlashAttention (Dao et al. 2022, arXiv 2205.14135, algorithms 1 and 4) in the paper's symbols. The tile that
-the outer loop holds lies in the lanes of vectors, TILE queries forward and TILE keys backward, and is stored transposed
-(names with _T); the inner loop takes rows in blocks of BLOCK. So maxima and sums over keys need no sums across lanes.
-Exponentials are powers of 2: scale = log2(e) / sqrt(d).
+They implement FlashAttention (Dao et al. 2022, arXiv 2205.14135, algorithms 1 and 4) with the paper's symbols. The
+outer loop holds a tile in the lanes of vectors: TILE queries in the forward pass, TILE keys in the backward pass. Tiles
+are stored transposed (names with _T). The inner loop processes rows in blocks of BLOCK. Maxima and sums over keys
+therefore need no sums across lanes. Exponentials are powers of 2: scale = log2(e) / sqrt(d).
 """
-# ruff: noqa: E741 (l and O are the paper's)
+# ruff: noqa: E741 (l and O are the paper's symbols)
 import numpy as np
 from numba import njit
 
@@ -15,14 +15,14 @@ from .products import ROWS, TILE, add_product, bfloat16_pair, put_product
 
 BLOCK = 64
 LOWEST = np.finfo(np.float32).min
-MAX_LAG = np.float32(8.)  # how far m may lag behind the maximum, as an exponent of 2
+MAX_LAG = np.float32(8.)  # largest difference between the true maximum and m, as an exponent of 2
 LOG_2 = np.float32(np.log(2))
 JIT = dict(jit_options(), fastmath={'contract', 'nsz'})
 
 
 @njit(**JIT)
 def scratch(size, dtype):
-    """`size` numbers of 4 bytes that begin where a cache line does."""
+    """An array of `size` numbers of 4 bytes, aligned to a cache line."""
     array = np.empty(size + 16, dtype)
     start = -(array.ctypes.data // 4) % 16
     return array[start:start + size]
@@ -30,7 +30,7 @@ def scratch(size, dtype):
 
 @njit(**JIT)
 def put_rows_times_tile(out, a, at, columns, count, tile, high):
-    """out[t, :] = a[t, :] tile for t < count, or up to a multiple of ROWS; the matrix a[t, :] begins at a[at].
+    """out[t, :] = a[t, :] tile for t < count, rounded up to a multiple of ROWS. The matrix a[t, :] begins at a[at].
     high[:] = max(high, out)."""
     for t in range(0, count, ROWS):
         put_product(out, t * TILE, a, at + t * columns, columns, 1, tile, 0, columns, high)
@@ -38,14 +38,15 @@ def put_rows_times_tile(out, a, at, columns, count, tile, high):
 
 @njit(**JIT)
 def add_transposed_times_rows(tile, a, at, columns, count, rows):
-    """tile[d, :] += sum over t < count of a[t, d] rows[t, :]; the matrix a[t, d] begins at a[at], ROWS divides d."""
+    """tile[d, :] += sum over t < count of a[t, d] rows[t, :]. The matrix a[t, d] begins at a[at]. ROWS divides the
+    number of columns d."""
     for d in range(0, columns, ROWS):
         add_product(tile, d * TILE, a, at + d, 1, columns, rows, 0, count)
 
 
 @njit(**JIT)
 def load_tile(source, head, first, tile):
-    """Rows `first` to first + TILE of source[head] as columns of `tile`; the last row fills it up."""
+    """Load the rows `first` to first + TILE of source[head] as columns of `tile`. The last row pads it."""
     for i in range(TILE):
         at = min(first + i, source.shape[1] - 1)
         for d in range(source.shape[2]):
@@ -54,7 +55,8 @@ def load_tile(source, head, first, tile):
 
 @njit(**JIT)
 def store_tile(tile, factors, target, b, h, first):
-    """Columns of `tile` times a factor each, as rows `first` to first + TILE of target[b, :, h], or fewer."""
+    """Store the columns of `tile`, each times its factor, as rows `first` to at most first + TILE of target[b, :, h].
+    """
     for i in range(min(TILE, target.shape[1] - first)):
         for d in range(target.shape[3]):
             target[b, first + i, h, d] = tile[d * TILE + i] * factors[i]
@@ -62,9 +64,10 @@ def store_tile(tile, factors, target, b, h, first):
 
 @njit(**JIT)
 def raise_maximum(scale, m, m_new, l, O_T, alpha):
-    """Online softmax: m <- m_new, and l and O_T are multiplied with alpha = 2^((m - m_new) scale).
+    """Online softmax: m <- m_new, and l and O_T are multiplied by alpha = 2^((m - m_new) scale).
 
-    Only once m lags behind by more than MAX_LAG, which changes no result: P grows to 2^MAX_LAG until then.
+    This happens only if m_new exceeds m by more than MAX_LAG. Otherwise P can be as large as 2^MAX_LAG, and the result
+    is the same.
     """
     lags = False
     for i in range(TILE):
@@ -94,7 +97,7 @@ def exponentiate(S_T, count, scale, m, l, row_sum):
 
 @njit(**JIT)
 def to_bfloat16(P_T, count, P_T16):
-    """P_T of two keys, 2 t and 2 t + 1, rounded to bfloat16, as one int32 each; 0 for a key after the last."""
+    """Round P_T to bfloat16 and pack the keys 2 t and 2 t + 1 into one int32. A key after the last one gets 0."""
     if count % 2:
         P_T[count * TILE:(count + 1) * TILE] = 0
     for t in range((count + 1) // 2):
@@ -102,7 +105,7 @@ def to_bfloat16(P_T, count, P_T16):
             P_T16[t * TILE + i] = bfloat16_pair(P_T[2 * t * TILE + i], P_T[(2 * t + 1) * TILE + i])
 
 
-# Algorithm 1. Parallel over tiles of TILE queries of all heads. For each of them:
+# Algorithm 1. Parallel over tiles of TILE queries of all heads. For each tile:
 #
 #     Q_T (d, TILE) <- the queries;  O_T (d, TILE) <- 0;  l (TILE) <- 0;  m, m_new (TILE) <- the lowest float
 #     for each block of BLOCK keys:
@@ -115,16 +118,16 @@ def to_bfloat16(P_T, count, P_T16):
 #         O_T <- O_T + V^T P_T
 #     O <- (O_T / l)^T;  lse <- m scale + log2(l)
 #
-# All buffers fit into the L2 cache. O and lse go to memory, S and P never do: the backward pass computes P again.
+# All buffers fit into the L2 cache. Only O and lse are written to memory. The backward pass recomputes S and P.
 @njit(**JIT)
 def forward(first, last, Q, K, V, keys, scale, O, lse, is_bfloat16):
-    """Tiles `first` to `last` of queries, of all (B heads tiles).
+    """Attention for the tiles `first` to `last` of queries. There are B x heads x tiles tiles.
 
     Args:
-        Q, K: (B heads, queries or keys, d), float32, or int32 for d / 2 pairs of bfloat16 numbers. Keys are filled up
-            to a multiple of ROWS with the last one.
-        V: (B heads, keys, d), or (B heads, keys / 2, d) pairs of two keys. d is filled up to a multiple of ROWS.
-        keys: how many there are.
+        Q, K: (B heads, queries or keys, d), float32, or int32 for d / 2 pairs of bfloat16 numbers. Keys are padded to a
+            multiple of ROWS with the last key.
+        V: (B heads, keys, d), or (B heads, keys / 2, d) pairs of two keys. d is padded to a multiple of ROWS.
+        keys: number of keys.
         scale: log2(e) / sqrt(d).
         O: (B, queries, heads, d) float32 to write.
         lse: (B heads, queries) to write: log2 of the sum of 2^(S scale).
@@ -144,7 +147,7 @@ def forward(first, last, Q, K, V, keys, scale, O, lse, is_bfloat16):
             count = min(BLOCK, keys - k0)
             put_rows_times_tile(S_T, K_flat, (head * K.shape[1] + k0) * columns, columns, count, Q_T, m_new)
             raise_maximum(scale, m, m_new, l, O_T, alpha)
-            exponentiate(S_T, count, scale, m, l, row_sum)  # S_T is P_T from here on
+            exponentiate(S_T, count, scale, m, l, row_sum)  # S_T now contains P_T
             if is_bfloat16 is None:
                 add_transposed_times_rows(O_T, V_flat, (head * V.shape[1] + k0) * V_columns, V_columns, count, S_T)
             else:
@@ -158,7 +161,7 @@ def forward(first, last, Q, K, V, keys, scale, O, lse, is_bfloat16):
         store_tile(O_T, l, O, head // heads, head % heads, q0)
 
 
-# Algorithm 4. Parallel over heads. For each of them, with dQ <- 0:
+# Algorithm 4. Parallel over heads. For each head, with dQ <- 0:
 #
 #     for each tile of TILE keys:
 #         K_T, V_T (d, TILE) <- its keys and values;  dK_T, dV_T (d, TILE) <- 0
@@ -172,25 +175,25 @@ def forward(first, last, Q, K, V, keys, scale, O, lse, is_bfloat16):
 #             dQ   <- dQ + dS K
 #         dK <- (dK_T)^T scale log 2;  dV <- (dV_T)^T
 #
-# Kept from the forward pass: O, which the caller needs for D = rowsum(dO O) (appendix B.4), and lse. S and P are
-# computed again. The caller multiplies dQ with 1 / sqrt(d).
+# Kept from the forward pass: lse, and O, from which the caller computes D = rowsum(dO O) (appendix B.4). S and P are
+# recomputed. The caller multiplies dQ by 1 / sqrt(d).
 @njit(**JIT)
 def backward(first, last, Q, K, V, dO, queries, keys, scale, lse, D, dQ, dK, dV):
-    """Gradients of heads `first` to `last` of (B heads).
+    """Gradients for the heads `first` to `last` of all B x heads heads.
 
     Args:
-        Q, K, V, dO: (B heads, queries or keys, d) float32, both filled up to multiples of ROWS.
-        queries, keys: how many there are.
+        Q, K, V, dO: (B heads, queries or keys, d) float32, the last two sizes padded to multiples of ROWS.
+        queries, keys: their numbers without padding.
         scale: log2(e) / sqrt(d).
         lse, D: (B heads, queries).
-        dQ: (B heads, ceil(d / TILE), queries filled up, TILE), zeros to add to.
+        dQ: (B heads, ceil(d / TILE), padded queries, TILE), zeros to add to.
         dK, dV: (B, keys, heads, d) to write.
     """
     heads, rows, columns, planes = dK.shape[2], Q.shape[1], Q.shape[2], dQ.shape[1]
     Q_flat, dO_flat, dQ_flat = Q.reshape(-1), dO.reshape(-1), dQ.reshape(-1)
     K_T, V_T = scratch(columns * TILE, np.float32), scratch(columns * TILE, np.float32)
     dK_T, dV_T = scratch(columns * TILE, np.float32), scratch(columns * TILE, np.float32)
-    K_planes = scratch(planes * TILE * TILE, np.float32)  # keys as rows, as dQ has them
+    K_planes = scratch(planes * TILE * TILE, np.float32)  # keys as rows, in the layout of dQ
     P, dS = scratch(BLOCK * TILE, np.float32), scratch(BLOCK * TILE, np.float32)
     factors, unused = scratch(TILE, np.float32), scratch(TILE, np.float32)
     K_planes[:], unused[:] = 0, 0
@@ -205,13 +208,13 @@ def backward(first, last, Q, K, V, dO, queries, keys, scale, lse, D, dQ, dK, dV)
             dK_T[:], dV_T[:] = 0, 0
             for q0 in range(0, queries, BLOCK):
                 count, at = min(BLOCK, queries - q0), (head * rows + q0) * columns
-                put_rows_times_tile(P, Q_flat, at, columns, count, K_T, unused)  # S until the next loop
-                put_rows_times_tile(dS, dO_flat, at, columns, count, V_T, unused)  # dP until the next loop
+                put_rows_times_tile(P, Q_flat, at, columns, count, K_T, unused)  # S, becomes P in the next loop
+                put_rows_times_tile(dS, dO_flat, at, columns, count, V_T, unused)  # dP, becomes dS
                 for t in range(count):
                     lse_t, D_t = lse[head, q0 + t], D[head, q0 + t]
                     for i in range(TILE):
                         exponent = P[t * TILE + i] * scale - lse_t
-                        # Above 0 by rounding alone, which may be by much where scores are large.
+                        # Only rounding makes the exponent positive. For large scores, this error can be large.
                         P[t * TILE + i] = exp2(np.float32(0.) if exponent > np.float32(0.) else exponent)
                         dS[t * TILE + i] = P[t * TILE + i] * (dS[t * TILE + i] - D_t)
                 add_transposed_times_rows(dV_T, dO_flat, at, columns, count, P)

@@ -10,21 +10,21 @@ from . import cpu
 from .operators import attention_cpu
 from .reference import attention_reference
 
-# By preference. On recent GPUs torch itself prefers cuDNN, which makes a plan for every new number of tokens, about a
-# second each: training on images of many sizes would wait for hundreds of them.
+# In order of preference. On recent GPUs, torch prefers cuDNN. cuDNN builds a plan for every new number of tokens, which
+# takes about a second. Training on images of many sizes would wait for hundreds of plans.
 KERNELS_ON_CUDA = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-# The memory-efficient kernel, the only one for float32, reads 16 bytes at a time. Heads of another size, as the 49 of
-# large and large2, would get the plain kernel, with all scores in memory: 10 GB for an image of 12544 tokens.
+# For float32 there is only the memory-efficient kernel, and it reads 16 bytes at a time. For other head sizes, such as
+# 49 in large and large2, torch would use the plain kernel. It stores all scores: 10 GB for an image of 12544 tokens.
 HEAD_MULTIPLE = 8
 
 
 def attention_torch(q, k, v):
-    """`scaled_dot_product_attention`; on CUDA with heads padded to a multiple of 8, and without cuDNN's kernel, unless
-    the caller has chosen among kernels."""
+    """`scaled_dot_product_attention`. On CUDA, heads are padded to a multiple of 8, and cuDNN's kernel is excluded if
+    the caller has not selected kernels."""
     missing = -q.shape[-1] % HEAD_MULTIPLE
     if not runs_on_cuda(q) or not missing or is_exporting() or torch.jit.is_tracing():
         return attention_of_torchs_choice(q, k, v)
-    padded = (F.pad(t, (0, missing)) for t in (q, k, v))  # zeros change no score, and no output but those that are cut
+    padded = (F.pad(t, (0, missing)) for t in (q, k, v))  # zeros change no score; padded outputs are removed below
     return attention_of_torchs_choice(*padded, scale=q.shape[-1] ** -.5)[..., :q.shape[-1]]
 
 
@@ -43,12 +43,13 @@ def attention_of_torchs_choice(q, k, v, **scale):
 
 
 def _is_faster(q, k, v):
-    """Whether 'auto' takes the kernel of our own for what it can take."""
-    # Graphs that leave the process keep torch's operator, and who turned that off wants what it lacks.
+    """Whether 'auto' uses our kernel, for inputs that it accepts."""
+    # Exported graphs keep torch's operator. If a user has disabled the flash kernel, for example because it has no
+    # second derivatives, our kernel is not used either.
     if (is_exporting() or torch.jit.is_tracing() or under_functional_transform()
             or not (torch.compiler.is_compiling() or torch.backends.cuda.flash_sdp_enabled())):
         return False
-    # Where autocast changes types, torch's operator is the one that follows it.
+    # If autocast changes types, use torch's operator, which follows autocast.
     return (0 not in q.shape and cpu.is_faster(q, k) and q.dtype == k.dtype == v.dtype
             and not (torch.is_autocast_enabled('cpu') and q.dtype != torch.get_autocast_dtype('cpu')))
 
@@ -69,15 +70,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, backend: str = 'auto') -> Tensor:
     Args:
         q: queries [B, heads, L, d], of any strides.
         k, v: keys and values [B, heads, M, d], in the type of q.
-        backend: 'reference', the definition; 'torch', `scaled_dot_product_attention`; 'cpu', compiled by numba, first
-            derivatives only; or 'auto': what `ops.backend(attention=...)`, else the environment variable
-            MMMAMBAVISION_ATTENTION names, else 'cpu' where it is the faster one and 'torch' everywhere else.
+        backend: 'reference': the definition. 'torch': `scaled_dot_product_attention`. 'cpu': compiled by numba, first
+            derivatives only. 'auto': the name from `ops.backend(attention=...)` or from the environment variable
+            MMMAMBAVISION_ATTENTION; without them, 'cpu' if it is faster, otherwise 'torch'.
 
     Returns:
-        [B, heads, L, d] in the type of q. On a CPU, heads of a token lie next to each other in memory.
+        [B, heads, L, d] in the type of q. On a CPU, the heads of a token are contiguous in memory.
 
     Raises:
-        UserError: (a ValueError) for a backend that is not there or cannot run on this input.
+        UserError: (a ValueError) the backend is unknown or cannot run on this input.
     """
     name = ATTENTION.asked_for(backend)
     if name == 'auto':
@@ -85,7 +86,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, backend: str = 'auto') -> Tensor:
     if name == 'cpu':
         ATTENTION.require(name, q, k, v)
         _check_shapes(q, k, v)
-        if 0 in q.shape:  # nothing to start the kernels on; torch's backward pass crashes there
+        if 0 in q.shape:  # kernels cannot run on empty inputs, and torch's backward pass crashes on them
             name = 'reference'
     return BACKENDS[name].run(q, k, v)
 
@@ -93,5 +94,5 @@ def attention(q: Tensor, k: Tensor, v: Tensor, backend: str = 'auto') -> Tensor:
 def _check_shapes(q, k, v):
     fit = q.dim() == 4 and k.shape == v.shape == (*q.shape[:2], *k.shape[2:3], q.shape[3]) and k.shape[2] > 0
     if not fit or not q.dtype == k.dtype == v.dtype:
-        raise UserError('attention takes q (B, heads, L, d) and k and v (B, heads, M, d) of one type, got '
+        raise UserError('attention needs q (B, heads, L, d) and k and v (B, heads, M, d) of the same type, got '
                         + ', '.join(f'{tuple(t.shape)} {t.dtype}' for t in (q, k, v)))

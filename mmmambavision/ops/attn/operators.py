@@ -1,5 +1,5 @@
 """Attention on a CPU as a custom operator of torch, so that compilation and FLOP counters see one operation."""
-from typing import Tuple  # torch before 2.7 reads no others
+from typing import Tuple  # torch before 2.7 does not support tuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from . import cpu
 
 @torch.library.custom_op('mmmambavision::attention_cpu', mutates_args=())
 def attention_cpu(q: Tensor, k: Tensor, v: Tensor) -> Tuple[Tensor, Tensor]:
-    """Outputs, as q, with heads next to each other in memory, and lse (B, heads, queries)."""
+    """Outputs with the shape and type of q and contiguous heads, and lse (B, heads, queries)."""
     out, lse = cpu.forward(q.detach(), k.detach(), v.detach())
     return out.to(q.dtype), lse
 
@@ -49,8 +49,8 @@ def _differentiate(ctx, dout, dlse):
 
 
 def _differentiate_again(ctx, *_):
-    raise NotImplementedError("attention's backend 'cpu' has no second derivatives: the environment variable "
-                              'MMMAMBAVISION_ATTENTION=reference gives an attention that has')
+    raise NotImplementedError("attention's backend 'cpu' has no second derivatives. Set the environment variable "
+                              'MMMAMBAVISION_ATTENTION=reference')
 
 
 attention_cpu.register_autograd(_differentiate, setup_context=_setup_context)

@@ -1,6 +1,6 @@
-"""Products of small matrices that stay in a CPU's registers, for `cpu_kernels.py`.
+"""Micro-kernels for matrix products with sums in a CPU's registers, for `cpu_kernels.py`.
 
-numba's own loops keep sums in memory. Here ROWS x TILE sums stay in registers while the terms t of the products go by:
+numba's own loops keep sums in memory. Here ROWS x TILE sums stay in registers during the loop over the terms t:
 
                                       b[t, :], TILE numbers in VECTORS registers
                                      +----------+----------+----------+
@@ -12,7 +12,7 @@ numba's own loops keep sums in memory. Here ROWS x TILE sums stay in registers w
          a[ROWS-1, t]            ->  |          |          |          |
                                      +----------+----------+----------+
 
-Written in LLVM's language, which numba hands to its compiler.
+They are written in LLVM IR, which numba passes to its compiler.
 """
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ FLOATS = ir.VectorType(FLOAT, VECTOR)
 
 
 class _BFloat16(ir.Type):
-    """A type that llvmlite has no name for."""
+    """LLVM's type bfloat, which llvmlite does not define."""
 
     def _to_string(self):
         return 'bfloat'
@@ -45,7 +45,7 @@ class _BFloat16(ir.Type):
 
 
 class _Parameters(NamedTuple):
-    """Parameters of `put_product` and `add_product`, in this order: types, or values in LLVM's language."""
+    """Parameters of `put_product` and `add_product`, in this order: types, or values in LLVM IR."""
     out: object
     out_at: object
     a: object
@@ -59,14 +59,14 @@ class _Parameters(NamedTuple):
 
 
 def _multiply_add(builder, a, b, sums):
-    """a b + sums, of vectors of VECTOR numbers."""
+    """a b + sums, for vectors of VECTOR numbers."""
     function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(FLOATS, [FLOATS] * 3),
                                               f'llvm.fmuladd.v{VECTOR}f32')
     return builder.call(function, [a, b, sums])
 
 
 def _multiply_add_bfloat16(builder, a, b, sums):
-    """a_0 b_0 + a_1 b_1 + sums, of vectors of VECTOR pairs of bfloat16 numbers (AVX512-BF16)."""
+    """a_0 b_0 + a_1 b_1 + sums, for vectors of VECTOR pairs of bfloat16 numbers (AVX512-BF16)."""
     pairs = ir.VectorType(_BFloat16(), 2 * VECTOR)
     function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(FLOATS, [FLOATS, pairs, pairs]),
                                               'llvm.x86.avx512bf16.dpbf16ps.512')
@@ -80,7 +80,7 @@ def _in_all_lanes(builder, number):
 
 
 def _vectors(builder, start, element):
-    """Pointers to the VECTORS vectors of TILE numbers that begin at a pointer."""
+    """Pointers to the VECTORS vectors of the TILE numbers at a pointer."""
     return [builder.bitcast(builder.gep(start, [INDEX(VECTOR * j)]), ir.VectorType(element, VECTOR).as_pointer())
             for j in range(VECTORS)]
 
@@ -120,7 +120,7 @@ def _start(context, builder, array_type, array):
 
 
 def _out_and_product(context, builder, kinds, values):
-    """What `put_product` and `add_product` begin with: [ROWS][VECTORS] pointers into `out`, and the product."""
+    """Common first part of `put_product` and `add_product`: [ROWS][VECTORS] pointers into `out`, and the product."""
     out, a, b = (builder.gep(_start(context, builder, kind, array), [at]) for kind, array, at in (
         (kinds.out, values.out, values.out_at), (kinds.a, values.a, values.a_at), (kinds.b, values.b, values.b_at)))
     targets = [_vectors(builder, builder.gep(out, [INDEX(TILE * i)]), FLOAT) for i in range(ROWS)]
@@ -138,11 +138,11 @@ def put_product(typing_context, out, out_at, a, a_at, a_row, a_term, b, b_at, te
 
     Args:
         out: float32; out[i, :] begins at out_at + i TILE.
-        a: float32, or int32 that hold two bfloat16 numbers each, which are two terms in one; a[i, t] is at
+        a: float32, or int32 with two bfloat16 numbers each, which count as one term. a[i, t] is at
             a_at + i a_row + t a_term.
         b: as a; b[t, :] begins at b_at + t TILE.
-        terms: 1 at least.
-        high: (TILE,), which keeps its number where out has NaN.
+        terms: number of terms, at least 1.
+        high: (TILE,). It does not change where out is NaN.
     """
     def generate(context, builder, signature, arguments):
         kinds, values = _Parameters(*signature.args), _Parameters(*arguments)
@@ -162,7 +162,7 @@ def put_product(typing_context, out, out_at, a, a_at, a_row, a_term, b, b_at, te
 
 @intrinsic
 def add_product(typing_context, out, out_at, a, a_at, a_row, a_term, b, b_at, terms):
-    """out[i, :] += what `put_product` would put there."""
+    """out[i, :] += sum over t < terms of a[i, t] b[t, :]. Arguments as in `put_product`."""
     def generate(context, builder, signature, arguments):
         targets, sums = _out_and_product(context, builder, _Parameters(*signature.args), _Parameters(*arguments))
         for row, line in zip(targets, sums):
@@ -175,7 +175,8 @@ def add_product(typing_context, out, out_at, a, a_at, a_row, a_term, b, b_at, te
 
 @intrinsic
 def bfloat16_pair(typing_context, even, odd):
-    """Two float32 numbers rounded to bfloat16, ties away from zero, as one int32, `even` in the lower half."""
+    """Round two float32 numbers to bfloat16, ties away from zero, and pack them into one int32. `even` is in the lower
+    half."""
     def generate(context, builder, signature, arguments):
         even, odd = (builder.add(builder.bitcast(value, INTEGER), INTEGER(0x8000)) for value in arguments)
         return builder.or_(builder.lshr(even, INTEGER(16)), builder.and_(odd, INTEGER(-0x10000)))

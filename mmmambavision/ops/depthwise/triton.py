@@ -1,7 +1,7 @@
-"""Depthwise convolution and SiLU in one kernel, compiled by the triton that comes with torch, at first use.
+"""Depthwise convolution and SiLU in one kernel. The triton that comes with torch compiles it at first use.
 
-cuDNN is slow for depthwise convolutions in float16, plans for every new length, and leaves SiLU to a second kernel.
-No GPU has measured this one yet.
+cuDNN is slow for depthwise convolutions in float16, builds a plan for every new length, and needs a second kernel for
+SiLU. This kernel has not been measured on a GPU yet.
 """
 import torch
 from torch import Tensor
@@ -13,16 +13,19 @@ from ..scan.triton import interpreted, unavailable
 __all__ = ['forward', 'refuses', 'unavailable']
 
 TILE = dict(TIME=16, WIDTH=64, num_warps=4, num_stages=1)
-TILES = 4  # of a program in the backward pass, which leaves one sum for each weight
+TILES = 4  # tiles of a program in the backward pass; a program writes one sum for each weight
 
 
 def refuses(x):
-    """Why this implementation cannot take an input, or None."""
+    """The reason why this implementation cannot process an input, or None."""
     return refusal(x, x.device.type == 'cuda' or (interpreted() and x.device.type == 'cpu'), 'a GPU')
 
 
 def _launch(kernel, tiles, x, weight, *tensors, **strides):
-    """Launch a kernel whose programs take so many tiles in time each; `tensors` from the number of programs."""
+    """Launch a kernel whose programs process `tiles` tiles along the time axis each.
+
+    `tensors` are functions that make the other tensors from the number of programs.
+    """
     batch, length, channels = x.shape
     blocks = -(-length // (TILE['TIME'] * tiles))
     made = [make(batch * blocks) for make in tensors]
@@ -63,7 +66,7 @@ def _(dy, x, weight):
 
 @register_flop_formula(getattr(torch.ops, NAMESPACE).depthwise_silu_triton)
 def _(x, weight, out_shape=None, **options):
-    return 2 * 3 * x[0] * x[1] * x[2]  # as those of the convolution: a multiply-add is two
+    return 2 * 3 * x[0] * x[1] * x[2]  # FLOPs of the convolution; a multiply-add counts as 2
 
 
 def _save(ctx, inputs, output):
@@ -71,8 +74,8 @@ def _save(ctx, inputs, output):
 
 
 def _differentiate_again(ctx, *_):
-    raise NotImplementedError("depthwise_silu's backend 'triton' has no second derivatives: backend='torch' (of a "
-                              'model: MMMAMBAVISION_DEPTHWISE=torch) has them')
+    raise NotImplementedError("depthwise_silu's backend 'triton' has no second derivatives. Use backend='torch' (for a "
+                              'model: MMMAMBAVISION_DEPTHWISE=torch)')
 
 
 forward.register_autograd(lambda ctx, dy: backward(dy, *ctx.saved_tensors), setup_context=_save)

@@ -1,13 +1,14 @@
-"""Kernels of the depthwise convolution with SiLU; see `triton.py` for how they are launched.
+"""Kernels of the depthwise convolution with SiLU. `triton.py` launches them.
 
-x_t is 0 beyond the ends, w_k are the three taps of a channel, s is the sigmoid; dq means the gradient of the loss by q.
-A program takes tiles [TIME, WIDTH] of a sequence, channels in the lanes. Neighbours in time are loaded again, from the
-L1 cache: one read from memory, one write. Sums over time are one for each program, added up by torch in a fixed order.
+x_t is 0 beyond the ends, w_k are the three taps of a channel, and s is the sigmoid. dq is the gradient of the loss with
+respect to q. A program processes tiles [TIME, WIDTH] of a sequence, with channels in the lanes. Neighbours in time are
+loaded several times, but from the L1 cache, so each number is read from memory once and written once. Each program
+writes one sum over time. torch adds these sums in a fixed order.
 """
 import triton
 import triton.language as tl
 
-SIZES = ['length', 'blocks']  # different in every image, so not worth a compiled variant each
+SIZES = ['length', 'blocks']  # they differ from image to image, so Triton must not compile a variant for each value
 
 
 @triton.jit
@@ -30,7 +31,7 @@ def load_taps(weight, d, here):
 @triton.jit(do_not_specialize=SIZES)
 def depthwise_silu_fwd_kernel(x, weight, y, x_b, x_t, x_c, channels, length, blocks, TIME: tl.constexpr,
                               WIDTH: tl.constexpr):
-    """y (B, L, C), one tile each."""
+    """Write y (B, L, C). Each program computes one tile."""
     b = (tl.program_id(0) // blocks).to(tl.int64)
     t = tl.program_id(0) % blocks * TIME + tl.arange(0, TIME)[:, None]
     d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)[None, :]
@@ -43,16 +44,16 @@ def depthwise_silu_fwd_kernel(x, weight, y, x_b, x_t, x_c, channels, length, blo
     tl.store(y + b * length * channels + t * channels + d, p / (1. + tl.exp(-p)), mask=here & (t < length))
 
 
-# Parallel over batch x groups of TILES tiles of time, and tiles of channels. Nothing is kept from the forward pass:
+# Parallel over batch x groups of TILES tiles of time, and tiles of channels. It keeps nothing from the forward pass:
 #
-#     p_t  <- w_0 x_{t-1} + w_1 x_t + w_2 x_{t+1}                       again
+#     p_t  <- w_0 x_{t-1} + w_1 x_t + w_2 x_{t+1}                       recomputed
 #     dp_t <- dy_t s(p_t) (1 + p_t (1 - s(p_t)))
 #     dx_t <- w_2 dp_{t-1} + w_1 dp_t + w_0 dp_{t+1}
 #     dw_k <- sum over t of dp_t x_{t+k-1}
 @triton.jit(do_not_specialize=SIZES)
 def depthwise_silu_bwd_kernel(x, weight, dy, dx, dw, x_b, x_t, x_c, dy_b, dy_t, dy_c, channels, length, blocks,
                               TIME: tl.constexpr, WIDTH: tl.constexpr, TILES: tl.constexpr):
-    """dx (B, L, C) of TILES tiles, and their sums for the weights, dw (programs in time, 3, C)."""
+    """Write dx (B, L, C) for TILES tiles, and their sums for the weights to dw (programs in time, 3, C)."""
     b = (tl.program_id(0) // blocks).to(tl.int64)
     lane = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     d = lane[None, :]

@@ -1,15 +1,16 @@
-"""The scan in plain tensor operations, parallel over chunks of the sequence: for any device that torch runs on.
+"""The scan in plain tensor operations, parallel over chunks of the sequence, for any device.
 
-A linear recurrence h_t = a_t h_{t-1} + x_t (arXiv 2312.00752, algorithm 2, line 6) runs over chunks of 16 steps, all of
-them at once: from zero, for the state that each chunk ends with, and then from the states that they begin with. Those
-obey a recurrence of the same kind, one step for each chunk, and are found in the same way. The gradient is one from the
-other end. Long sequences go in stretches, one after the other: the states of all steps are never in memory together.
+The linear recurrence h_t = a_t h_{t-1} + x_t (arXiv 2312.00752, algorithm 2, line 6) runs over chunks of 16 steps, all
+chunks in parallel. A first pass starts every chunk from zero and gives its last state. A second pass starts every chunk
+from its true initial state. The initial states follow a recurrence of the same form with one step per chunk, and are
+computed recursively. The gradients follow a recurrence in reverse. Long sequences are processed in stretches, one after
+the other, so that the states of all steps are never in memory together.
 """
 import torch
 import torch.nn.functional as F
 
 STEPS_PER_CHUNK = 16
-STATES_PER_STRETCH = 2 ** 20  # numbers in the states of all steps of a stretch that a CPU's cache is still of use to
+STATES_PER_STRETCH = 2 ** 20  # size of all states of a stretch for which a CPU's cache is still useful
 
 
 class _Parts:
@@ -27,7 +28,7 @@ class _Parts:
         b, c = (_cut(t.to(self.dtype).permute(0, 3, 1, 2).unsqueeze(-1)) for t in (B, C))
         self.sequences = self.split(self.step), self.split(self.step * self.u), b, c
         self.zero = self.rates.new_zeros(u.shape[0], *self.rates.shape)
-        # Where a call takes longer than its numbers, there are at most four stretches or so, whatever the length.
+        # On a GPU, launches can take longer than the arithmetic. There, any length gives about four stretches at most.
         per_stretch = STATES_PER_STRETCH if u.device.type == 'cpu' else max(STATES_PER_STRETCH, 2 * u.numel())
         self.blocks = max(1, per_stretch // (STEPS_PER_CHUNK ** 2 * max(1, self.zero.numel())))
 
@@ -36,28 +37,32 @@ class _Parts:
         return t.unflatten(1, (self.groups, -1)).transpose(2, 3)
 
     def split(self, t):
-        """(B, D, L) to (B, M, 16, G, 1, D / G). Steps that fill up the last chunk are zero and keep the state."""
+        """(B, D, L) to (B, M, 16, G, 1, D / G). The last chunk is padded with steps of zero, which keep the state."""
         return _cut(t.unflatten(1, (self.groups, -1)).permute(0, 3, 1, 2).unsqueeze(3))
 
     def stretches(self, *more):
-        """Tuples of the same 16 `blocks` chunks, or what is left at the end, of `sequences` and more of the kind."""
+        """Split `sequences` and `more` into stretches of 16 `blocks` chunks; the last stretch can be shorter.
+
+        Returns:
+            A tuple of tensors for each stretch.
+        """
         return list(zip(*(t.split(STEPS_PER_CHUNK * self.blocks, 1) for t in (*self.sequences, *more))))
 
     def join(self, stretches):
-        """Rows (B, M', G, ...), 16 for each stretch, to (B, G, ..., L), without the dimension of size 1 if there is."""
+        """Rows (B, M', G, ...), 16 for each stretch, to (B, G, ..., L). A dimension of size 1 is removed."""
         t = torch.cat([torch.stack(rows, 2) for rows in stretches], 1)
         return t.flatten(1, 2)[:, :self.length].flatten(3).permute(0, 2, 3, 1)
 
 
 def _cut(t):
-    """(B, M, ...) to (B, M / 16, 16, ...), filled up with zeros."""
+    """(B, M, ...) to (B, M / 16, 16, ...), padded with zeros."""
     missing = -t.shape[1] % STEPS_PER_CHUNK
     t = F.pad(t, (0, 0) * (t.dim() - 2) + (0, missing)) if missing else t
     return t.unflatten(1, (-1, STEPS_PER_CHUNK))
 
 
 def _run(decays, inputs, state):
-    """The state before the first of some steps and after each."""
+    """The state before the first step, and the states after every step."""
     states = [state]
     for decay, value in zip(decays, inputs):
         states.append(torch.addcmul(value, decay, states[-1]))
@@ -71,9 +76,9 @@ def _scan(step, inputs, rates, state, decay=None, way=1):
         step: (B, M, 16, G, 1, D / G).
         inputs: what each step adds to the state, (B, M, 16, G, N, D / G).
         rates: (G, N, D / G).
-        state: (B, G, N, D / G), before the first step; after the last one for way = -1.
-        decay: exp(step rates), where the caller has it.
-        way: 1, or -1 to go from the last step to the first: before = decay after + input.
+        state: (B, G, N, D / G), before the first step; for way = -1 after the last step.
+        decay: exp(step rates), if it is already computed.
+        way: 1, or -1 for the reverse recurrence: before = decay after + input.
 
     Returns:
         17 states (B, M, G, N, D / G): before the first step of every chunk, ..., after the last.
@@ -83,7 +88,7 @@ def _scan(step, inputs, rates, state, decay=None, way=1):
     begins = state.unsqueeze(1)
     if chunks > 1:
         ends = _run(decays[1:], inputs[1:], inputs[0])[-1]
-        # A chunk's decay is one exponential of a sum: the product of 16, without as many roundings.
+        # The decay of a chunk is one exponential of a sum, which rounds less often than a product of 16 factors.
         outer = _scan(_cut(step.sum(2)), _cut(ends), rates, state, way=way)
         begins = torch.stack(outer[:-1] if way == 1 else outer[1:], 2).flatten(1, 2)[:, :chunks]
     return _run(decays, inputs, begins)[::way]
@@ -95,7 +100,7 @@ def kept_shape(u, A, B):
 
 
 def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep=False):
-    """As `make_operator` wants it."""
+    """See `make_operator`."""
     parts = _Parts(u, delta, A, B, C, delta_bias, delta_softplus)
     state, kept, rows = parts.zero, [], []
     for step, weighted, b, c in parts.stretches():
@@ -113,7 +118,7 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep=False):
 
 
 def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    """As `make_operator` wants it; finds `kept` itself where it is None."""
+    """See `make_operator`. If `kept` is None, it is computed here."""
     if kept is None:
         kept = forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep=True)[2]
     parts = _Parts(u, delta, A, B, C, delta_bias, delta_softplus)
@@ -127,7 +132,8 @@ def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplu
     for start, (step, weighted, b, c, grad) in zip(starts[::-1], stretches[::-1]):
         decay, own = (step * parts.rates).exp_(), grad * c
         states = _scan(step, weighted * b, parts.rates, start, decay)
-        # Gradients of the states by all that follows: after a step without its own output, before it decayed with that.
+        # Gradients of the states. grads[i + 1] is the gradient of the state after step i without the output of step i.
+        # grads[i] is the gradient of the state before step i: decay (grads[i + 1] + own).
         grads = _scan(step, decay * own, parts.rates, outgoing, decay, way=-1)
         outgoing = grads[0][:, 0]
         drates, found = torch.zeros_like(grads[0]), []

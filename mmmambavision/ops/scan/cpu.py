@@ -1,4 +1,4 @@
-"""The scan on a CPU: kernels compiled by numba at first use, run by as many threads as torch uses."""
+"""The scan on a CPU. numba compiles the kernels at first use. They run in torch's number of threads."""
 from functools import cache, partial
 
 import torch
@@ -6,13 +6,13 @@ import torch
 from ..compiled import in_parallel, load_kernels, unavailable
 from .operators import refusal
 
-# The default type is the user's to set.
+# Users can change torch's default type, so the type is explicit.
 _empty, _zeros, _ones = (partial(new, dtype=torch.float32) for new in (torch.empty, torch.zeros, torch.ones))
 __all__ = ['backward', 'forward', 'kept_shape', 'refuses', 'unavailable']
 
 
 def refuses(u):
-    """Why this implementation cannot take an input, or None."""
+    """The reason why this implementation cannot process an input, or None."""
     return refusal(u, u.device.type == 'cpu', 'the CPU')
 
 
@@ -23,7 +23,7 @@ def _kernels():
 
 def _run_once(cpu_kernels):
     length = cpu_kernels.KEPT_EVERY + 1
-    u = _ones(1, length, 2).transpose(1, 2)  # nothing random: that would change what the user's seed gives
+    u = _ones(1, length, 2).transpose(1, 2)  # not random, because this would change the user's random numbers
     rates, weights = -_ones(2, 2), _ones(1, 1, length, 2).transpose(2, 3)
     inputs = (u, u, rates, weights, weights, rates[0], u, rates[0], True)
     y, last_state, kept = _run_forward(cpu_kernels, *inputs, True)
@@ -44,18 +44,18 @@ def _sequence(tensor):
 
 
 def _weights(tensor):
-    """(B, G, N, L) as a flat array with the N states next to each other, its strides (batch, time, group), and G."""
+    """(B, G, N, L) as a flat array with the N states contiguous, its strides (batch, time, group), and G."""
     tensor = tensor.transpose(2, 3)
     values, strides = _flat(tensor if tensor.stride(3) == 1 else tensor.contiguous())
     return values, (strides[0], strides[2], strides[1], tensor.shape[1])
 
 
 def _arguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    """What both kernels take after the range of tasks, and the number of tasks."""
+    """The number of tasks, and the arguments of both kernels after the range of tasks."""
     channels, length = u.shape[1:]
     batch, blocks = kept_shape(u, A, B)[:2]
     zeros = _zeros(channels)
-    # Copies: `numpy()` forbids a tensor's storage to be resized, and sharded training resizes that of parameters.
+    # Copies, because `numpy()` forbids torch to resize a tensor's storage, and sharded training resizes parameters.
     rates = A.to(torch.float32, copy=True).contiguous().numpy()
     vector = [(zeros if value is None else value.to(torch.float32, copy=True).contiguous()).numpy()
               for value in (D, delta_bias)]

@@ -1,9 +1,9 @@
-"""Kernels of the CPU scan, compiled by numba; see `cpu.py` for what they are given.
+"""Kernels of the CPU scan, compiled by numba. `cpu.py` calls them.
 
-Mamba's symbols (arXiv 2312.00752, algorithm 2): x is the input, which `selective_scan` calls u, Delta the step after
-its bias and softplus, h the state. dq means the gradient of the loss by q. A kernel works on blocks of WIDTH channels
-of one sequence, loaded so that they lie next to each other: every inner loop is over WIDTH numbers and becomes vector
-instructions. Inputs are flat arrays with strides of their own.
+Symbols as in Mamba (arXiv 2312.00752, algorithm 2): x is the input (u in `selective_scan`), Delta is the step after its
+bias and softplus, h is the state. dq is the gradient of the loss with respect to q. A kernel processes blocks of WIDTH
+channels of one sequence. A block is loaded into contiguous memory, so every inner loop runs over WIDTH numbers and
+becomes vector instructions. Inputs are flat arrays with any strides.
 """
 import numpy as np
 from numba import njit
@@ -12,14 +12,14 @@ from ..compiled import jit_options
 from ..cpu_math import exp, sigmoid, softplus
 
 WIDTH = 16       # channels in a block: one vector of AVX-512, two of AVX2
-KEPT_EVERY = 64  # steps between the states that the forward pass keeps for the backward pass: a chunk
-# Reordering of sums lets the compiler use vectors; it is the same order on every run.
+KEPT_EVERY = 64  # steps of a chunk: the forward pass keeps the state before each chunk for the backward pass
+# The compiler may reorder sums to vectorise them. The order is the same in every run.
 JIT = dict(jit_options(), fastmath={'contract', 'reassoc', 'nsz'})
 
 
 @njit(inline='always', **JIT)
 def find_block(task, blocks, channels, groups):
-    """Batch entry, block, group, first channel and number of channels of a task out of (batch x blocks)."""
+    """Batch entry, block, group, first channel and number of channels of a task. There are batch x blocks tasks."""
     block, in_group = task % blocks, channels // groups
     group, within = block // (blocks // groups), block % (blocks // groups)
     return task // blocks, block, group, group * in_group + within * WIDTH, min(WIDTH, in_group - within * WIDTH)
@@ -37,13 +37,13 @@ def load_parameters(width, d0, A, D, bias, A_T, D_block, bias_block):
 
 @njit(**JIT)
 def load_rows(count, width, source, at, strides, rows):
-    """rows[i, j] for i < count, j < width from a flat array, at[i, j] in steps of strides[1] and strides[2]."""
+    """rows[i, j] = source[at + i strides[1] + j strides[2]] for i < count, j < width."""
     time, channel = strides[1], strides[2]
     if channel == 1:
         for i in range(count):
             for j in range(width):
                 rows[i, j] = source[at + i * time + j]
-    else:  # times are next to each other
+    else:  # time steps are contiguous
         for j in range(width):
             for i in range(count):
                 rows[i, j] = source[at + i * time + j * channel]
@@ -51,7 +51,10 @@ def load_rows(count, width, source, at, strides, rows):
 
 @njit(**JIT)
 def load_inputs(count, width, b, start, d0, u, us, delta, ds, bias, with_softplus, x, raw, Delta):
-    """x, Delta and what its softplus takes, raw, of a chunk into (KEPT_EVERY, WIDTH) buffers, zero beyond `width`."""
+    """Load x, raw (the step before softplus) and Delta of a chunk into (KEPT_EVERY, WIDTH) buffers.
+
+    They are zero beyond `width`.
+    """
     load_rows(count, width, u, b * us[0] + start * us[1] + d0 * us[2], us, x)
     load_rows(count, width, delta, b * ds[0] + start * ds[1] + d0 * ds[2], ds, raw)
     for i in range(count):
@@ -67,14 +70,14 @@ def load_inputs(count, width, b, start, d0, u, us, delta, ds, bias, with_softplu
 
 @njit(**JIT)
 def scan_chunk(count, A_T, D, x, Delta, B, b_at, b_stride, C, c_at, c_stride, y, h, keep):
-    """y (KEPT_EVERY, WIDTH) of a chunk, from the state before it, h[:, 0] of (N, KEPT_EVERY + 1, WIDTH).
+    """Compute y (KEPT_EVERY, WIDTH) of a chunk from the state before it, h[:, 0]; h is (N, KEPT_EVERY + 1, WIDTH).
 
-    Writes the states after each step to h[:, 1:] if `keep`, else the last one to h[:, 0].
+    With `keep`, the states after each step are written to h[:, 1:]. Otherwise, the last state is written to h[:, 0].
     """
     for i in range(count):
         for j in range(WIDTH):
             y[i, j] = D[j] * x[i, j]
-    h_n = np.empty(WIDTH, np.float32)  # of its own: the compiler cannot see that rows of h do not overlap
+    h_n = np.empty(WIDTH, np.float32)  # a separate array, because the compiler does not know that rows of h differ
     for n in range(A_T.shape[0]):
         h_n[:] = h[n, 0]
         for i in range(count):
@@ -88,7 +91,7 @@ def scan_chunk(count, A_T, D, x, Delta, B, b_at, b_stride, C, c_at, c_stride, y,
             h[n, 0] = h_n
 
 
-# Algorithm 2. Parallel over blocks of WIDTH channels of all sequences. For each of them, with h (N, WIDTH) <- 0:
+# Algorithm 2. Parallel over blocks of WIDTH channels of all sequences. For each block, with h (N, WIDTH) <- 0:
 #
 #     for each chunk of KEPT_EVERY steps:
 #         keep h, if there will be a backward pass
@@ -99,15 +102,15 @@ def scan_chunk(count, A_T, D, x, Delta, B, b_at, b_stride, C, c_at, c_stride, y,
 #             y_t <- y_t + C_tn h_n
 #         y <- y SiLU(z)
 #
-# Kept: h before every chunk, N / KEPT_EVERY of u's size. All other states are computed again by the backward pass.
+# Kept: h before every chunk, N / KEPT_EVERY times the size of u. The backward pass recomputes all other states.
 @njit(**JIT)
 def forward(first, last, blocks, u, us, delta, ds, A, B, bs, C, cs, D, z, zs, delta_bias, with_z, with_softplus,
             length, y, kept, keep, last_state):
-    """Scan blocks `first` to `last` of all (batch x blocks).
+    """Scan the blocks `first` to `last` of all batch x blocks blocks.
 
     Args:
         u, delta, z: flat; us, ds, zs: their strides in elements (batch, time, channel).
-        B, C: flat, states next to each other; bs, cs: strides (batch, time, group) and the number of groups.
+        B, C: flat, states contiguous; bs, cs: strides (batch, time, group) and the number of groups.
         y: (B, L, D) flat, to write.
         kept: (B, blocks, chunks, N, WIDTH) to write, if `keep`.
         last_state: (B, D, N) to write.
@@ -145,7 +148,8 @@ def forward(first, last, blocks, u, us, delta, ds, A, B, bs, C, cs, D, z, zs, de
 
 @njit(**JIT)
 def gate_backward(count, width, z, y, dz_at, dz_stride, dy, dz):
-    """Through y SiLU(z): dz from dy and y; dy (KEPT_EVERY, WIDTH), of the gated output, becomes that of y."""
+    """Backward pass of y SiLU(z): dz from dy and y. dy (KEPT_EVERY, WIDTH) is the gradient of the gated output, and
+    becomes the gradient of y."""
     for i in range(count):
         for j in range(width):
             gate = sigmoid(z[i, j])
@@ -157,9 +161,10 @@ def gate_backward(count, width, z, y, dz_at, dz_stride, dy, dz):
 @njit(**JIT)
 def scan_chunk_backward(count, A_T, x, Delta, dy, B, b_at, b_stride, C, c_at, c_stride, h, dh, dA_T, dx, dDelta, dB,
                         dC):
-    """Walk one chunk back: dh (N, WIDTH) is of the state after it through all later steps, then of that before it.
+    """Backward pass of one chunk, from its last step to its first.
 
-    Adds to dA_T (N, WIDTH), dx and dDelta (KEPT_EVERY, WIDTH), writes dB and dC (>= count, N).
+    dh (N, WIDTH) is the gradient of the state after the chunk from all later steps, and becomes the gradient of the
+    state before the chunk. Adds to dA_T (N, WIDTH), dx and dDelta (KEPT_EVERY, WIDTH). Writes dB and dC (>= count, N).
     """
     for n in range(A_T.shape[0]):
         for i in range(count - 1, -1, -1):
@@ -179,32 +184,32 @@ def scan_chunk_backward(count, A_T, x, Delta, dy, B, b_at, b_stride, C, c_at, c_
             dC[i, n] = dC_n
 
 
-# Parallel over blocks of WIDTH channels of all sequences, as `forward`. For each of them, dh (N, WIDTH) <- dlast:
+# Parallel over blocks of WIDTH channels of all sequences, as `forward`. For each block, with dh (N, WIDTH) <- dlast:
 #
-#     for each chunk of KEPT_EVERY steps, the last one first:
-#         h <- the kept state; all states of the chunk (N, KEPT_EVERY + 1, WIDTH) and y are computed again
+#     for each chunk of KEPT_EVERY steps, in reverse order:
+#         h <- the kept state; recompute all states of the chunk (N, KEPT_EVERY + 1, WIDTH) and y
 #         dz <- dy y SiLU'(z);  dy <- dy SiLU(z)
 #         dx <- D dy;  dDelta <- 0
-#         for each state n, for each step t of the chunk, the last one first:
-#             dh_t <- dh_n + C_tn dy_t                      h_t goes into y_t and into h_{t+1}
+#         for each state n, for each step t of the chunk, in reverse order:
+#             dh_t <- dh_n + C_tn dy_t                      h_t is used in y_t and in h_{t+1}
 #             dC_tn <- sum over channels of dy_t h_t;       dB_tn <- sum over channels of dh_t Delta_t x_t
-#             dh_n <- dh_t exp(Delta_t A_n)                 of h_{t-1}, by what follows
+#             dh_n <- dh_t exp(Delta_t A_n)                 gradient of h_{t-1} from all steps after t - 1
 #             dDelta_t <- dDelta_t + dh_n h_{t-1} A_n + dh_t B_tn x_t
 #             dx_t <- dx_t + dh_t B_tn Delta_t;             dA_n <- dA_n + dh_n h_{t-1} Delta_t
 #         ddelta <- dDelta sigmoid(raw);  dbias <- dbias + ddelta;  dD <- dD + dy x
 #
-# Sums over time are in float32 within a chunk and in float64 over chunks, of which there can be hundreds.
+# Sums over time are in float32 within a chunk, and in float64 over chunks, because there can be hundreds of chunks.
 @njit(**JIT)
 def backward(first, last, blocks, u, us, delta, ds, A, B, bs, C, cs, D, z, zs, delta_bias, with_z, with_softplus,
              length, kept, dy, dlast, du, ddelta, dz, dA, dB, dC, dD, dbias):
-    """Gradients of `forward` for blocks `first` to `last` of all (batch x blocks).
+    """Gradients of `forward` for the blocks `first` to `last` of all batch x blocks blocks.
 
     Args:
         dy: (B, L, D) flat.
         dlast: (B, D, N).
         du, ddelta, dz: (B, L, D) flat, to write.
-        dA, dD, dbias: (B, D, N), (B, D) and (B, D) to write, of one batch entry each.
-        dB, dC: (B, blocks, L, N) to write, of one block each.
+        dA, dD, dbias: (B, D, N), (B, D) and (B, D) to write, one sum for each batch entry.
+        dB, dC: (B, blocks, L, N) to write, one sum for each block.
     """
     channels, states = A.shape
     A_T, h = np.empty((states, WIDTH), np.float32), np.empty((states, KEPT_EVERY + 1, WIDTH), np.float32)

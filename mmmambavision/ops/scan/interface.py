@@ -11,23 +11,23 @@ from .operators import make_operator
 from .reference import selective_scan_reference
 
 BACKENDS = {
-    # No custom operator: its gradients are autograd's own, so that the others have an independent measure.
+    # Not a custom operator. Autograd computes its gradients, so the others are tested against independent gradients.
     'reference': Backend(selective_scan_reference),
     'chunked': Backend(make_operator('chunked', chunked)),
     'cpu': Backend(make_operator('cpu', cpu), cpu.unavailable, cpu.refuses),
     'triton': Backend(make_operator('triton', triton), triton.unavailable, triton.refuses),
     'mamba_ssm': Backend(make_operator('mamba_ssm', mamba_ssm), mamba_ssm.unavailable, mamba_ssm.refuses),
 }
-# Between triton and mamba_ssm nothing has been measured yet.
+# The order of triton and mamba_ssm is not measured yet.
 SCAN = Operator('scan', 'selective_scan', BACKENDS, ('cpu', 'triton', 'mamba_ssm', 'chunked'))
 available_backends, check_backend_name = SCAN.available, SCAN.check
 
 
 def choose_backend(name, u):
-    """The function by that name, or the best for the input for 'auto'.
+    """The function of a backend, or with 'auto' the best function for the input.
 
     Raises:
-        UserError: there is none by that name, or it cannot run here or on this input.
+        UserError: the name is unknown, or the backend cannot run here or on this input.
     """
     name = SCAN.asked_for(name)
     if name == 'auto':
@@ -36,18 +36,18 @@ def choose_backend(name, u):
             _warn_of_slow_scan(u.device.type)
     if name == 'reference':
         return selective_scan_reference
-    if under_functional_transform() or torch.jit.is_tracing():  # a traced graph is loaded where our operators are not
+    if under_functional_transform() or torch.jit.is_tracing():  # traced graphs are loaded without our operators
         return _chunked_operations
     if u.shape[0] == 0:
-        name = 'chunked'  # the others have nothing to start their kernels on
+        name = 'chunked'  # the other backends cannot launch kernels for an empty batch
     SCAN.require(name, u)
     return BACKENDS[name].run
 
 
-# By device: the implementation that is missing where 'auto' falls back to 'chunked', and what that costs by
-# docs/selective_scan.md.
+# By device: the implementation that is missing if 'auto' falls back to 'chunked', and the cost of the fallback (from
+# docs/selective_scan.md).
 PRICES = {'cpu': ('cpu', 'takes about four times as long'),
-          'cuda': ('triton', 'moves some 40 times as many bytes through memory, in hundreds of launches')}
+          'cuda': ('triton', 'moves about 40 times as many bytes through memory, in hundreds of launches')}
 
 
 @cache
@@ -68,13 +68,13 @@ def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D:
     """Scan each channel with a linear recurrence whose coefficients depend on the input (arXiv 2312.00752,
     eq. 2 and 4).
 
-    With step_t = delta_t + delta_bias, through softplus if asked for, per channel d and state n:
+    With step_t = delta_t + delta_bias, or its softplus if `delta_softplus` is set, per channel d and state n:
 
         h_t = exp(step_t A) h_{t-1} + step_t B_t u_t,  h_{-1} = 0,  y_t = sum_n C_t h_t + D u_t
 
-    and the result is y, times SiLU(z) if z is given. Inputs may have any strides; the recurrence is computed in
-    float32 at least, whatever the type of the inputs, and under autocast too. All implementations but 'reference' have
-    first derivatives only.
+    The result is y, multiplied by SiLU(z) if z is given. Inputs may have any strides. The recurrence is computed in
+    float32 or float64 for all input types, also under autocast. All implementations except 'reference' have first
+    derivatives only.
 
     Args:
         u: input [B, D, L].
@@ -85,17 +85,17 @@ def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D:
         D: weight of the input in the output [D].
         z: gate [B, D, L].
         delta_bias: added to the steps [D].
-        delta_softplus: whether steps go through softplus.
+        delta_softplus: whether to apply softplus to the steps.
         return_last_state: whether to return h_{L-1} too.
-        backend: a name from `available_backends()`, or 'auto': what `ops.backend(scan=...)`, else the environment
-            variable MMMAMBAVISION_SCAN names, else the fastest that takes the input.
+        backend: a name from `available_backends()`, or 'auto'. 'auto' uses the name from `ops.backend(scan=...)` or
+            from the environment variable MMMAMBAVISION_SCAN. Without them, it chooses the fastest for the input.
 
     Returns:
         y [B, D, L] in the type of u; with `return_last_state` also the state [B, D, N] after the last step.
 
     Raises:
-        ValueError: for shapes that do not fit, complex A, B or C that do not depend on the input, or a backend that is
-            not there or cannot run on this input.
+        ValueError: shapes do not match, A is complex, B or C does not depend on the input, or the backend is unknown
+            or cannot run on this input.
     """
     _check(u, delta, A, B, C, D, z, delta_bias)
     B, C = (t.unsqueeze(1) if t.dim() == 3 else t for t in (B, C))
@@ -106,13 +106,13 @@ def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D:
 
 def _check(u, delta, A, B, C, D, z, delta_bias):
     if u.dim() != 3 or 0 in u.shape[1:]:
-        raise ValueError(f'u must be (B, D, L) with neither D nor L 0, got {tuple(u.shape)}')
+        raise ValueError(f'u must be (B, D, L) with D and L at least 1, got {tuple(u.shape)}')
     if A.is_complex():
         raise ValueError('complex A is not supported: give a real A of shape (D, N)')
     batch, channels, length = u.shape
     for name, value in dict(delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias).items():
         if value is not None and value.device != u.device:
-            raise ValueError(f'{name} is on the device {value.device}, u on {u.device}: put them on one')
+            raise ValueError(f'{name} is on the device {value.device}, and u is on {u.device}. Move them to one device')
     if A.dim() != 2 or A.shape[0] != channels:
         raise ValueError(f'A must be (D, N) with D = {channels} as in u, got {tuple(A.shape)}')
     for name, value in (('delta', delta), ('z', z)):
@@ -132,4 +132,4 @@ def _check(u, delta, A, B, C, D, z, delta_bias):
             raise ValueError(f'{name} must be (B, N, L) = {(batch, states, length)} or (B, G, N, L) with G a divisor '
                              f'of {channels}, got {tuple(value.shape)}')
     if B.dim() != C.dim() or B.shape != C.shape:
-        raise ValueError(f'B and C must have one shape, got {tuple(B.shape)} and {tuple(C.shape)}')
+        raise ValueError(f'B and C must have the same shape, got {tuple(B.shape)} and {tuple(C.shape)}')

@@ -1,5 +1,4 @@
-"""The scan by mamba-ssm's kernel: its compiled module `selective_scan_cuda` by itself, without the package
-around it."""
+"""The scan with mamba-ssm's kernel. It needs only the compiled module `selective_scan_cuda`, not the whole package."""
 import importlib
 import importlib.util
 
@@ -10,22 +9,22 @@ from . import chunked
 from .operators import refusal
 
 MODULE = 'selective_scan_cuda'
-CUDA_CHUNK_STEPS = 2048  # of that kernel: states are kept before every so many steps
+CUDA_CHUNK_STEPS = 2048  # steps of a chunk: mamba-ssm's kernel keeps the state of every chunk
 
 
 def unavailable():
-    """Why this implementation cannot run here, or None."""
+    """The reason why this implementation cannot run here, or None."""
     if not importlib.util.find_spec(MODULE):
         return f'its compiled module {MODULE} is not installed; mamba-ssm builds it with MAMBA_KEEP_CUDA_BUILD=TRUE'
     try:
         _kernel()
     except ImportError as error:
-        return f'its compiled module {MODULE} does not load: {error}'
+        return f'its compiled module {MODULE} cannot be imported: {error}'
     return None if torch.cuda.is_available() else 'it needs a GPU, and torch sees none'
 
 
 def refuses(u):
-    """Why this implementation cannot take an input, or None."""
+    """The reason why this implementation cannot process an input, or None."""
     return refusal(u, u.device.type == 'cuda', 'a GPU')
 
 
@@ -34,7 +33,7 @@ def _kernel():
 
 
 def _as_wanted(u, delta, A, B, C, D, delta_bias):
-    """Inputs of the kernel: sequences next to each other in memory, in the type of u; parameters in float32."""
+    """Inputs of the kernel: sequences contiguous along L, in the type of u; parameters in float32."""
     sequences = [t.to(u.dtype) for t in (u, delta, B, C)]
     u, delta, B, C = (t if t.stride(-1) == 1 else t.contiguous() for t in sequences)
     return (u, delta, A.float().contiguous(), B, C,
@@ -42,12 +41,13 @@ def _as_wanted(u, delta, A, B, C, D, delta_bias):
 
 
 def kept_shape(u, A, B):
-    """Shape of the states kept for the backward pass, (B, D, chunks, 2 N), as the kernel lays them out."""
+    """Shape of the states kept for the backward pass in the kernel's layout: (B, D, chunks, 2 N)."""
     return (*u.shape[:2], -(-u.shape[2] // CUDA_CHUNK_STEPS), 2 * A.shape[1])
 
 
 def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
-    """As `make_operator` wants it. The gate z is applied outside: the kernel would keep two outputs for it."""
+    """See `make_operator`. The gate z is applied outside the kernel, because the kernel would keep two outputs for it.
+    """
     u, delta, A, B, C, D, delta_bias = _as_wanted(u, delta, A, B, C, D, delta_bias)
     y, states = _kernel().fwd(u, delta, A, B, C, D, None, delta_bias, delta_softplus)
     last_state = states[:, :, -1, 1::2]
@@ -55,7 +55,7 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
 
 
 def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    """As `make_operator` wants it; `chunked` adds what depends on the last state, which the kernel leaves out."""
+    """See `make_operator`. The kernel ignores the gradient of the last state; `chunked` adds its contribution."""
     inputs = u, delta, A, B, C, D, z, delta_bias
     u, delta, A, B, C, D, delta_bias = _as_wanted(u, delta, A, B, C, D, delta_bias)
     dz = None

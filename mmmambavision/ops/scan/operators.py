@@ -1,11 +1,11 @@
 """Implementations as custom operators of torch, so that compilation, export and FLOP counters see one operation.
 
-An operator takes (u, delta, A, B, C, D, z, delta_bias, delta_softplus) with B and C as (B, G, N, L), and returns
-y (B, D, L) in the type of u, the last state (B, D, N) and what its backward pass needs besides the inputs.
+An operator takes (u, delta, A, B, C, D, z, delta_bias, delta_softplus) with B and C as (B, G, N, L). It returns
+y (B, D, L) in the type of u, the last state (B, D, N), and the states that its backward pass needs besides the inputs.
 """
 import math
 from contextlib import nullcontext
-from typing import List, Optional, Tuple  # torch before 2.7 reads no others
+from typing import List, Optional, Tuple  # torch before 2.7 does not support list and tuple
 
 import torch
 from torch import Tensor
@@ -18,24 +18,24 @@ SEQUENCES = (0, 1, 6)  # positions of u, delta and z among the inputs, all (B, D
 
 
 def like(tensor):
-    """New tensor shaped and typed as (B, D, L) `tensor`, channels next to each other in memory."""
+    """New channels-last tensor with the shape and type of `tensor`, (B, D, L)."""
     return tensor.new_empty(tensor.shape[0], tensor.shape[2], tensor.shape[1]).transpose(1, 2)
 
 
 def make_operator(name, implementation):
-    """Make a custom operator of a module's functions `forward`, `backward` and `kept_shape`.
+    """Make a custom operator from the functions `forward`, `backward` and `kept_shape` of a module.
 
     Args:
         name: the implementation's name; the operators are `selective_scan_<name>` and `..._backward`.
         implementation: the module.
 
     Functions of the module:
-        forward: (inputs..., delta_softplus, keep) to (y, last_state, kept), y in any type and layout; kept is empty,
-            (0,), unless `keep`.
-        backward: (dy, dlast_state, kept, inputs..., delta_softplus) to gradients of the eight inputs; anything for
-            those that are None. dlast_state is None where nothing depends on the last state.
-        kept_shape: (u, A, B) to the shape of `kept`. Between forward and backward pass it lies flat: exported graphs
-            serve any length, and torch tells apart shapes with a 1 in them.
+        forward: (inputs..., delta_softplus, keep) to (y, last_state, kept). y has any type and layout. Without `keep`,
+            kept is empty, (0,).
+        backward: (dy, dlast_state, kept, inputs..., delta_softplus) to the gradients of the eight inputs. For inputs
+            that are None, any value. dlast_state is None if nothing depends on the last state.
+        kept_shape: (u, A, B) to the shape of `kept`. `kept` is stored flat between forward and backward pass, because
+            exported graphs must accept any length, and torch specialises graphs for sizes of 1.
 
     Returns:
         The operator, called as (inputs..., delta_softplus), returning (y, last_state).
@@ -58,7 +58,7 @@ def make_operator(name, implementation):
 
     @register_flop_formula(getattr(getattr(torch.ops, NAMESPACE), f'selective_scan_{name}'))
     def _(u, delta, A, *rest, out_shape=None, **options):
-        # A multiply-add is two: decay and input of each state, its part of the output; step x input and D.
+        # A multiply-add counts as 2. 3 per state: decay, input, output. 2 per step: step times input, D times input.
         batch, channels, length = u
         return 2 * batch * channels * length * (3 * A[1] + 2)
 
@@ -95,9 +95,9 @@ def make_operator(name, implementation):
         return gradients_by(operator_backward, ctx, dy, dlast)
 
     def differentiate_again(ctx, *_):
-        raise NotImplementedError(f"selective_scan's backend '{name}' has no second derivatives: backend='reference' "
-                                  "(of a model: scan_backend='reference', under "
-                                  'torch.nn.attention.sdpa_kernel(SDPBackend.MATH)) has them')
+        raise NotImplementedError(f"selective_scan's backend '{name}' has no second derivatives. Use "
+                                  "backend='reference' (for a model: scan_backend='reference', inside "
+                                  'torch.nn.attention.sdpa_kernel(SDPBackend.MATH))')
 
     operator.register_autograd(differentiate, setup_context=setup_context)
     operator_backward.register_autograd(differentiate_again)
@@ -112,7 +112,7 @@ def make_operator(name, implementation):
         backward = staticmethod(differentiate_again)
 
     class Scan(torch.autograd.Function):
-        """`run` without the layers that torch puts around a custom operator, which take longer than our own code."""
+        """`run` without torch's wrappers of a custom operator, which take longer than our own code."""
 
         @staticmethod
         def forward(ctx, *arguments):
@@ -122,7 +122,7 @@ def make_operator(name, implementation):
 
         @staticmethod
         def backward(ctx, dy, dlast):
-            # Gradients are recorded here only where they are to be differentiated again.
+            # Autograd is enabled here only for second derivatives.
             return gradients_by(Gradients.apply if torch.is_grad_enabled() else run_backward, ctx, dy, dlast)
 
     def call(*arguments):
@@ -135,20 +135,22 @@ def make_operator(name, implementation):
 
 
 def refusal(u, fits, where):
-    """Why an implementation that runs on `where` and in float32 cannot take u, or None; `fits`: u is on
-    such a device."""
+    """The reason why an implementation on the device `where`, in float32, cannot process u, or None.
+
+    `fits` says whether u is on this device.
+    """
     if not fits:
         return f'it runs on {where}, the input is on {u.device}'
     return 'it computes in float32, the input is float64' if u.dtype == torch.float64 else None
 
 
 def laid_out(tensor):
-    """Copy of a (B, D, L) tensor with channels next to each other in memory; itself where they are."""
+    """A (B, D, L) tensor in channels-last memory. It is copied only if its layout differs."""
     return tensor if tensor.transpose(1, 2).is_contiguous() else like(tensor).copy_(tensor)
 
 
 def _as_it_is(u):
-    """Context in which autocast changes no type: the implementations say themselves what they compute in."""
+    """Context without autocast, because each implementation chooses its own type."""
     kind = u.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 

@@ -4,12 +4,12 @@ import torch.nn.functional as F
 
 
 def selective_scan_reference(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
-    """Arguments and shapes as `selective_scan`, checked there, B and C (B, G, N, L).
+    """The scan with the arguments of `selective_scan`, which checks them. B and C have the shape (B, G, N, L).
 
-    Computes in float64 if any input is float64, else in float32.
+    It computes in float64 if any input is float64, otherwise in float32.
 
     Returns:
-        The output [B, D, L] and the last state [B, D, N], both in the type computed in.
+        The output [B, D, L] and the last state [B, D, N], both in the type of the computation.
     """
     given = (t for t in (u, delta, A, B, C, D, z, delta_bias) if t is not None)
     dtype = torch.float64 if any(t.dtype == torch.float64 for t in given) else torch.float32
@@ -22,7 +22,7 @@ def selective_scan_reference(u, delta, A, B, C, D=None, z=None, delta_bias=None,
     B, C = (t.repeat_interleave(channels // groups, dim=1) for t in (B, C))  # (B, D, N, L)
     state = u.new_zeros(*u.shape[:2], A.shape[1])
     outputs = []
-    # unbind and not an index for each step: its gradient is one stack, an index's is a whole tensor of zeros each.
+    # unbind, because its gradient is one stack. The gradient of an index per step is a whole tensor of zeros.
     for u_t, step, b_t, c_t in zip(*(t.unbind(-1) for t in (u, delta, B, C))):
         state = torch.exp(step[..., None] * A) * state + (step * u_t)[..., None] * b_t
         outputs.append((state * c_t).sum(-1))

@@ -1,8 +1,9 @@
-"""The scan on a GPU: kernels compiled by the triton that comes with torch, at first use.
+"""The scan on a GPU. The triton that comes with torch compiles the kernels at first use.
 
-Long sequences are cut into segments, so that even one image fills the GPU: what each segment makes of a zero state,
-then the state that each really starts with, then its outputs. Where the channels of the batch fill the GPU by
-themselves the last of the three does it alone. The backward pass is the same from the other end.
+Long sequences are cut into segments, so that even one image fills the GPU. The first kernel computes the last state of
+each segment from a zero state. The second kernel computes the true initial state of each segment. The third kernel
+computes the outputs. If the channels of the batch alone fill the GPU, only the third kernel runs. The backward pass
+works in the same way in reverse.
 """
 import importlib.util
 import os
@@ -14,30 +15,30 @@ import torch
 
 from .operators import like, refusal
 
-OLDEST = (3, 3)  # of triton's versions, the first that has tuples in kernels
+OLDEST = (3, 3)  # the first version of triton with tuples in kernels
 WIDTH = 64       # channels of a program, two per lane
 WARP_LANES = 32
-WARPS_PER_MULTIPROCESSOR = 16  # wanted to hide the latency of loads
+WARPS_PER_MULTIPROCESSOR = 16  # enough to hide the latency of loads
 MIN_CHUNKS_PER_SEGMENT = 5     # about 15 steps
-MIN_SEGMENTS = 4       # for which two more kernels may be worth their time: 49 steps of ImageNet are not cut
-MAX_SEGMENTS = 128     # since passing on their states takes time for each
-SEGMENTS_PER_LOAD = 64  # loaded at a time where their states are passed on
+MIN_SEGMENTS = 4       # with fewer segments, two more kernels may cost too much: ImageNet's 49 steps are not cut
+MAX_SEGMENTS = 128     # because the second kernel is serial over segments
+SEGMENTS_PER_LOAD = 64  # segments that the second kernel loads together
 
 
 def unavailable():
-    """Why this implementation cannot run here, or None."""
+    """The reason why this implementation cannot run here, or None."""
     if not importlib.util.find_spec('triton'):
         return 'triton is not installed; it comes with torch for Linux: pip install triton'
     if not (interpreted() or torch.cuda.is_available()):
-        return f'it needs a GPU, and torch sees none: {why_no_gpu()}'
+        return f'it needs a GPU, and torch sees no GPU: {why_no_gpu()}'
     from triton import __version__ as version
     if tuple(int(part) for part in version.split('.')[:2]) < OLDEST:
-        return f'triton {version} is too old for its kernels: install torch 2.7 or newer, which brings 3.3 or newer'
+        return f'triton {version} is too old: install torch 2.7 or newer, which includes triton 3.3 or newer'
     return None if interpreted() or os.name == 'nt' else why_no_launcher()
 
 
 def why_no_gpu():
-    """What torch says of a machine on which it sees no GPU, such as that the driver is too old."""
+    """torch's reason why it sees no GPU, for example a driver that is too old."""
     try:
         torch.cuda.init()
     except (AssertionError, RuntimeError) as error:
@@ -46,31 +47,33 @@ def why_no_gpu():
 
 
 def why_no_launcher():
-    """What is missing for Triton to build the C code that launches kernels, or None; its own error would be a
-    CalledProcessError. On Windows Triton brings both."""
+    """The missing tool for building Triton's C code that launches kernels, or None.
+
+    Triton's own error would be only a CalledProcessError. On Windows, Triton includes the tools.
+    """
     if not (os.environ.get('CC') or shutil.which('gcc') or shutil.which('clang')):
-        return 'triton needs a C compiler for what launches its kernels: apt install gcc, or name one in CC'
+        return 'triton needs a C compiler to launch kernels: apt install gcc, or set CC to a compiler'
     scheme = sysconfig.get_default_scheme().replace('posix_local', 'posix_prefix')  # as Triton does, for Debian
     folders = [sysconfig.get_paths(scheme)['include'], *os.environ.get('CPATH', '').split(os.pathsep),
                *os.environ.get('C_INCLUDE_PATH', '').split(os.pathsep)]
     if not any(folder and Path(folder, 'Python.h').is_file() for folder in folders):
-        return (f'triton needs Python.h for what launches its kernels, and {folders[0]} has none: apt install '
+        return (f'triton needs Python.h to launch kernels, and {folders[0]} does not contain it: apt install '
                 'python3-dev, or the package of your Python version')
     return None
 
 
 def interpreted():
-    """Whether kernels run in Triton's interpreter, on the CPU: a debugging aid."""
+    """Whether kernels run in Triton's interpreter on the CPU, for tests and debugging."""
     return os.environ.get('TRITON_INTERPRET') == '1'
 
 
 def refuses(u):
-    """Why this implementation cannot take an input, or None."""
+    """The reason why this implementation cannot process an input, or None."""
     return refusal(u, u.device.type == 'cuda' or (interpreted() and u.device.type == 'cpu'), 'a GPU')
 
 
 class _Call:
-    """What the kernels of one call share: how it is cut, and arguments."""
+    """The shared arguments of the kernels of one call, and its division into segments."""
 
     def __init__(self, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
         batch, channels, length = u.shape
@@ -95,7 +98,8 @@ class _Call:
         return self.tensors[0].new_empty(shape, dtype=torch.float32)
 
     def starts(self, u, weights, last=None, reverse=False):
-        """States before the segments (B, blocks, segments, N, WIDTH), or with `reverse` gradients after them."""
+        """States before the segments (B, blocks, segments, N, WIDTH). With `reverse`, gradients of the states after
+        the segments."""
         from . import triton_kernels
         _, delta, A, *_, z, bias = self.tensors
         batch, blocks, segments, states, width = self.states_shape
@@ -117,8 +121,10 @@ def multiprocessors(device):
 
 
 def chunk_size(states):
-    """Steps of a chunk: as many as its states fit into registers in the backward pass. With 32 for 24 the registers of
-    compute capability 8.0 would spill (tools/benchmarks/scan_static.py)."""
+    """Steps of a chunk. In the backward pass, all states of a chunk must fit into registers.
+
+    With 32 instead of 24, registers would spill at compute capability 8.0 (tools/benchmarks/scan_static.py).
+    """
     return max(1, 24 // states)
 
 
@@ -130,7 +136,7 @@ def kept_shape(u, A, B):
 
 
 def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
-    """As `make_operator` wants it."""
+    """See `make_operator`."""
     from . import triton_kernels
     call = _Call(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     y, last_state = like(u), call.new(*u.shape[:2], A.shape[1])
@@ -143,7 +149,7 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep):
 
 
 def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    """As `make_operator` wants it."""
+    """See `make_operator`."""
     from . import triton_backward
     call = _Call(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     batch, blocks, segments, states, width = call.states_shape
@@ -158,11 +164,11 @@ def backward(dy, dlast, kept, u, delta, A, B, C, D, z, delta_bias, delta_softplu
         triton_backward.selective_scan_bwd_kernel[call.grid](
             *call.tensors, kept, starts, dy, du, ddelta, dz, sums, dBC, *call.strides, *dy.stride(),
             *call.channel_blocks, *call.times, LANES=WARP_LANES, **call.walk)
-    # (B, blocks, segments, N + 2, WIDTH) to (channels, N + 2), without the places of no channel.
+    # (B, blocks, segments, N + 2, WIDTH) to (channels, N + 2), without padding channels.
     sums = sums.sum((0, 2)).transpose(1, 2).reshape(groups, -1, states + 2)
     sums = sums[:, :u.shape[1] // groups].reshape(-1, states + 2)
     dB, dC = dBC.view(batch, groups, -1, length, 2, states).sum(2).permute(3, 0, 1, 4, 2)
-    # Copies, because results of a custom operator may not share memory.
+    # Copies, because the outputs of a custom operator must not share memory.
     dA, dD, dbias, dB, dC = (t.clone(memory_format=torch.contiguous_format) for t in (
         sums[:, :states], sums[:, states], sums[:, states + 1], dB, dC))
     return du, ddelta, dA, dB, dC, dD, dz, dbias

@@ -1,4 +1,4 @@
-"""Kernel of the Triton scan's backward pass; see `triton_kernels.py` for the symbols and for how a program works."""
+"""Triton kernel of the scan's backward pass. `triton_kernels.py` explains the symbols and the work of a program."""
 import triton
 import triton.language as tl
 
@@ -26,8 +26,10 @@ def fold(values, HALF: tl.constexpr):
 
 @triton.jit
 def merge(first, second, lane, apart: tl.constexpr):
-    """Sums over two lanes that are `apart`: of `first` in the lower one, of `second` in the upper one. One exchange
-    between lanes does the work of two."""
+    """Sums over pairs of lanes with the distance `apart`, with one exchange instead of two.
+
+    The lower lane of a pair gets the sum of `first`, the upper lane the sum of `second`.
+    """
     upper = (lane & apart) != 0
     kept, sent = tl.where(upper, second, first), tl.where(upper, first, second)
     return kept + tl.gather(sent, lane ^ apart, 0)
@@ -38,12 +40,13 @@ def sum_lanes(pairs, lane):
     """Sums over 32 lanes of 16 numbers, in 16 exchanges instead of 80.
 
     Args:
-        pairs: 8 tensors [32] from `merge` with 16: sums of two numbers over two lanes each, in either half.
+        pairs: 8 tensors [32] from `merge` with apart = 16. Each has the sums of one number over two lanes in the lower
+            half, and of another number in the upper half.
         lane: [32].
 
     Returns:
-        [32]: in the lanes l and l + 1, l even, the first or the second (bit 4 of l) number of pair n, whose bits 0, 1
-        and 2 are the bits 3, 2 and 1 of l.
+        [32]: for even l, lanes l and l + 1 have the same sum. Bit 4 of l selects the first or the second number of a
+        pair. Bits 3, 2 and 1 of l are bits 0, 1 and 2 of the pair's index.
     """
     a, b = merge(pairs[0], pairs[1], lane, 8), merge(pairs[2], pairs[3], lane, 8)
     c, d = merge(pairs[4], pairs[5], lane, 8), merge(pairs[6], pairs[7], lane, 8)
@@ -52,28 +55,28 @@ def sum_lanes(pairs, lane):
 
 
 # Parallel over batch x blocks of WIDTH channels, and over segments. For each segment, with dh (N, WIDTH) from `starts`,
-# or 0 without it:
+# or 0 if `starts` is None:
 #
-#     for each chunk of CHUNK steps, the last one first:
-#         h <- kept; the states of the chunk's steps are computed again, into registers
-#         for each step t of the chunk, the last one first:
+#     for each chunk of CHUNK steps, in reverse order:
+#         h <- kept; recompute the states of the chunk's steps into registers
+#         for each step t of the chunk, in reverse order:
 #             dz_t <- dy_t y_t SiLU'(z_t);  dy_t <- dy_t SiLU(z_t)
-#             dh_tn <- dh_n + C_tn dy_t                       h_t goes into y_t and into h_{t+1}
+#             dh_tn <- dh_n + C_tn dy_t                       h_t is used in y_t and in h_{t+1}
 #             dC_tn <- sum over channels of dy_t h_tn;        dB_tn <- sum over channels of dh_tn Delta_t x_t
-#             dh_n <- dh_tn exp(Delta_t A_n)                  of h_{t-1}, by what follows
+#             dh_n <- dh_tn exp(Delta_t A_n)                  gradient of h_{t-1} from all steps after t - 1
 #             dDelta_t <- sum over n of dh_n h_{t-1,n} A_n + dh_tn B_tn x_t;  ddelta_t <- dDelta_t sigmoid(raw_t)
 #             du_t <- D dy_t + sum over n of dh_tn B_tn Delta_t
 #             dA_n <- dA_n + dh_n h_{t-1,n} Delta_t;  dD <- dD + dy_t x_t;  dbias <- dbias + ddelta_t
 #
-# dA, dD and dbias are sums of one segment, dB and dC of one block; the caller adds them up in a fixed order.
+# dA, dD and dbias are sums over one segment. dB and dC are sums over one block. The caller adds them in a fixed order.
 @triton.jit(do_not_specialize=SIZES)
 def selective_scan_bwd_kernel(
         u, delta, A, B, C, D, z, bias, kept, starts, dy, du, ddelta, dz, sums, dBC, u_b, u_d, u_t,
         delta_b, delta_d, delta_t, B_b, B_g, B_n, B_t, C_b, C_g, C_n, C_t, z_b, z_d, z_t, dy_b, dy_d, dy_t, blocks,
         group_blocks, group_channels, channels, length, chunks, segments, segment_chunks, SOFTPLUS: tl.constexpr,
         N: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr, LANES: tl.constexpr):
-    """du, ddelta and dz (B, L, D); dA, dD and dbias one behind the other, sums (B, blocks, segments, N + 2, WIDTH); dB
-    and dC side by side, dBC (B, blocks, L, 2, N)."""
+    """Write du, ddelta and dz (B, L, D); dA, dD and dbias, concatenated, to sums (B, blocks, segments, N + 2, WIDTH);
+    dB and dC, stacked, to dBC (B, blocks, L, 2, N)."""
     lane, segment = tl.arange(0, WIDTH), tl.program_id(1)
     b, block, d, here, A2, D_d, bias_d, u, delta, B, C = begin(
         lane, u, delta, A, B, C, D, bias, u_b, u_d, delta_b, delta_d, B_b, B_g, C_b, C_g, blocks, group_blocks,
@@ -83,7 +86,7 @@ def selective_scan_bwd_kernel(
     dy += b * dy_b + d * dy_d
     to_outputs = b * length * channels + d
     dBC += (b * blocks + block) * length * 2 * N
-    # What `sum_lanes` leaves in each lane: dB or dC of which of 8 states.
+    # The state (of 8) whose dB or dC `sum_lanes` leaves in each lane.
     half = tl.arange(0, LANES)
     state = (half >> 3 & 1) + (half >> 2 & 1) * 2 + (half >> 1 & 1) * 4
     kept += (b * blocks + block) * chunks * N * WIDTH + lane
@@ -129,7 +132,7 @@ def selective_scan_bwd_kernel(
                 dDelta_x += dh_t * load(B + t * B_t + n * B_n)
                 dDelta += dexponent * A2[n]
                 dh_before += (carried,)
-                # A state that is infinite stays so beyond the last step, and 0 times it is NaN.
+                # An infinite state stays infinite beyond the last step, and 0 times infinity is NaN.
                 dA_after += (dA[n] + tl.where(there, dexponent * Delta, 0.),)
                 dBC_lanes += (merge(fold(dh_t * (Delta * x), LANES), fold(h[k + 1][n] * dy_t_d, LANES), half, 16),)
             for n in tl.static_range(-N % 8):

@@ -1,21 +1,22 @@
-"""Kernels of the Triton scan: what all of them share, and those of the forward pass; see `triton.py` for their launches
-and docs/selective_scan.md for the derivation.
+"""Triton kernels of the scan's forward pass, and functions that all kernels of the scan share.
 
-Mamba's symbols (arXiv 2312.00752, algorithm 2): x is the input, which `selective_scan` calls u, Delta the step after
-its bias and softplus, h the state. dq means the gradient of the loss by q.
+`triton.py` launches the kernels. docs/selective_scan.md has the derivation.
 
-A program is one warp. It takes WIDTH channels of a sequence, a few per lane, and walks over a segment of the time with
-the N states of its channels in registers, a tuple of N tensors [WIDTH]: no step needs another lane, but for the sums
-over channels in dB and dC, and B_t and C_t, the same for all channels, are scalars. Time goes by chunks of CHUNK steps,
-unrolled, so that a chunk's loads are under way together. Loops over chunks are written with while: Triton's interpreter
-cannot take the bounds of a range from numpy since its release 2.4. Tensors that a call does not have are None, for
-which Triton compiles a variant of its own.
+Symbols as in Mamba (arXiv 2312.00752, algorithm 2): x is the input (u in `selective_scan`), Delta is the step after its
+bias and softplus, h is the state. dq is the gradient of the loss with respect to q.
+
+A program is one warp. It processes WIDTH channels of a sequence, a few channels per lane, over one segment of the time
+axis. The N states of the channels stay in registers, as a tuple of N tensors [WIDTH]. Only the sums over channels in dB
+and dC need data from other lanes. B_t and C_t are the same for all channels, so they are scalars. A chunk of CHUNK
+steps is unrolled, so that its loads run together. Loops over chunks use `while`, because Triton's interpreter does not
+accept numpy's integers as bounds of a range since numpy 2.4. A missing tensor is None, and Triton compiles a separate
+variant for it.
 """
 import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
-# Different in every image, so not worth a compiled variant each.
+# These sizes differ from image to image, so Triton must not compile a variant for each value.
 SIZES = ['length', 'chunks', 'segments', 'segment_chunks']
 
 
@@ -26,8 +27,10 @@ def sigmoid(x):
 
 @triton.jit
 def softplus(x):
-    """log(1 + e^x) as max(x, 0) + log(1 + e), e = e^-|x|, by the series of 2 artanh(e / (2 + e)): exact
-    for small e, too."""
+    """log(1 + e^x) as max(x, 0) + log(1 + e) with e = e^-|x|.
+
+    log(1 + e) is the series of 2 artanh(e / (2 + e)), which is also accurate for small e.
+    """
     e = tl.exp(-tl.abs(x))
     s = e / (e + 2.)
     q = s * s
@@ -43,10 +46,10 @@ def softplus(x):
 
 @triton.jit
 def locate(lane, blocks, group_blocks, group_channels, WIDTH: tl.constexpr):
-    """This program's batch entry, block and group; for each place in `lane` its channel and whether it really has one.
+    """This program's batch entry, block and group; for each entry of `lane` its channel, and whether it exists.
 
-    Places beyond the last channel, and times beyond the last one, read inputs of 0 and have a step of 0, which leaves a
-    state as it is. Channels are lane plus a constant, so that the compiler loads those of a lane together.
+    Beyond the last channel and the last time step, inputs and steps are 0, which leaves the state unchanged. Channels
+    are lane plus a constant, so that the compiler loads the channels of a lane together.
     """
     program = tl.program_id(0)
     block = program % blocks
@@ -63,13 +66,13 @@ def load(pointers):
 
 @triton.jit
 def read(pointers, mask):
-    """Values in float32, 0 where `mask` is not."""
+    """Values in float32, 0 where `mask` is false."""
     return tl.load(pointers, mask, 0.).to(tl.float32)
 
 
 @triton.jit
 def in_time(here, t, length, lane):
-    """`here` where t < length too. Compared in every lane: Triton 3.9.0's interpreter cannot broadcast a bool."""
+    """`here` and t < length, compared in every lane, because Triton 3.9.0's interpreter cannot broadcast a bool."""
     return here & (t + 0 * lane < length)
 
 
@@ -99,12 +102,12 @@ def zero_states(N: tl.constexpr, WIDTH: tl.constexpr):
 @triton.jit
 def begin(lane, u, delta, A, B, C, D, bias, u_b, u_d, delta_b, delta_d, B_b, B_g, C_b, C_g, blocks, group_blocks,
           group_channels, N: tl.constexpr, WIDTH: tl.constexpr):
-    """What every kernel that walks over time begins with.
+    """Common first part of the kernels that loop over time.
 
     Returns:
         b, block, d, here: as `locate`.
-        A2: A log2 e, N tensors [WIDTH]: GPUs have an instruction for powers of two.
-        D_d, bias_d: [WIDTH], 0 where there are none.
+        A2: A log2 e, N tensors [WIDTH], because GPUs have an instruction for powers of two.
+        D_d, bias_d: [WIDTH], 0 if D or the bias is None.
         u, delta, B, C: pointers to this program's channels or group, at time 0.
     """
     b, block, group, d, here = locate(lane, blocks, group_blocks, group_channels, WIDTH)
@@ -119,8 +122,14 @@ def begin(lane, u, delta, A, B, C, D, bias, u_b, u_d, delta_b, delta_d, B_b, B_g
 
 @triton.jit
 def load_inputs(u, delta, bias, t, u_t, delta_t, here, length, lane, SOFTPLUS: tl.constexpr):
-    """The time t, or the last one beyond it; where there is a channel and a time; x, Delta and what went into its
-    softplus, [WIDTH], x and Delta 0 elsewhere."""
+    """Load the inputs of one step.
+
+    Returns:
+        t: the time step, at most the last one.
+        mask: whether the channel and the time step exist, [WIDTH].
+        x, Delta: [WIDTH], 0 where `mask` is false.
+        raw: the step before softplus, [WIDTH].
+    """
     mask, t = in_time(here, t, length, lane), tl.minimum(t, length - 1)
     x = read(u + t * u_t, mask)
     raw = read(delta + t * delta_t, mask) + bias
@@ -144,16 +153,16 @@ def advance(h, Delta, Delta_x, A2, B, B_n, N: tl.constexpr):
 #     REVERSE, for each step t from the last:  E_n <- exp(Delta_t A_n) (E_n + C_tn dy_t),    dy_t times SiLU(z_t)
 #     S <- S + Delta_t
 #
-# The segment makes exp(S A) h + E of a state h before it, or with REVERSE of a gradient after it: the next kernel needs
-# no more of it.
+# If h is the state before the segment, exp(S A) h + E is the state after it. With REVERSE, the same formula gives the
+# gradient before the segment from the gradient after it. The next kernel needs only E and S.
 @triton.jit(do_not_specialize=SIZES)
 def selective_scan_segment_ends_kernel(
         u, delta, A, weights, z, bias, ends, sums, u_b, u_d, u_t, delta_b, delta_d, delta_t, B_b, B_g, B_n, B_t,
         z_b, z_d, z_t, blocks, group_blocks, group_channels, length, segments, segment_chunks, REVERSE: tl.constexpr,
         SOFTPLUS: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr):
-    """E into ends (B, blocks, segments, N, WIDTH), S into sums (B, blocks, segments, WIDTH).
+    """Write E to ends (B, blocks, segments, N, WIDTH) and S to sums (B, blocks, segments, WIDTH).
 
-    `weights` is B, or with REVERSE C; `u` is u, or with REVERSE dy, gated by z if there is one.
+    `weights` is B, with REVERSE it is C. `u` is u, with REVERSE it is dy, which is gated by z if z is given.
     """
     lane, segment = tl.arange(0, WIDTH), tl.program_id(1)
     b, block, d, here, A2, no_D, bias_d, u, delta, weights, same = begin(
@@ -185,19 +194,22 @@ def selective_scan_segment_ends_kernel(
     tl.store(sums + at * WIDTH + lane, S)
 
 
-# Parallel over batch x blocks, states n and groups of LANES channels. For each of them, with H <- 0 or `last`:
+# Parallel over batch x blocks, states n and groups of LANES channels. For each program, with H <- 0 or `last`:
 #
-#     for each segment j, with REVERSE from the last one:
+#     for each segment j (with REVERSE in reverse order):
 #         starts_j <- H
 #         H <- exp(S_j A_n) H + E_j
 #
-# This is the only serial part. TOGETHER segments are loaded at a time, so that the latency of loads counts once.
+# Only this kernel is serial over segments. It loads TOGETHER segments at once, so that their latencies overlap.
 @triton.jit(do_not_specialize=SIZES)
 def selective_scan_segment_starts_kernel(
         ends, sums, A, last, starts, blocks, group_blocks, group_channels, channels, segments, REVERSE: tl.constexpr,
         N: tl.constexpr, WIDTH: tl.constexpr, LANES: tl.constexpr, TOGETHER: tl.constexpr):
-    """Starts (B, blocks, segments, N, WIDTH) of the segments from `ends` and `sums` of `..._segment_ends_kernel`: the
-    states before them, or with REVERSE the gradients after them, the last one's being `last` (B, D, N) or 0."""
+    """Write the initial states of the segments to starts (B, blocks, segments, N, WIDTH).
+
+    They are computed from `ends` and `sums` of `..._segment_ends_kernel`. With REVERSE, starts has the gradients of the
+    states after the segments. For the last segment, this is `last` (B, D, N) or 0.
+    """
     n, lane = tl.program_id(1), tl.program_id(2) * LANES + tl.arange(0, LANES)
     b, block, group, d, here = locate(lane, blocks, group_blocks, group_channels, WIDTH)
     A2 = read(A + d * N + n, here) * LOG2E
@@ -209,7 +221,7 @@ def selective_scan_segment_starts_kernel(
         loaded = ()
         for k in tl.static_range(TOGETHER):
             there = 0 * lane + first + k < segments
-            # The distances are constants, so that addresses cost nothing.
+            # The offsets are constants, so they need no address arithmetic.
             loaded += ((tl.load(ends + place + (-k if REVERSE else k) * N * WIDTH, there, 0.),
                         tl.load(sums + segment * WIDTH + lane + (-k if REVERSE else k) * WIDTH, there, 0.), there),)
         for k in tl.static_range(TOGETHER):
@@ -220,7 +232,7 @@ def selective_scan_segment_starts_kernel(
 
 
 # Algorithm 2. Parallel over batch x blocks of WIDTH channels, and over segments. For each segment, with h (N, WIDTH)
-# from `starts`, or 0 without it:
+# from `starts`, or 0 if `starts` is None:
 #
 #     for each chunk of CHUNK steps:
 #         kept <- h, if there will be a backward pass
@@ -229,14 +241,15 @@ def selective_scan_segment_starts_kernel(
 #             y_t <- D x_t + sum over n of C_tn h_n;  y_t <- y_t SiLU(z_t)
 #     last <- h, of the last segment
 #
-# Kept: h before every chunk, N / CHUNK of u's size. All other states are computed again by the backward pass.
+# Kept: h before every chunk, N / CHUNK times the size of u. The backward pass recomputes all other states.
 @triton.jit(do_not_specialize=SIZES)
 def selective_scan_fwd_kernel(
         u, delta, A, B, C, D, z, bias, starts, y, kept, last, u_b, u_d, u_t, delta_b, delta_d, delta_t,
         B_b, B_g, B_n, B_t, C_b, C_g, C_n, C_t, z_b, z_d, z_t, blocks, group_blocks, group_channels, channels, length,
         chunks, segments, segment_chunks, SOFTPLUS: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr,
         CHUNK: tl.constexpr):
-    """Outputs y (B, L, D), the last state into last (B, D, N), and states into kept (B, blocks, chunks, N, WIDTH)."""
+    """Write the outputs to y (B, L, D), the last state to last (B, D, N) and states to kept (B, blocks, chunks, N,
+    WIDTH)."""
     lane, segment = tl.arange(0, WIDTH), tl.program_id(1)
     b, block, d, here, A2, D_d, bias_d, u, delta, B, C = begin(
         lane, u, delta, A, B, C, D, bias, u_b, u_d, delta_b, delta_d, B_b, B_g, C_b, C_g, blocks, group_blocks,
