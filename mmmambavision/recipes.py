@@ -15,7 +15,7 @@ def folder() -> Path:
 
 
 def names() -> list[str]:
-    """Names of all recipes, such as 'cascade_mask_rcnn_mambavision_t' and 'classification/mambavision_t'."""
+    """Names of all recipes, such as 'cascade_mask_rcnn_mambavision_t' and 'classification/mambavision_t_in1k'."""
     files = (file.relative_to(folder()).with_suffix('') for file in folder().rglob('*.py'))
     return sorted(file.as_posix() for file in files if file.parts[0] != '_base_')
 

@@ -1,6 +1,6 @@
 """Speed, memory and size of backbones and whole models, in turn: `python tools/benchmarks/speed.py swin-t convnext-t`.
 
-Names are configs, measured whole on random images with random weights, and the backbones of peers.py beside this file.
+Names are configs, measured whole on random images with random weights, and the backbones of benchmarking/peers.py.
 MambaVision has whole-map windows or, `-padded`, the released (112, 56) or, `-balanced`, attention in windows of at most
 32 x 32. Options follow a colon, as in mambavision-t:window_size=64,32:scan_backend=reference.
 

@@ -22,7 +22,7 @@ class Measured:
     """A model of random weights on random images.
 
     Args:
-        name: a config file, or a backbone as in `peers.parse`.
+        name: a config file, or a backbone as in `names.parse`.
         batch: images.
         size: height and width of the images.
         device: 'cpu', 'cuda' or one of several GPUs, 'cuda:1'.
