@@ -7,7 +7,7 @@ _base_ = [
 
 channels = 64
 norm_cfg = dict(type='BN')
-stages = ((0.5, 0.1, 0.2), (0.6, 0.05, 0.1), (0.7, 0.033, 0.067))  # IoU of a positive; scales of box centre and size
+stages = ((0.5, 0.1, 0.2), (0.6, 0.05, 0.1), (0.7, 0.033, 0.067))  # IoU of positives; scales of box centre and size
 
 model = dict(
     backbone=dict(

@@ -1,5 +1,5 @@
-# mmdet's RTMDet-Ins-l with the changes of its RTMDet-l on Swin-B and ConvNeXt-B: 100 epochs of 4 GPUs x 32 images,
-# group norms, and layer decay: 0.85 ** 17 of the learning rate at the stem, 0.8 ** 13 with ConvNeXt's fewer steps.
+# mmdet's RTMDet-Ins-l with the changes of mmdet's RTMDet-l on Swin-B and ConvNeXt-B: 100 epochs, 4 GPUs x 32 images,
+# group norms, and layer decay. The stem has 0.85 ** 17 of the learning rate. ConvNeXt has fewer steps: 0.8 ** 13.
 _base_ = 'mmdet::rtmdet/rtmdet-ins_l_8xb32-300e_coco.py'
 
 custom_imports = dict(imports=['mmmambavision.openmmlab'], allow_failed_imports=False)

@@ -52,5 +52,5 @@ def released_recipe(checkpoint: str) -> str:
     repository = checkpoint.removeprefix('hf://').rstrip('/').split('/')[1:2]
     if not checkpoint.startswith('hf://') or not repository or repository[0] not in recipes:
         released = ', '.join(f'hf://nvidia/{name}' for name in recipes)
-        raise UserError(f'no config is given, and it follows from the checkpoint only for {released}', 'config')
+        raise UserError(f'the config is missing. It can be left out only for these checkpoints: {released}', 'config')
     return str(folder().parent / recipes[repository[0]])

@@ -1,9 +1,9 @@
 """Predict with an ONNX file of tools/export.py: `python predict_onnx.py FILE IMAGE... [--out DIR] [--json]`.
 
-FILE is a whole detector or segmentor. This script needs nothing of its project: copy it to another machine beside the
-file and `pip install numpy onnxruntime opencv-python-headless` there. IMAGE is an image, a folder or a pattern such as
-'photos/*.jpg'. As tools/predict.py does, it draws boxes and masks, or the overlay of a segmentor, into DIR under the
-names of the images; --json adds predictions.json in COCO's format, and a segmentor's label maps DIR/labels/NAME.png.
+FILE is a whole detector or segmentor. This script does not need mmmambavision: copy it with FILE to another machine and
+`pip install numpy onnxruntime opencv-python-headless`. IMAGE is an image, a folder or a pattern such as 'photos/*.jpg'.
+Like tools/predict.py, it draws boxes and masks, or a segmentor's label map, and writes the pictures to DIR under the
+names of the images. --json adds predictions.json in COCO's format, and a segmentor's label maps DIR/labels/NAME.png.
 """
 import argparse
 import json
@@ -32,19 +32,19 @@ class SkippedError(Exception):
 def load(file, device):
     """An ONNX Runtime session of a file, and the metadata that tools/export.py wrote."""
     providers = {f'{device.upper()}ExecutionProvider'}.intersection(onnxruntime.get_available_providers())
-    onnxruntime.set_default_logger_severity(4)  # what it logs as errors are exceptions, too
+    onnxruntime.set_default_logger_severity(4)  # its logged errors are also exceptions
     try:
         session = onnxruntime.InferenceSession(str(file), providers=list(providers))
-    except Exception as error:  # a class for each of its error codes
+    except Exception as error:  # onnxruntime has an exception class for each error code
         sys.exit(f'error: {file} cannot be loaded by onnxruntime {onnxruntime.__version__}: {error}')
     if not providers.intersection(session.get_providers()):
-        sys.exit(f'error: --device {device}: onnxruntime cannot use it: are onnxruntime-gpu, CUDA and cuDNN there?')
+        sys.exit(f'error: --device {device}: onnxruntime cannot use it. Install onnxruntime-gpu, CUDA and cuDNN')
     texts = session.get_modelmeta().custom_metadata_map
     meta = {key: json.loads(texts[key]) for key in texts.keys() & KEYS} if 'part' in texts else {}
     if meta.get('part', 'model') != 'model':
-        sys.exit(f"error: {file} holds the {meta['part']} alone: export the whole model, with --part model")
+        sys.exit(f"error: {file} contains only the {meta['part']}. Export the whole model with --part model")
     if meta.get('task') not in ('detection', 'segmentation') or not {'classes', 'resize'} <= meta.keys():
-        sys.exit(f'error: {file} was not made by tools/export.py, or by an older one: export the model again')
+        sys.exit(f'error: {file} is not from tools/export.py, or from an older version. Export the model again')
     palette = meta.get('palette') or np.random.RandomState(42).randint(0, 256, (len(meta['classes']), 3))  # as mmdet
     return session, dict(meta, colours=np.array(palette, np.uint8)[:, ::-1])
 
@@ -53,13 +53,13 @@ def run(session, image):
     """The file's outputs by name for an image (H, W, 3) in RGB."""
     (height, width), sides = image.shape[:2], session.get_inputs()[0].shape[2:]
     if any(isinstance(side, int) and side != here for side, here in zip(sides, (height, width))):
-        raise SkippedError(f'the file takes {sides[0]}x{sides[1]} pixels alone, and after resizing there are '
-                           f'{height}x{width}: export the model without --static')
+        raise SkippedError(f'the ONNX file accepts only {sides[0]}x{sides[1]} pixels, but the resized image has '
+                           f'{height}x{width}. Export the model without --static')
     images = np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32)
     try:
         return dict(zip((output.name for output in session.get_outputs()), session.run(None, dict(images=images))))
     except Exception as error:
-        many = ' (scans take maps of 65,536 tokens, images of 4096x4096)' if height * width > 4096 ** 2 else ''
+        many = ' (the limit of scans is 65,536 tokens, an image of 4096x4096)' if height * width > 4096 ** 2 else ''
         raise SkippedError(f'onnxruntime fails on {height}x{width} pixels{many}: {error}') from None
 
 
@@ -68,15 +68,19 @@ def segment(session, meta, image):
     logits = slide(session, meta, resize(image, meta['resize'])[..., ::-1])
     rows, columns = (places(new, old, meta['align_corners']) for new, old in zip(image.shape, logits.shape[1:]))
     labels = []
-    for strip in np.array_split(rows, -(-len(rows) // 64)):  # all logits of a photo can need gigabytes
+    for strip in np.array_split(rows, -(-len(rows) // 64)):  # in strips, because all logits can need gigabytes
         values = interpolate(logits, strip, columns)
         labels.append(values.argmax(0) if len(values) > 1 else
-                      .5 + .5 * np.tanh(.5 * values[0]) > meta['binary_threshold'])  # the sigmoid, without overflow
+                      .5 + .5 * np.tanh(.5 * values[0]) > meta['binary_threshold'])  # a sigmoid without overflow
     return np.concatenate(labels).astype(np.uint8 if len(meta['classes']) <= 256 else np.uint16)
 
 
 def detect(session, meta, image, threshold):
-    """COCO's annotations of an image (H, W, 3), uint8 in BGR, without ids, and their masks (H, W), none or one each."""
+    """Detect objects in an image (H, W, 3), uint8 in BGR.
+
+    Returns:
+        COCO annotations without ids, and their masks (H, W). The list of masks is empty if the model has no masks.
+    """
     resized = resize(image, meta['resize'])[..., ::-1]
     found = run(session, resized)
     kept = (found['labels'] >= 0) & (found['dets'][:, 4] >= threshold)
@@ -153,7 +157,7 @@ def paste(mask, box, height, width):
 
 
 def encode(mask):
-    """A mask (H, W) as COCO's run lengths: down the columns, zeros first, differences in characters of 6 bits."""
+    """A mask (H, W) in COCO's run-length encoding: column by column, zeros first, differences in 6-bit characters."""
     changes = np.flatnonzero(np.diff(mask.ravel('F'), prepend=False))
     runs, text = np.diff([0, *changes, mask.size]).tolist(), ''
     for i, length in enumerate(runs):
@@ -194,8 +198,8 @@ def draw_labels(image, labels, meta):
 
 
 def write_label(image, text, x, y, size):
-    """Write into a black box whose upper left corner is at (x, y), or where the image has place for it."""
-    # Small letters of opencv are ragged, so they are drawn four times as large and shrunk.
+    """Write a text in a black box with its upper left corner at (x, y), moved if necessary to fit into the image."""
+    # OpenCV draws small letters with rough edges, so draw them four times as large and shrink them.
     font, (thick, above, below) = (cv2.FONT_HERSHEY_SIMPLEX, 4 * size), (round(n * size) for n in (8, 108, 36))
     width = cv2.getTextSize(text, *font, thick)[0][0]
     box = np.zeros((above + below + 8, width + 16, 3), np.uint8)
@@ -207,22 +211,22 @@ def write_label(image, text, x, y, size):
 
 
 def find_images(names):
-    """The images behind paths, folders (with the folders in them) and patterns, each once: (path, name) in order."""
+    """The images of paths, folders (recursive) and glob patterns, as (path, name), in order and without duplicates."""
     images = {}
     for name in names:
         matches = [Path(name)] if Path(name).exists() else sorted(map(Path, glob(name, recursive=True)))
         if not matches:
-            sys.exit(f'error: {name}: there is no such file or folder, and as a pattern it matches none')
+            sys.exit(f'error: {name}: no file or folder has this name or matches it as a pattern')
         for path in matches:
             root, files = (path, sorted(path.rglob('*'))) if path.is_dir() else (path.parent, [path])
             found = [file for file in files if file.suffix.lower() in IMAGES and not file.is_dir()]
             other = [file.name for file in files if file.suffix.lower() not in IMAGES
                      and str(guess_type(file.name)[0]).startswith(('image/', 'video/'))]
             if found and other:
-                print(f"warning: {path}: {len(other)} files are passed over, such as {other[0]}: names ending in "
-                      f"{', '.join(sorted(IMAGES))} are taken", file=sys.stderr)
+                print(f"warning: {path}: {len(other)} files are skipped, for example {other[0]}. Supported file "
+                      f"suffixes: {', '.join(sorted(IMAGES))}", file=sys.stderr)
             if not found:
-                sys.exit(f"error: {path} is or holds no image by its name: it would end in {', '.join(sorted(IMAGES))}")
+                sys.exit(f"error: {path} has no image. Supported file suffixes: {', '.join(sorted(IMAGES))}")
             images.update((os.path.realpath(file), (file, file.relative_to(root))) for file in found)
     return list(images.values())
 
@@ -233,8 +237,8 @@ def check_targets(out, images, numbers, segments):
     for path, name in images:
         for target in (name, Path('labels', name).with_suffix('.png'))[:1 + (numbers and segments)]:
             if targets.setdefault(out / target, path) is not path:
-                sys.exit(f'error: {targets[out / target]} and {path} would both be written to {out / target}: predict '
-                         'on them one at a time, each with its own --out')
+                sys.exit(f'error: {targets[out / target]} and {path} would both be written to {out / target}. Predict '
+                         'them separately, each with its own --out')
     planned = [*targets, *([out / 'predictions.json', out / 'labels'] if numbers else [])]
     if there := [str(path) for path in planned if path.exists()]:
         sys.exit(f"error: not overwritten: {', '.join(there[:3])}{' and others' if len(there) > 3 else ''}; --out "
@@ -257,18 +261,18 @@ def cut_off(data):
 
 
 def predict(session, meta, path, name, args, coco):
-    """Write the picture of an image and its numbers, those of predictions.json into the lists of `coco`."""
-    try:  # imread would not take every path on Windows
+    """Predict an image, write the picture and the label map, and add the predictions to the lists of `coco`."""
+    try:  # imread does not support all paths on Windows
         data = np.fromfile(path, np.uint8)
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    except (OSError, cv2.error):  # a link to nowhere, a file of others, an empty one, more pixels than opencv takes
+    except (OSError, cv2.error):  # a broken link, no permission, an empty file, more pixels than OpenCV supports
         image = None
     if image is None:
-        raise SkippedError('not an image that can be read')
+        raise SkippedError('it is not a readable image')
     if cut_off(data.tobytes()):
         raise SkippedError('the file is cut off')
     if path.suffix.lower() not in ('.jpg', '.jpeg', '.bmp') and (pages := cv2.imcount(str(path))) > 1:
-        print(f'warning: {path} has {pages} pages or frames, of which the first is read', file=sys.stderr)
+        print(f'warning: {path} has {pages} pages or frames. Only the first is read', file=sys.stderr)
     entry = dict(id=len(coco['images']) + 1, file_name=str(name), height=image.shape[0], width=image.shape[1])
     if meta['task'] == 'segmentation':
         labels, entry['label_file'] = segment(session, meta, image), str(Path('labels', name).with_suffix('.png'))
@@ -289,8 +293,8 @@ def main(argv=None):
     parser.add_argument('file', type=Path, metavar='FILE', help='ONNX file of a whole model')
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='images, folders or patterns')
     parser.add_argument('--out', type=Path, default=Path('predictions'), help='folder to write to; default %(default)s')
-    parser.add_argument('--threshold', type=float, default=.3, help='boxes of a lower score are left out; default 0.3')
-    parser.add_argument('--json', action='store_true', help='write numbers beside the pictures')
+    parser.add_argument('--threshold', type=float, default=.3, help='minimum score of boxes; default 0.3')
+    parser.add_argument('--json', action='store_true', help='also write predictions.json and label maps')
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu', help='default %(default)s')
     args = parser.parse_args(argv)
     if not 0 <= args.threshold <= 1:

@@ -89,7 +89,7 @@ def backend(**names: str) -> Iterator[None]:
     `scan_backend`) overrides the context.
 
     Raises:
-        UserError: an operator or an implementation has another name.
+        UserError: the name of an operator or of an implementation is unknown.
     """
     for word, name in names.items():
         if word not in OPERATORS:

@@ -1,8 +1,9 @@
-"""The design of MambaVision, switch by switch: `python tools/benchmarks/ablation.py --study mixer`.
+"""Ablations of MambaVision's design: `python tools/benchmarks/ablation.py --study mixer`.
 
-Nano networks of equal parameters are trained alike on drawn shapes, some of whose classes depend on a marker far away
-(make_shapes_dataset.py --task context), and compared by their IoU over several seeds; the budget is in
-ablation_config.py. A run that is finished is a file in the work dir: a study that was interrupted goes on where it was.
+A study trains nano networks with equal numbers of parameters in the same way on drawn shapes, and compares their IoU
+over several seeds. Some classes depend on a distant marker (make_shapes_dataset.py --task context). The training config
+is ablation_config.py. Each finished run is a file in the work dir. After an interruption, the same command trains only
+the missing runs.
 """
 import argparse
 from pathlib import Path
@@ -16,9 +17,9 @@ STUDIES = ('mixer', 'mixer_alone', 'pattern', 'windows')
 
 def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--study', choices=STUDIES, required=True, help='what is switched')
+    parser.add_argument('--study', choices=STUDIES, required=True, help='the part of the design to change')
     parser.add_argument('--seeds', type=int, default=3, help='runs of each variant; default 3')
-    parser.add_argument('--config', default=CONFIG, help='another budget')
+    parser.add_argument('--config', default=CONFIG, help='another training config; default ablation_config.py')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/ablation'),
                         help='folder for data, records, table and plot; default work_dirs/ablation')
     parser.add_argument('--markdown', action='store_true', help='print a table for a document')

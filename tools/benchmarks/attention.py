@@ -1,8 +1,9 @@
-"""Attention by our own CPU kernel beside torch's: `python tools/benchmarks/attention.py`.
+"""Compare our CPU kernel for attention with torch's kernel: `python tools/benchmarks/attention.py`.
 
-The two take turns; times are medians, ratios are torch's time over ours, above 1 where ours is faster. Lengths are
-those of tiny's levels 3 and 4 on images of 800x1344 (4200 and 1050), 1024x1024 and 512x512, and shorter ones, to find
-the border from which on the kernel is the faster one, forward and with the backward pass.
+The calls of the two kernels are interleaved. Times are medians. A ratio is torch's time divided by our time, so it is
+above 1 if our kernel is faster. The numbers of keys are from tiny's last two levels on images of 800x1344 (4200 and
+1050), 1024x1024 and 512x512, and smaller numbers. The command prints the number of keys from which our kernel is
+faster, for the forward pass and with the backward pass.
 """
 import argparse
 from pathlib import Path
@@ -16,9 +17,9 @@ def parse_args(argv):
     parser.add_argument('--keys', nargs='+', type=int, default=[256, 400, 512, 640, 784, 1024, 1050, 2048, 4096, 4200])
     parser.add_argument('--heads', type=int, default=8, help='default 8')
     parser.add_argument('--batch', type=int, default=1)
-    parser.add_argument('--head-size', type=int, default=40, help='default 40, of tiny; small has 48, base 64')
+    parser.add_argument('--head-size', type=int, default=40, help='default 40, as in tiny; small has 48, base 64')
     parser.add_argument('--dtype', nargs='+', default=['float32', 'bfloat16'], choices=('float32', 'bfloat16'))
-    parser.add_argument('--rounds', type=int, default=9, help='counted calls of each; default 9')
+    parser.add_argument('--rounds', type=int, default=9, help='timed calls of each kernel; default 9')
     parser.add_argument('--csv', type=Path, help='new file for the table')
     parser.add_argument('--markdown', action='store_true', help='print the table for a document')
     args = parser.parse_args(argv)

@@ -1,7 +1,7 @@
 """Check mmmambavision on an NVIDIA GPU and measure it: `python tools/benchmarks/check_gpu.py --quick`.
 
-Nothing is installed or downloaded. Each part runs in a process of its own with a time limit. Its result is added to
-report.md and report.json in the folder --out as soon as it is there, and a part that fails does not stop the others.
+The command installs and downloads nothing. Each part runs in its own process with a time limit. After each part, its
+result is added to report.md and report.json in the folder --out. A failed part does not stop the other parts.
 """
 import argparse
 from pathlib import Path
@@ -15,9 +15,9 @@ def parse_args(argv):
     parser.add_argument('--out', type=Path, default=Path('gpu_report'), metavar='DIR',
                         help='new folder for the report; default gpu_report')
     parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda',
-                        help='cpu: a rehearsal of the parts that need no GPU, on small sizes')
+                        help='cpu: try only the parts that need no GPU, with small sizes')
     parser.add_argument('--only', nargs='+', metavar='PART', help='run these parts; a wrong name lists all')
-    parser.add_argument('--part', help=argparse.SUPPRESS)  # what a part that is no command of its own runs
+    parser.add_argument('--part', help=argparse.SUPPRESS)  # runs a part that has no command of its own
     parser.add_argument('--size', nargs=2, type=int, default=(800, 1344), help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 

@@ -1,6 +1,6 @@
 """Time of every implementation of the mixer's depthwise convolution with SiLU: `python tools/benchmarks/depthwise.py`.
 
-Shapes are those that the recipes produce, as in scan.py. Times are medians.
+The shapes are the shapes of the recipes, as in scan.py. Times are medians.
 """
 import argparse
 
@@ -13,13 +13,13 @@ BACKENDS = ('torch', 'shifted', 'triton')
 
 def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--backends', nargs='+', choices=BACKENDS, help='default: all present')
+    parser.add_argument('--backends', nargs='+', choices=BACKENDS, help='default: all available')
     parser.add_argument('--batch', nargs='+', type=int, default=[2], help='images per batch; default 2')
     parser.add_argument('--dtype', nargs='+', default=['float32', 'float16'],
                         choices=('float32', 'bfloat16', 'float16'))
     parser.add_argument('--shapes', nargs='+', default=list(SHAPES), choices=SHAPES, metavar='SHAPE',
                         help='some of: %(choices)s')
-    parser.add_argument('--seconds', type=float, default=.2, help='time for each figure')
+    parser.add_argument('--seconds', type=float, default=.2, help='seconds for each measurement')
     parser.add_argument('--markdown', action='store_true', help='print the table for a document')
     return parser.parse_args(argv)
 

@@ -1,7 +1,7 @@
-"""Times of mmcv's operators in several environments, in turn: `python tools/benchmarks/mmcv_ops.py PYTHON PYTHON ...`.
+"""Time mmcv's operators in several environments: `python tools/benchmarks/mmcv_ops.py PYTHON PYTHON ...`.
 
-Each Python has an mmcv of its own, for example .venv-compiled/bin/python and .venv/bin/python; ratios are of the last
-one's median to the first one's.
+Each Python has its own mmcv, for example .venv-compiled/bin/python and .venv/bin/python. The timed calls are
+interleaved. A ratio is the median of the last environment divided by the median of the first environment.
 """
 import argparse
 import statistics
@@ -11,7 +11,7 @@ import time
 
 
 def cases():
-    """name -> a call, on 800 x 1344 images of mmdet's detectors."""
+    """Calls by name, with the sizes of mmdet's detectors on 800 x 1344 images."""
     import mmcv.ops as ops
     import torch
 
@@ -64,7 +64,7 @@ def cases():
 
 
 def work(threads):
-    """Answer every line, a case's name, with the milliseconds that one call takes; an empty one with all the names."""
+    """Read names of cases from stdin and print the milliseconds of one call. For an empty line, print all names."""
     try:
         from mmmambavision.openmmlab import mmcv_ops
         mmcv_ops.install()
@@ -87,8 +87,8 @@ def work(threads):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('pythons', nargs='*', metavar='PYTHON')
-    parser.add_argument('--rounds', type=int, default=7, help='counted calls of each; default 7')
-    parser.add_argument('--threads', type=int, default=2, help='of torch; default 2')
+    parser.add_argument('--rounds', type=int, default=7, help='timed calls of each operator; default 7')
+    parser.add_argument('--threads', type=int, default=2, help="torch's number of threads; default 2")
     parser.add_argument('--worker', action='store_true', help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:

@@ -1,5 +1,5 @@
-# The small Cascade Mask R-CNN of peers_detection.py. Its settings stay as they are: the results in docs/ablations.md
-# and the losses in tests/data/golden/cascade_losses.json belong to them.
+# The small Cascade Mask R-CNN of peers_detection.py. Do not change its settings, because the results in
+# docs/ablations.md and the losses in tests/data/golden/cascade_losses.json depend on them.
 _base_ = [
     '../../configs/_base_/models/cascade_mask_rcnn.py', '../../configs/_base_/datasets/shapes_coco.py',
     '../../configs/_base_/schedules/adamw_1x.py', '../../configs/_base_/coco_runtime.py'
@@ -7,7 +7,7 @@ _base_ = [
 
 channels = 64
 norm_cfg = dict(type='BN')
-stages = ((0.5, 0.1, 0.2), (0.6, 0.05, 0.1), (0.7, 0.033, 0.067))  # IoU of a positive; scales of box centre and size
+stages = ((0.5, 0.1, 0.2), (0.6, 0.05, 0.1), (0.7, 0.033, 0.067))  # IoU of positives; scales of box centre and size
 
 model = dict(
     backbone=dict(

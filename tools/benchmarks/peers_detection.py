@@ -2,7 +2,7 @@
 _base_ = 'peers_cascade.py'
 
 max_epochs = 4
-iterations = 400  # 4 epochs of 400 images by 4
+iterations = 400  # 4 epochs of 400 images, with a batch size of 4
 train_cfg = dict(max_epochs=max_epochs, val_begin=max_epochs + 1)  # the tool evaluates after training
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),

@@ -1,9 +1,10 @@
-"""MambaVision and its peers, small and trained alike: `python tools/benchmarks/peers_trained.py`.
+"""Train small versions of MambaVision and its peers and compare them: `python tools/benchmarks/peers_trained.py`.
 
-Backbones of equal parameters, to 5%, under the demo's Cascade Mask R-CNN and UperNet, from random weights, with the
-budgets of peers_detection.py and peers_segmentation.py beside this file, each at the learning rate of three that is
-best for it on the first seed; AP and mIoU over several seeds, and the speed of the whole models, measured in turn at
-the end. A run that is finished is a file in the work dir: a study that was interrupted goes on where it was.
+The backbones have equal numbers of parameters, to 5%, and start from random weights. They are trained with a small
+Cascade Mask R-CNN (peers_detection.py) and the demo's UperNet (peers_segmentation.py). For each backbone, the first
+seed selects the best of three learning rates. The command reports AP and mIoU over several seeds. At the end, it times
+the whole models with interleaved calls. Each finished run is a file in the work dir. After an interruption, the same
+command trains only the missing runs.
 """
 import argparse
 from pathlib import Path
@@ -18,12 +19,12 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--seeds', type=int, default=3, help='runs of each backbone and task; default 3')
     parser.add_argument('--task', nargs='+', choices=TASKS, default=TASKS, help='default: all')
-    parser.add_argument('--rounds', type=int, default=100, help='images that each model is timed on; default 100')
+    parser.add_argument('--rounds', type=int, default=100, help='number of images to time each model on; default 100')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/peers'),
                         help='folder for data, records, table and plot; default work_dirs/peers')
     parser.add_argument('--markdown', action='store_true', help='print a table for a document')
     args = parser.parse_args(argv)
-    args.task = list(dict.fromkeys(args.task))  # one that is named twice is trained once
+    args.task = list(dict.fromkeys(args.task))  # without duplicates
     if args.seeds < 1 or args.rounds < 1:
         raise UserError('--seeds and --rounds must be at least 1')
     return args

@@ -1,9 +1,9 @@
-"""Time, memory and achieved bandwidth of every implementation of the selective scan: `python tools/benchmarks/scan.py`.
+"""Time, memory and bandwidth of every implementation of the selective scan: `python tools/benchmarks/scan.py`.
 
-Shapes are those that the recipes produce. Bytes are what any implementation has to move: each input read and each
-output written once (forward), twice that and the gradients (forward and backward); a share of the bandwidth of a plain
-copy on the same device in the same run. Kept memory is what the forward pass leaves for the backward pass beside the
-inputs.
+The shapes are the shapes of the recipes. The bandwidth counts the bytes that any implementation must move. Forward, it
+reads each input and writes each output once. Forward and backward, it moves three times as many bytes. The bandwidth is
+a percentage of the bandwidth of a plain copy on the same device in the same run. Kept memory is the memory that the
+forward pass stores for the backward pass, without the inputs.
 """
 import argparse
 from pathlib import Path
@@ -19,15 +19,15 @@ BACKENDS = ('reference', 'chunked', 'cpu', 'triton', 'mamba_ssm', 'step loop')
 def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--backends', nargs='+', choices=BACKENDS,
-                        help="default: all present but 'step loop'")
+                        help="default: all available except 'step loop'")
     parser.add_argument('--batch', nargs='+', type=int, default=[1, 2, 16], help='images per batch; default 1 2 16')
     parser.add_argument('--dtype', nargs='+', default=['float32', 'bfloat16'],
                         choices=('float32', 'bfloat16', 'float16'))
     parser.add_argument('--shapes', nargs='+', default=list(SHAPES), choices=SHAPES, metavar='SHAPE',
                         help='some of: %(choices)s')
     parser.add_argument('--layout', default='channels-last', choices=('channels-last', 'sequence-last'),
-                        help="of the inputs in memory; the mixer's are channels-last")
-    parser.add_argument('--seconds', type=float, default=1., help='time for each figure')
+                        help='memory layout of the inputs; the mixer uses channels-last')
+    parser.add_argument('--seconds', type=float, default=1., help='seconds for each measurement')
     parser.add_argument('--markdown', action='store_true', help='print the table for a document')
     parser.add_argument('--csv', type=Path, help='new file for the table')
     args = parser.parse_args(argv)

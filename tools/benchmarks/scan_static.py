@@ -1,11 +1,9 @@
-"""What the compiler makes of the Triton kernels, for GPUs that need not be there: `python
-tools/benchmarks/scan_static.py`.
+"""Statistics of the compiled Triton kernels, without a GPU: `python tools/benchmarks/scan_static.py`.
 
-For every kernel of the scan and of the depthwise convolution and every target: registers of a thread, bytes that spill
-out of them, shared memory, and instructions of a thread for each channel, step and state, counted in the kernel's
-longest loop. Estimated times are for the shape that --shape names: the larger of the instructions over the rate at
-which a GPU issues them, and the bytes that have to be moved over its bandwidth. They ignore latency, so they are lower
-limits.
+The table has all kernels of the scan and of the depthwise convolution, for every target GPU. It gives registers per
+thread, spilled bytes, shared memory, and instructions per thread for each channel, step and state, counted in the
+kernel's longest loop. Times are estimates for the shape of --shape. A time is the larger of two numbers: instructions
+divided by the GPU's issue rate, and bytes divided by its bandwidth. It ignores latency, so it is a lower limit.
 """
 import argparse
 from pathlib import Path
@@ -21,8 +19,8 @@ def parse_args(argv):
                         help='some of: %(choices)s; default 80 90')
     parser.add_argument('--dtype', nargs='+', default=['float32', 'bfloat16'], choices=('float32', 'bfloat16'))
     parser.add_argument('--shape', nargs=3, type=int, default=(2, 160, 50 * 84), metavar=('B', 'D', 'L'),
-                        help='for the estimated times; default 2 160 4200')
-    parser.add_argument('--json', type=Path, help='file for the figures')
+                        help='shape for the estimated times; default 2 160 4200')
+    parser.add_argument('--json', type=Path, help='file for the statistics')
     parser.add_argument('--markdown', action='store_true', help='print the table for a document')
     return parser.parse_args(argv)
 

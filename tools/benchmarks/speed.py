@@ -1,14 +1,15 @@
-"""Speed, memory and size of backbones and whole models, in turn: `python tools/benchmarks/speed.py swin-t convnext-t`.
+"""Speed, memory and size of backbones and whole models: `python tools/benchmarks/speed.py swin-t convnext-t`.
 
-Names are configs, measured whole on random images with random weights, and the backbones of benchmarking/peers.py.
-MambaVision has whole-map windows or, `-padded`, the released (112, 56) or, `-balanced`, attention in windows of at most
-32 x 32. Options follow a colon, as in mambavision-t:window_size=64,32:scan_backend=reference.
+A name is a config or a backbone of benchmarking/peers.py. Configs are measured as whole models. Images and weights are
+random. mambavision-t has whole-map windows, mambavision-t-padded the released windows (112, 56), and
+mambavision-t-balanced attention in windows of at most 32 x 32. Options follow a colon, for example
+mambavision-t:window_size=64,32:scan_backend=reference.
 
-Every model is run once to warm up, then all in turn (A B A B ...). Times are medians; ratios are medians of each
-round's ratio to the first model. Multiply-adds are counted without running: layers (linear and convolution), attention
-(q k^T and weights v), scan (3 N + 2 per channel and step); of detectors with 1000 proposals and 100 mask regions. A
-training step is forward, backward and AdamW, the loss of a backbone being the mean of its outputs. Peak memory is what
-is allocated on top of parameters and input while it runs, measured in a pass of its own, in float32.
+Every model runs once as a warm-up. Then the models run interleaved (A B A B ...). Times are medians. A ratio is the
+median over rounds of the ratio to the first model. Multiply-adds are counted without running the model: layers (linear
+and convolution), attention (q k^T and weights times v) and scan (3 N + 2 per channel and step). Detectors are counted
+with 1000 proposals and 100 mask regions. A training step is forward, backward and AdamW. The loss of a backbone is the
+mean of its outputs. Peak memory is the memory allocated during a separate run in float32, without parameters and input.
 """
 import argparse
 from pathlib import Path
@@ -26,9 +27,9 @@ def parse_args(argv):
     parser.add_argument('--size', nargs='+', default=['800x1344'], metavar='HxW',
                         help='default 800x1344; several for a scaling table')
     parser.add_argument('--batch', type=int, default=1)
-    parser.add_argument('--rounds', type=int, default=5, help='counted runs of every model; default 5')
-    parser.add_argument('--train', action='store_true', help='measure a training step, too')
-    parser.add_argument('--amp', action='store_true', help='measure everything under bfloat16 autocast, too')
+    parser.add_argument('--rounds', type=int, default=5, help='timed runs of every model; default 5')
+    parser.add_argument('--train', action='store_true', help='also measure a training step')
+    parser.add_argument('--amp', action='store_true', help='also measure everything under bfloat16 autocast')
     parser.add_argument('--fuse', action='store_true',
                         help='with batch norms folded into convolutions (mmcv.cnn.fuse_conv_bn)')
     parser.add_argument('--compile', action='store_true', help='with torch.compile')
@@ -38,7 +39,7 @@ def parse_args(argv):
     parser.add_argument('--plot', type=Path, help='new image: speed against published box AP or, with several sizes, '
                                                   'time and memory against pixels')
     parser.add_argument('--paper-table', action='store_true',
-                        help='print the published COCO table beside our counts and stop')
+                        help='print only the published COCO table next to our counts')
     args = parser.parse_args(argv)
     for file in (args.csv, args.plot):
         if file and file.exists():
@@ -46,7 +47,7 @@ def parse_args(argv):
     if not args.models and not args.paper_table:
         raise UserError('nothing to measure: name configs or backbones, or give --paper-table; --help lists them')
     if args.fuse and args.train:
-        raise UserError('--fuse is for inference: leave out --train')
+        raise UserError('--fuse is only for inference. Remove --train')
     for model in args.models:
         if not Path(model).is_file():
             parse(model)

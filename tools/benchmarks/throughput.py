@@ -1,9 +1,9 @@
-"""Images per second of ImageNet classifiers, beside their published top-1: `python tools/benchmarks/throughput.py`.
+"""Images per second and published top-1 of ImageNet classifiers: `python tools/benchmarks/throughput.py`.
 
-Any timm model can be named; the default is MambaVision and its peers, trained on ImageNet-1K alone. A model runs at the
-size that its published top-1 is for, with random weights, in turn with all others, after once to warm up; images/s are
-of the median time. Parameters and multiply-adds (linear and convolution layers; attention products beside them) are
-counted; --rounds 0 counts alone. Branches that can be merged after training, FastViT's, are when a model is timed.
+A name is any timm model. The default is MambaVision and its peers, trained only on ImageNet-1K. A model runs with
+random weights at the image size of its published top-1. After one warm-up run, all models run interleaved. Images/s are
+computed from the median time. The command counts parameters and multiply-adds (linear and convolution layers, and
+separately the matrix products of attention). --rounds 0 only counts. FastViT's branches are merged before the timing.
 """
 import argparse
 from pathlib import Path
@@ -19,7 +19,7 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--models', nargs='+', default=list(PUBLISHED), metavar='NAME', help='timm models')
     parser.add_argument('--batch', type=int, default=8, help='images at once')
-    parser.add_argument('--rounds', type=int, default=5, help='how often each is timed; 0 counts alone')
+    parser.add_argument('--rounds', type=int, default=5, help='timed runs of each model; 0: only count')
     add_device(parser)
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
     parser.add_argument('--markdown', action='store_true', help='print a table for a document')
@@ -32,7 +32,7 @@ def parse_args(argv):
         if not file.parent.is_dir():
             raise UserError(f'{file.parent}, the folder for {file.name}, does not exist')
     if args.plot and not (args.rounds and set(args.models) & PUBLISHED.keys()):
-        raise UserError('--plot needs times (--rounds) and models of known top-1')
+        raise UserError('--plot needs times (--rounds above 0) and models with a published top-1')
     return args
 
 

@@ -40,7 +40,7 @@ def main(argv=None):
     parser.add_argument('--size', type=int, default=64, help='sides of the crops in pixels')
     args = parser.parse_args(argv)
     if args.out.exists():
-        sys.exit(f'{args.out} exists already and is left as it is: name a new folder, or remove it yourself')
+        sys.exit(f'{args.out} exists already and is not changed. Name a new folder, or remove this folder')
     counts = {}
     for split in SPLITS:
         coco = COCO(str(args.coco / 'annotations' / f'instances_{split}2017.json'))

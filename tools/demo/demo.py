@@ -1,6 +1,6 @@
 """Draw a data set of shapes, train a model and evaluate it: `python tools/demo/demo.py [CONFIG]`.
 
-Every run has a folder of its own; the data set is drawn once.
+Every run has its own folder. The data set is drawn only once.
 """
 import argparse
 import os
@@ -25,12 +25,12 @@ QUIETLY = [sys.executable, '-W', 'ignore', '-W', 'default:CUDA initialization']
 def call(script, *arguments):
     command = [str(TOOLS / script), *map(str, arguments)]
     print('$ python', *command, flush=True)
-    # One thread: the networks are too small for more, and more would wait for each other where cores are busy.
+    # One thread, because the networks are too small for more. On busy cores, threads would wait for each other.
     subprocess.run([*QUIETLY, *command], check=True, env={'OMP_NUM_THREADS': '1', **os.environ})
 
 
 def sheet(pictures, columns=2, scale=2):
-    """Combine pictures of the same size to an enlarged grid with `columns` columns."""
+    """Combine pictures of the same size into an enlarged grid with `columns` columns."""
     images = [cv2.imread(str(path)) for path in pictures]
     images = [cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) for image in images]
     images = [cv2.copyMakeBorder(image, 4, 4, 4, 4, cv2.BORDER_CONSTANT, value=(255, 255, 255)) for image in images]
@@ -66,7 +66,7 @@ def main():
     print(f'\n{what}: {work_dir}/predictions.png, all of them in {pictures.relative_to(Path.cwd())}; '
           f'curves: {work_dir}/curves.png; model: {checkpoint}')
     if not classifies:
-        print(f"On a picture of yours, here one of the data's: python {TOOLS / 'predict.py'} "
+        print(f"To predict on another picture, for example one of the data set: python {TOOLS / 'predict.py'} "
               f"{DATA / 'coco/val2017/000000.jpg'} --config {config} --checkpoint {checkpoint} "
               f"--out {work_dir / 'on_a_picture'}")
 

@@ -1,11 +1,11 @@
 """Draw a small data set of overlapping shapes on textured backgrounds, in COCO's and ADE20K's layouts.
 
-With --task coloured each class has a range of colours and the shapes are large: a small network learns them in minutes.
-With --task context each image has a marker in one of its corners, a disc that is light or dark inside: circles and
-triangles are what they are, but of rectangles and stars each has two classes, and the marker, which has two of its own,
-says which.
+With --task coloured, each class has a range of colours and the shapes are large, so a small network learns in minutes.
+With --task context, each image has a marker in one corner: a disc that is light or dark inside. Circles, triangles, the
+light marker and the dark marker have one class each. Rectangles and stars have two classes each, and the marker of the
+image determines the class.
 
-Every image is a function of the seed, its split and its index alone.
+An image depends only on the seed, the split and its index.
 """
 import argparse
 import json
@@ -19,22 +19,22 @@ from tqdm import tqdm
 
 CLASSES = ('circle', 'triangle', 'rectangle', 'star')
 CONTEXT_CLASSES = (
-    'circle', 'triangle', 'rectangle (light)', 'star (light)', 'rectangle (dark)', 'star (dark)',  # by the marker
+    'circle', 'triangle', 'rectangle (light)', 'star (light)', 'rectangle (dark)', 'star (dark)',  # the marker's colour
     'light marker', 'dark marker')
 ANY_COLOUR = (40, 215)  # lowest and highest value
-# Of the coloured and context tasks, whose shapes are easy to find and to tell apart: lowest and highest values of the
-# colours of the background and of each kind of shape, in BGR.
+# For the coloured and context tasks: lowest and highest colour values of the background and of each kind of shape, in
+# BGR. With these colours, the shapes are easy to find and to distinguish.
 GREYS = (100, 155)
 COLOURS = [((30, 30, 150), (90, 90, 230)), ((30, 150, 30), (90, 230, 90)), ((150, 90, 30), (230, 120, 90)),
            ((30, 150, 150), (90, 230, 230))]
 COLOURED_STYLE = dict(contrast=20, radii=(.14, .28), greys=GREYS, colours=COLOURS, most=4)
 CONTEXT_STYLE = dict(contrast=12, radii=(.14, .26), greys=GREYS, colours=COLOURS)
 SPLITS = {'train': ('train2017', 'training'), 'val': ('val2017', 'validation')}  # COCO's and ADE20K's folder names
-MAX_HIDDEN = 0.5  # a shape is not placed where it would hide more than this of one that is there
+MAX_HIDDEN = 0.5  # a new shape must not hide a larger fraction of an earlier shape
 
 
 def texture(rng, size, contrast, low=40, high=215):
-    """Smooth random pattern (size, size, 3) around a colour drawn between two, values 0 to 255."""
+    """Smooth random pattern (size, size, 3) around a random colour from `low` to `high`, values 0 to 255."""
     pattern = np.zeros((size, size, 3), np.float32)
     for cells in (2, 5, 12, 30):
         noise = rng.standard_normal((cells, cells, 3)).astype(np.float32)
@@ -47,8 +47,10 @@ def texture(rng, size, contrast, low=40, high=215):
 
 
 def outline(rng, kind, size, radii):
-    """Corners (n, 2) in pixels of a shape of class index `kind` that lies inside the image, its radius drawn between
-    two parts of the image's side."""
+    """Corners (n, 2) in pixels of a random shape of class index `kind` inside the image.
+
+    `radii` are the smallest and largest radius, as fractions of the image's side.
+    """
     radius = rng.uniform(*radii) * size
     centre = rng.uniform(radius, size - radius, 2)
     turn = rng.uniform(0, 2 * np.pi)
@@ -70,8 +72,11 @@ ALL_COLOURS = (ANY_COLOUR,) * len(CLASSES)
 
 
 def draw(rng, size, contrast=45, radii=(.09, .26), greys=ANY_COLOUR, colours=ALL_COLOURS, most=6):
-    """An image (size, size, 3) uint8 and its shapes, 2 to `most` where they fit, as a list of (class index, visible
-    mask (size, size) bool)."""
+    """Draw an image with 2 to `most` shapes, or fewer if they would hide each other.
+
+    Returns:
+        The image (size, size, 3) uint8, and a list of (class index, visible mask (size, size) bool).
+    """
     image = texture(rng, size, contrast, *greys)
     shapes = []
     for _ in range(rng.integers(2, most + 1)):
@@ -89,8 +94,8 @@ def draw(rng, size, contrast=45, radii=(.09, .26), greys=ANY_COLOUR, colours=ALL
 
 
 def add_marker(rng, image, shapes):
-    """Draw a marker into one of the corners, and let it decide: the shapes as `draw` gives them, their classes those
-    of `CONTEXT_CLASSES`."""
+    """Draw a marker in a random corner. Returns the shapes and the marker as `draw` does, with class indices of
+    `CONTEXT_CLASSES`."""
     size = len(image)
     radius, dark, corner = .1 * size, int(rng.integers(2)), rng.integers(2, size=2)
     y, x = np.mgrid[:size, :size] + .5
@@ -106,15 +111,15 @@ def add_marker(rng, image, shapes):
 
 
 def polygons(mask):
-    """COCO polygons around the parts of a mask, along the outer edges of their pixels to a tenth of a pixel."""
-    finer = 4  # contours run through the centres of pixels, so these are made small
+    """COCO polygons around the parts of a mask. They follow the outer edges of the pixels to a tenth of a pixel."""
+    finer = 4  # contours run through pixel centres, so enlarge the mask first
     enlarged = np.kron(mask.astype(np.uint8), np.ones((finer, finer), np.uint8))
     contours, _ = cv2.findContours(enlarged, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     return [((contour + .5) / finer).flatten().tolist() for contour in contours if len(contour) >= 3]
 
 
 def run_lengths(mask):
-    """COCO's compressed run lengths of a mask."""
+    """COCO's compressed run-length encoding of a mask."""
     encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return dict(size=encoded['size'], counts=encoded['counts'].decode())
 
@@ -127,7 +132,7 @@ def coco_annotation(mask, kind, image_id, annotation_id, segmentation):
 
 
 def label_map(shapes, size):
-    """ADE20K's label map (size, size): 0 is never used, 1 is the background, the classes follow."""
+    """ADE20K's label map (size, size): 0 is not used, 1 is the background, the classes start at 2."""
     labels = np.ones((size, size), np.uint8)
     for kind, mask in shapes:
         labels[mask] = kind + 2
@@ -168,10 +173,10 @@ def parse_args(argv):
                         help='coloured: a range of colours for each class; context: classes that depend on a '
                              'marker in a corner')
     parser.add_argument('--train', type=int, default=400, help='images to train on')
-    parser.add_argument('--val', type=int, default=100, help='images held out')
+    parser.add_argument('--val', type=int, default=100, help='images for validation')
     parser.add_argument('--size', type=int, default=160, help='sides of the images in pixels, at least 32')
-    parser.add_argument('--seed', type=int, default=0, help='what all images derive from')
-    parser.add_argument('--segmentation', choices=('polygon', 'rle'), default='polygon', help="form of COCO's masks")
+    parser.add_argument('--seed', type=int, default=0, help='random seed of all images')
+    parser.add_argument('--segmentation', choices=('polygon', 'rle'), default='polygon', help="format of COCO's masks")
     args = parser.parse_args(argv)
     if args.size < 32 or min(args.train, args.val) < 1 or args.seed < 0:
         parser.error('--size must be at least 32, --train and --val at least 1, --seed at least 0')
@@ -181,7 +186,7 @@ def parse_args(argv):
 def main(argv=None):
     args = parse_args(argv)
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        sys.exit(f'{args.out} exists already and is left as it is: name a new folder, or remove it yourself')
+        sys.exit(f'{args.out} exists already and is not changed. Name a new folder, or remove this folder')
     for split in SPLITS:
         make_split(args.out, split, getattr(args, split), args)
     print(f'{args.train} images to train on and {args.val} held out in {args.out}')

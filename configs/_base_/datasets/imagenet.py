@@ -1,4 +1,5 @@
-# ImageNet-1K at 224, 128 images per GPU, augmented as Swin's and evaluated on whole centre crops.
+# ImageNet-1K at 224x224, 128 images per GPU, with Swin's augmentation. Evaluation resizes the short side to 224 and
+# takes the centre crop.
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py'
 
 test_pipeline = [

@@ -1,4 +1,4 @@
-# mmseg's Mask2Former on MambaVision-T with whole-map windows; its pixel decoder, losses and assigner are mmdet's.
+# mmseg's Mask2Former on MambaVision-T with whole-map windows. Its pixel decoder, losses and assigner are from mmdet.
 custom_imports = dict(imports=['mmmambavision.openmmlab', 'mmdet.models'], allow_failed_imports=False)
 
 num_classes = 150

@@ -75,21 +75,21 @@ def survey(coco, path, images, **reading):
          f'of the {len(boxes)} boxes of {path} extend beyond their images: they are not in pixels, or the images have '
          'another size'),
         (len(faulty), f'masks of {path} cannot be used: {first(faulty, 1)}'),
-        (apart if apart > len(places) / 2 else 0, f'of the {len(places)} masks of {path} lie elsewhere than their '
-                                                  'boxes: check the units and the images of both'),
+        (apart if apart > len(places) / 2 else 0, f'of the {len(places)} masks of {path} lie elsewhere in the image '
+                                                  'than their boxes: check the units and the images of both'),
         *file_problems]
     oddities = [
         (empty, "images without boxes (filter_cfg of the config keeps or drops them)"),
-        (reaching, 'boxes that reach out of their images by more than a pixel'),
-        (rows['boxes of no area'], 'boxes of no area, left out'),
+        (reaching, 'boxes that extend beyond their images by more than a pixel'),
+        (rows['boxes of no area'], 'boxes without area, left out'),
         (int(thin.sum()), 'boxes less than a pixel wide or high, left out'),
-        (int((beyond & ~flat).sum()), 'boxes outside of their images, left out'),
+        (int((beyond & ~flat).sum()), 'boxes completely outside their images, left out'),
         (len(boxes) if cornered else 0, 'boxes that all lie in the upper left quarter of their images: check their '
                                         'units and the image sizes'),
         (few_points, 'masks of fewer than three points, left out'),
         (int(ignored.sum()), 'annotations marked with ignore, left out'),
         (int(crowds.sum()) if crowds.sum() > len(known) / 2 else 0, 'crowds (iscrowd), not used for training'),
-        (apart, 'masks that lie elsewhere than their boxes'),
+        (apart, 'masks that lie elsewhere in the image than their boxes'),
         (len(lost), 'annotations with an unknown image_id, left out'),
         (len(ids), 'duplicate annotation ids, replaced by new ids'), *file_oddities]
     return Survey(rows, Counter(names[a['category_id']] for a in known), 'boxes', problems, oddities)

@@ -53,7 +53,7 @@ def fault(mask, width, height):
         return 'no form of COCO: neither lists of coordinates nor run lengths'
     size, counts = mask.get('size'), mask.get('counts')
     if not (isinstance(size, list) and list(map(int, filter(is_number, size))) == [height, width]):
-        return f'run lengths of the size {size}, not of the image height and width [{height}, {width}]'
+        return f'run lengths for the size {size}, but the image height and width are [{height}, {width}]'
     try:
         if isinstance(counts, list) and sum(counts) != width * height:
             return 'run lengths that do not add up to the size of the image'

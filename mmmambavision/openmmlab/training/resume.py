@@ -177,9 +177,9 @@ def check_resumable(runner, checkpoint):
     if sizes[0] != sizes[1]:
         groups, parameters = ([count(size) for size in sizes] for count in (len, lambda size: sum(size.values())))
         raise UserError(
-            f"the checkpoint's optimizer has {parameters[1]} parameters in {groups[1]} groups, the config's "
-            f'{parameters[0]} in {groups[0]}: the paramwise_cfg or constructor of optim_wrapper, or what is frozen, '
-            f'differs; {ANEW}', 'new_start')
+            f"the checkpoint's optimizer has {parameters[1]} parameters in {groups[1]} groups, the config's optimizer "
+            f'has {parameters[0]} in {groups[0]}: the paramwise_cfg or constructor of optim_wrapper, or the frozen '
+            f'layers, differ; {ANEW}', 'new_start')
 
 
 def warn_of_kept_settings(runner, checkpoint):

@@ -1,1 +1,1 @@
-"""What the commands of this folder do after their options are parsed."""
+"""Implementations of the commands in `tools/benchmarks`. A command parses its options, then imports its module here."""

@@ -13,7 +13,7 @@ from .measure import report
 from .runs import Run, draw_data, finished, mean_and_spread, run_all
 
 BUDGET = Path(__file__).parents[1] / 'ablation_config.py'
-# Of levels 2 and 3, whose maps are 8x8 and 4x4 at the training size, 16x16 and 8x8 at twice that.
+# For levels 2 and 3. Their maps are 8x8 and 4x4 at the training size, and 16x16 and 8x8 at twice this size.
 WINDOWS = {'whole map': None, 'padded': (12, 6), 'balanced': ('balanced', 6), 'pretraining': (4, 2)}
 STUDIES = {
     'mixer': {name: dict(arch=dict(mixer=name)) for name in MIXERS},
@@ -29,14 +29,14 @@ COLUMNS = dict(
 
 
 def compare(args):
-    """Train and evaluate the study that the arguments of ablation.py name, and print its table.
+    """Run the study with the arguments of ablation.py, and print its table.
 
     Raises:
-        UserError: the config is no budget of this tool.
+        UserError: the config does not inherit from ablation_config.py.
     """
     cfg = Config.fromfile(args.config)
     if 'shapes' not in cfg:
-        raise UserError(f'{args.config} is no budget of this tool: one begins with _base_ = {str(BUDGET)!r}')
+        raise UserError(f'{args.config} is not a config for this command. Begin it with _base_ = {str(BUDGET)!r}')
     folder = args.work_dir / args.study
     runs = list(plan(cfg, args.study, args.seeds))
     budget = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
@@ -65,7 +65,7 @@ def with_parameters(arch, wanted):
 
 
 def plan(cfg, study, seeds):
-    """The runs of a study, seed by seed; their settings are the backbone's arguments."""
+    """Yield the runs of a study, seed by seed. Their settings are the backbone's arguments."""
     arch = cfg.model.backbone.arch.to_dict()
     wanted = parameters(arch)
     for seed in range(seeds):
@@ -76,7 +76,8 @@ def plan(cfg, study, seeds):
 
 
 def rows_of(records, study):
-    """Rows of the table, with the values of all seeds: one per variant, in the windows study one per two of them."""
+    """Rows of the table, with the values of all seeds: one row per variant. In the study of windows, one row per pair
+    of training windows and evaluation windows."""
     rows = []
     for variant in STUDIES[study]:
         mine = [record for record in records.values() if record['variant'] == variant]
@@ -111,7 +112,7 @@ def plot(rows, study):
             axes.plot([statistics.mean(row[key])] * 2, [place - .3, place + .3], color='black')
         if 'context' in key:
             axes.axvline(COIN_TOSS, color='grey', ls=':')
-            axes.set_title('dotted: labels by tossing a coin', fontsize=8)
+            axes.set_title('dotted: random labels', fontsize=8)
         axes.set(xlabel=f'{COLUMNS[key]} (%)', xlim=(0, 100), yticks=range(len(rows)), yticklabels=labels)
         axes.grid(alpha=.3)
     figure.axes[0].invert_yaxis()

@@ -46,17 +46,17 @@ def train_and_evaluate(cfg, backbone, seed, windows, work_dir, advance):
     """Train a segmentor and evaluate it.
 
     Args:
-        cfg: its config, which is not changed.
+        cfg: config of the segmentor. It is not changed.
         backbone: arguments of the backbone that replace the config's.
-        seed: of weights and order of images.
-        windows: kinds of windows by name, to evaluate with at the training size and at twice that; None for one
-            evaluation as trained.
-        work_dir: for mmengine's logs.
+        seed: random seed of the weights and of the order of images.
+        windows: windows by name. The network is evaluated with all of them, at the training size and at twice this
+            size. None: one evaluation with the training windows.
+        work_dir: folder for mmengine's logs.
         advance: called after every iteration.
 
     Returns:
         dict of params (M) and flops (multiply-adds, G) of the backbone, seconds, and evaluations: dicts of window,
-        scale, and the mean IoU (%) of plain classes and of those that depend on the context.
+        scale, and the mean IoU (%) of plain classes and of context-dependent classes.
     """
     begin = time.perf_counter()
     cfg = copy.deepcopy(cfg)

@@ -17,16 +17,16 @@ COLUMNS = dict(type='type', heads='heads', keys='keys', size='head size', torch_
 
 
 def compare(args):
-    """Measure as the arguments of attention.py say, and print the table.
+    """Measure with the arguments of attention.py, and print the table.
 
     Raises:
-        UserError: there is no kernel of our own to measure.
+        UserError: our kernel cannot run on this CPU.
     """
     if reason := available_backends()['cpu'] or cpu.refuses(torch.empty(0)):
-        raise UserError(f'there is no kernel to measure here: {reason}')
+        raise UserError(f'our kernel cannot run here: {reason}')
     types = [getattr(torch, name) for name in args.dtype]
     for dtype in [dtype for dtype in types if cpu.refuses(torch.empty(0, dtype=dtype))]:
-        print(f'{dtype} is left out: {cpu.refuses(torch.empty(0, dtype=dtype))}')
+        print(f'{dtype} is skipped: {cpu.refuses(torch.empty(0, dtype=dtype))}')
         types.remove(dtype)
     print(f"{describe('cpu')}; torch {torch.__version__}; batch {args.batch}; {args.rounds} rounds")
     rows = []
@@ -39,7 +39,7 @@ def compare(args):
         own = [row for row in rows if row['type'] == name]
         found = [f'{kind} {least}' if (least := border(own, kind)) else f'{kind} at none of these'
                  for kind in ('forward', 'both')]
-        print(f"{name}: ours is faster from this many keys on: {', '.join(found)}")
+        print(f"{name}: number of keys from which our kernel is faster: {', '.join(found)}")
 
 
 def forward(backend, tensors):

@@ -18,17 +18,17 @@ from mmmambavision.ops import available_backends
 
 ROOT = Path(__file__).resolve().parents[3]
 TAIL = 40  # lines of a failed part in the report
-PYTHON = [sys.executable, '-W', 'ignore', '-W', 'default:CUDA initialization']  # torch's of an old driver
+PYTHON = [sys.executable, '-W', 'ignore', '-W', 'default:CUDA initialization']  # torch's warning about an old driver
 
 
 class Part(NamedTuple):
     """A command of the check.
 
     Attributes:
-        title: what it checks or measures.
-        command: its arguments; it runs in the folder that all parts share.
-        limit: seconds after which it is stopped.
-        left_out: why it cannot run here, or None.
+        title: heading in the report.
+        command: arguments of the command. It runs in the shared folder of all parts.
+        limit: time limit in seconds.
+        left_out: the reason why it cannot run here, or None.
     """
     title: str
     command: list
@@ -40,26 +40,27 @@ def check_all(device, quick, out, only=None):
     """Run the parts and write the report.
 
     Args:
-        device: 'cuda', or 'cpu' for a rehearsal.
+        device: 'cuda', or 'cpu' to try the check without a GPU.
         quick: whether to measure fewer shapes and rounds.
         out: new or empty folder (a Path) for report.md and report.json.
         only: names of the parts to run, or None for all.
 
     Raises:
-        UserError: there is no GPU, a part is not known, or the folder has files in it.
-        SystemExit: with status 1, a part failed or took too long.
+        UserError: there is no GPU, a part is unknown, or the folder is not empty.
+        SystemExit: with status 1 if a part failed or took too long.
     """
     if device == 'cuda' and not torch.cuda.is_available():
-        raise UserError('torch sees no NVIDIA GPU here; docs/gpu.md says what one needs, --device cpu rehearses')
+        raise UserError('torch sees no NVIDIA GPU here. See the requirements in docs/gpu.md, or try the check without '
+                        'a GPU: --device cpu')
     parts = all_parts(device, quick)
     if unknown := [name for name in only or () if name not in parts]:
-        raise UserError(f"no part is called {', '.join(unknown)}; there are {', '.join(parts)}")
+        raise UserError(f"unknown part: {', '.join(unknown)}. Choose from {', '.join(parts)}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f'{out} exists already; name a new folder with --out')
+        raise UserError(f'{out} exists already. Name a new folder with --out')
     out.mkdir(parents=True, exist_ok=True)
     console, records = Console(stderr=True), []
     report = out / 'report.md'
-    report.write_text(f"# mmmambavision on {'a GPU' if device == 'cuda' else 'a CPU: a rehearsal'}\n",
+    report.write_text(f"# mmmambavision on {'a GPU' if device == 'cuda' else 'a CPU, without GPU parts'}\n",
                       encoding='utf-8')
     with tempfile.TemporaryDirectory() as folder:
         for name in only or parts:
@@ -76,14 +77,14 @@ def check_all(device, quick, out, only=None):
 
 
 def all_parts(device, quick):
-    """Every Part by its name, in the order in which they run."""
+    """All parts by name, in the order of their runs."""
     gpu = device == 'cuda'
     count = torch.cuda.device_count() if gpu else 0
     only_gpu = None if gpu else 'only on a GPU'
     benchmarks, tests = ROOT / 'tools' / 'benchmarks', ROOT / 'tests'
     demo = ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_demo.py'
     absent = available_backends()
-    amp = ['--amp'] if gpu else []  # bfloat16 takes minutes on a CPU that has no instructions for it
+    amp = ['--amp'] if gpu else []  # bfloat16 takes minutes on a CPU without instructions for it
     without_pytest = None if find_spec('pytest') else 'pytest is not installed'
     workers = ['--numprocesses', min(8, os.cpu_count())] if gpu and find_spec('xdist') else []
     # On a CPU, only collect the tests, because the test suite runs them.
@@ -128,8 +129,8 @@ def all_parts(device, quick):
             *PYTHON, ROOT / 'tools' / 'demo' / 'make_shapes_dataset.py', 'data/shapes', '--train', images, '--val', 4],
             60),
         'amp': Part(f'{images // 4} iterations of the demo in mixed precision', training(0), 120),
-        'ddp-1': Part('the same by DDP, one process', training(1), 120),
-        'ddp-2': Part('the same by DDP, two processes', training(2), 120,
+        'ddp-1': Part('the same with DDP, one process', training(1), 120),
+        'ddp-2': Part('the same with DDP, two processes', training(2), 120,
                       None if count > 1 else 'needs two GPUs'),
         'graph': Part('CUDA graph of the backbone', own('graph'), 60, only_gpu),
         'second': Part('the backbone on cuda:1', own('second'), 60, None if count > 1 else 'needs two GPUs'),
@@ -140,17 +141,17 @@ def all_parts(device, quick):
         'speed': Part('time of backbones', [
             *PYTHON, benchmarks / 'speed.py', *models, '--batch', 2, *amp, '--train', '--rounds', rounds,
             '--size', f'{size[0]}x{size[1]}', '--device', device, '--markdown'], 180),
-        'memory': Part('memory of a training step beside its estimate', own('memory', '--size', *size), 90),
+        'memory': Part('memory of a training step and its estimate', own('memory', '--size', *size), 90),
         'profile': Part('profile of a training step', own('profile', '--size', *size), 90),
     }
 
 
 def run_part(part, folder):
-    """Run a part: a dict of its status, seconds and output."""
+    """Run a part. Returns a dict of its status, seconds and output."""
     if part.left_out:
         return dict(status='left out', seconds=0., output=part.left_out)
     begin = time.monotonic()
-    environment = {key: value for key, value in os.environ.items() if key != 'TRITON_INTERPRET'}  # minutes for a table
+    environment = {key: value for key, value in os.environ.items() if key != 'TRITON_INTERPRET'}  # too slow
     process = subprocess.Popen([*map(str, part.command)], cwd=folder, text=True, encoding='utf-8', errors='replace',
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
                                env=environment)
@@ -172,7 +173,7 @@ def stop(process):
 
 
 def section(part, record):
-    """The section of the report on a part, in Markdown."""
+    """The section of a part in the report, in Markdown."""
     lines = record['output'].strip().splitlines()
     if record['status'] in ('FAILED', 'OUT OF TIME'):
         lines = lines[-TAIL:]

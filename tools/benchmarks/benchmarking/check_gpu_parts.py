@@ -18,7 +18,7 @@ PACKAGES = ('torch', 'torchvision', 'triton', 'mmengine', 'mmcv', 'mmcv-lite', '
 
 
 def versions(device, size):
-    """Print the machine, the driver, the packages and which implementations of the scan run."""
+    """Print the machine, the driver, the packages and the available implementations of the scan."""
     print(f'- {describe(device)}; CUDA {torch.version.cuda}; {platform.platform()}; Python {platform.python_version()}')
     if device == 'cuda':
         asked = subprocess.run(['nvidia-smi', '--query-gpu=name,driver_version,memory.total', '--format=csv,noheader'],
@@ -81,7 +81,7 @@ def graph(device, size):
                   for own, right in zip(passes(captured), expected))
     print(f'- largest difference of an output or a gradient, relative to its largest value: {largest:.1e}')
     if not largest < 1e-3:
-        raise SystemExit('the captured passes give other values')
+        raise SystemExit('the captured passes differ from eager execution')
 
 
 def second(device, size):
@@ -93,7 +93,7 @@ def second(device, size):
     largest = max((own.cpu() - right).abs().max().item() for own, right in zip(outputs, expected))
     print(f'- largest difference from the CPU: {largest:.1e}')
     if not largest < 1e-2:
-        raise SystemExit('cuda:1 gives other values')
+        raise SystemExit('the values on cuda:1 differ from the values on the CPU')
 
 
 def precision(x, amp):
@@ -108,8 +108,8 @@ def training_step(model, x, amp):
 
 
 def memory(device, size):
-    """Print the peak of a training step of the backbone beside its estimate: gradients and what the forward pass
-    keeps."""
+    """Print the peak memory of a training step of the backbone, and its estimate: gradients, and tensors that the
+    forward pass keeps."""
     from .measured import Measured
     rows, names = [], ('mambavision-t', 'mambavision-t-padded', 'mambavision-t:with_cp=True')
     for name in names if device == 'cuda' else names[:1]:
@@ -127,7 +127,7 @@ def memory(device, size):
 
 
 def profile(device, size):
-    """Print a profile of a training step of tiny, on a GPU in mixed precision."""
+    """Print a profile of a training step of tiny. On a GPU, it uses mixed precision."""
     model, x = backbone(device).train(), torch.randn(2, 3, *size, device=device)
     training_step(model, x, device == 'cuda')
     activities = [torch.profiler.ProfilerActivity.CPU]

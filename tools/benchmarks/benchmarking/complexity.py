@@ -18,7 +18,7 @@ COLUMNS = dict(config='config', size='W x H', backbone_params='backbone M', para
 
 
 def count_all(configs, size, markdown):
-    """Print the table of some configs."""
+    """Print the table of the configs."""
     rows = [measure(path, size) for path in track(configs, 'counting', console=Console(stderr=True))]
     cells = [[f'{v:.2f}' if 'params' in k else f'{v:.1f}' if isinstance(v, float) else v for k, v in row.items()]
              for row in rows]
@@ -59,7 +59,7 @@ def run_heads(model, features):
 
 
 def materialize(model, features):
-    """Zeros for a model and its features: these heads compute with the sizes of maps as tensors."""
+    """Replace a model and its features on the meta device by zeros, because some heads need map sizes as tensors."""
     model.to_empty(device='cpu')
     for tensor in model.state_dict().values():
         tensor.zero_()

@@ -12,12 +12,16 @@ COLUMNS = ('shape', 'batch', 'type', 'backend', 'forward ms', 'forward and backw
 
 
 def measure_all(args, shapes):
-    """Measure shapes, (sequences per image, channels, length) by name, as the arguments of depthwise.py say, and print
-    the table."""
+    """Measure with the arguments of depthwise.py, and print the table.
+
+    Args:
+        args: the arguments.
+        shapes: (sequences per image, channels, length) by name.
+    """
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     absent = {name: reason for name, reason in available_backends().items() if reason}
     for name, reason in absent.items():
-        print(f'{name} is left out: {reason}')
+        print(f'{name} is skipped: {reason}')
     print(f'{describe(device)}; torch {torch.__version__}')
     backends = args.backends or [name for name in available_backends() if name not in absent]
     show(COLUMNS, [(name, str(batch), dtype, backend, *measure(shape, batch, getattr(torch, dtype), backend, device,
@@ -27,7 +31,7 @@ def measure_all(args, shapes):
 
 
 def measure(shape, batch, dtype, backend, device, seconds):
-    """Milliseconds forward, and forward and backward, for both halves of a mixer at once."""
+    """Milliseconds of the forward pass, and of forward and backward pass, for both halves of a mixer together."""
     images, channels, length = shape
     x = torch.randn(batch * images, length, 2 * channels, device=device, dtype=dtype)
     weight, cotangent = torch.randn(2 * channels, 1, 3, device=device, dtype=dtype), torch.randn_like(x)

@@ -1,4 +1,5 @@
-"""What the benchmarks share: times of calls in turn, counts of work and memory, the machine's name and the table."""
+"""Functions that the benchmarks share: interleaved timing, counts of operations and memory, the machine's name, tables.
+"""
 import csv
 import time
 
@@ -63,14 +64,14 @@ def describe(device):
 
 
 def report(rows, columns, as_text, markdown=False, file=None):
-    """Print rows, dicts by the keys of `columns`, less the columns that are empty in all of them.
+    """Print a table without empty columns.
 
     Args:
-        rows: what was measured.
-        columns: titles by key.
-        as_text: (row, key) to the text of a cell.
-        markdown: as `show` has it.
-        file: a csv file to write as well, the keys on top, or None.
+        rows: dicts with the keys of `columns`.
+        columns: column titles by key.
+        as_text: function from (row, key) to the text of a cell.
+        markdown: see `show`.
+        file: CSV file to write as well, with the keys in the first line; None for no file.
     """
     keys = [key for key in columns if any(row.get(key) is not None for row in rows)]
     cells = [[as_text(row, key) for key in keys] for row in rows]

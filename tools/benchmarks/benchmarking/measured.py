@@ -19,13 +19,13 @@ from .measure import count
 
 
 class Measured:
-    """A model of random weights on random images.
+    """A model with random weights on random images.
 
     Args:
         name: a config file, or a backbone as in `names.parse`.
-        batch: images.
+        batch: number of images.
         size: height and width of the images.
-        device: 'cpu', 'cuda' or one of several GPUs, 'cuda:1'.
+        device: for example 'cpu', 'cuda' or 'cuda:1'.
         compiled: whether to run through torch.compile.
         fused: whether to fold batch norms into the convolutions before them, for inference.
     """
@@ -79,7 +79,7 @@ class Measured:
         except ValueError as error:
             if 'more than 1 value per channel' not in str(error):
                 raise
-            raise UserError(f'{self.name} has batch norms on maps of 1x1, which cannot train on one image: '
+            raise UserError(f'{self.name} has batch norms on 1x1 maps, which cannot train on one image: '
                             '--batch 2') from None
         return self.model.parse_losses(losses)[0]
 

@@ -22,9 +22,9 @@ def parse(text):
     if name not in NAMES:
         raise UserError(f"unknown backbone '{name}': give a config file or one of {', '.join(NAMES)}")
     if options and not name.startswith('mambavision'):
-        raise UserError(f"'{text}': options, such as :with_cp=True, are MambaVision's alone")
+        raise UserError(f"'{text}': only MambaVision has options such as :with_cp=True")
     if wrong := [option for option in options if '=' not in option]:
-        raise UserError(f"'{text}': {wrong[0]} is no option; write it as key=value")
+        raise UserError(f"'{text}': {wrong[0]} is not an option. Write it as key=value")
     if not options:
         return name, {}
     from mmengine.config import DictAction

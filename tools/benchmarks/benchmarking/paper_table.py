@@ -18,7 +18,7 @@ COLUMNS = ('backbone', 'params M', 'published', 'FLOPs G', 'with attention', 'sc
 def measure(name, size=(800, 1280)):
     """Parameters in M and multiply-adds in G (layers, attention products, scans) of a detector with that backbone.
 
-    1000 proposals through every box head and 100 regions through every mask head, as the published figures count.
+    Every box head processes 1000 proposals and every mask head 100 regions, as in the published counts.
     """
     detector, cfg = build(CONFIG)
     backbone = peers.build(name).to('meta')

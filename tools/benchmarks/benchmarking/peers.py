@@ -21,8 +21,11 @@ class Timm(nn.Module):
 
 
 class DeiT(nn.Module):
-    """DeiT-S/16 with maps of strides 4 to 32 made of its blocks 3, 6, 9 and 12: two, one and no transposed convolutions
-    of stride 2, and a pooling, as XCiT (arXiv 2106.09681, section 4) has plain transformers feed a pyramid."""
+    """DeiT-S/16 with a pyramid of maps of strides 4 to 32, as in XCiT (arXiv 2106.09681, section 4).
+
+    The maps are made from the outputs of blocks 3, 6, 9 and 12, by two, one and no transposed convolutions of stride 2,
+    and a pooling.
+    """
 
     def __init__(self, dim=384):
         super().__init__()

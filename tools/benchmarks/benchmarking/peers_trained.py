@@ -21,7 +21,7 @@ from .runs import Run, draw_data, finished, mean_and_spread, run_all
 
 HERE = Path(__file__).parents[1]
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
-SHAPES = dict(train=400, val=100, size=160)  # what to draw: the demo's data
+SHAPES = dict(train=400, val=100, size=160)  # options of make_shapes_dataset.py
 # Channels of the four maps, and the backbone.
 BACKBONES = {
     'MambaVision': ([32, 64, 128, 256], dict(
@@ -35,8 +35,8 @@ BACKBONES = {
     'ResNet': ([80, 160, 320, 640], dict(
         type='mmdet.ResNet', depth=50, base_channels=20, stem_channels=20, norm_eval=False)),
 }
-# Config, the data's folder, and the metrics: key of the evaluation, what one per cent is there, key of COLUMNS. The
-# first metric is what learning rates are compared by.
+# Config, folder of the data, and metrics: key in the evaluation, its value for one per cent, key of COLUMNS. Learning
+# rates are compared by the first metric.
 TASKS = {
     'detection': (HERE / 'peers_detection.py', 'coco', {
         'coco/bbox_mAP': (.01, 'box_ap'), 'coco/segm_mAP': (.01, 'mask_ap')}),
@@ -63,7 +63,7 @@ def compare(args):
     train([run_of(task, name, seed, rate) for task in args.task for seed in range(1, args.seeds)
            for name, rate in rates[task].items()], title='other seeds')
     times = {task: measure(cfgs[task], args.work_dir, task, rates[task], args.rounds) for task in args.task}
-    images = len(times[args.task[0]]['MambaVision'])  # fewer than the rounds where there are no more
+    images = len(times[args.task[0]]['MambaVision'])  # fewer than the rounds if the data has fewer images
     rows = rows_of(records, rates, times)
     report(rows, COLUMNS, as_text, args.markdown, args.work_dir / 'peers.csv')
     plot(rows).savefig(args.work_dir / 'peers.png', dpi=120)
@@ -74,7 +74,7 @@ def compare(args):
 
 
 def fit(cfg, channels, backbone):
-    """A copy of a config with another backbone and its channels."""
+    """A copy of a config with another backbone and its numbers of channels."""
     cfg = copy.deepcopy(cfg)
     cfg.model.backbone = copy.deepcopy(backbone)
     if 'neck' in cfg.model:
@@ -85,7 +85,7 @@ def fit(cfg, channels, backbone):
 
 
 def load(path, data):
-    """A task's config, its data sets in the folder `data`."""
+    """The config of a task, with its data sets in the folder `data`."""
     cfg = Config.fromfile(path)
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.dataset.data_root = f'{data}/'
@@ -100,7 +100,7 @@ def run_of(task, name, seed, rate):
 
 
 def best_rate(records, task, name):
-    """The learning rate at which a backbone's first seed is best in a task."""
+    """The learning rate with the best result of a backbone's first seed in a task."""
     metric = next(iter(TASKS[task][2].values()))[1]
     return max(LEARNING_RATES, key=lambda rate: records[run_of(task, name, 0, rate).file][metric])
 
@@ -111,7 +111,7 @@ def train_and_evaluate(cfgs, entry, work_dir, advance):
     Args:
         cfgs: config by task.
         entry: Run, whose settings are the task and the learning rate.
-        work_dir: for mmengine's logs.
+        work_dir: folder for mmengine's logs.
         advance: called after every iteration.
 
     Returns:
@@ -130,7 +130,7 @@ def train_and_evaluate(cfgs, entry, work_dir, advance):
     found = runner.val_loop.run()
     params, model = (sum(p.numel() for p in part.parameters()) / 1e6 for part in (runner.model.backbone, runner.model))
     return dict(task=task, rate=rate, params=params, model=model, seconds=time.perf_counter() - begin, **{
-        title: float(found.get(key, 0.)) / percent  # mmdet reports no AP without detections
+        title: float(found.get(key, 0.)) / percent  # without detections, mmdet reports no AP
         for key, (percent, title) in TASKS[task][2].items()})
 
 
@@ -151,8 +151,8 @@ def measure(cfg, folder, task, rates, rounds):
             model.load_state_dict(read_checkpoint(weights))
         except UserError as error:
             problem = error if weights.exists() else f'{weights} is missing'
-            raise UserError(f'{problem}: without {run_dir}.json its run is trained again') from None
-        images = iter([data[0], *data])  # the first once more, which does not count
+            raise UserError(f'{problem}. Delete {run_dir}.json to train this run again') from None
+        images = iter([data[0], *data])  # the first image twice, because the first call is a warm-up
         calls[name] = partial(infer, model.eval(), images)
     with torch.no_grad():
         return times_in_turn(calls, len(data), lambda: None)
@@ -164,7 +164,8 @@ def infer(model, images):
 
 
 def rows_of(records, rates, times):
-    """Rows of the table, with the metrics of all seeds: one per task and backbone, as `rates` and `times` in s are."""
+    """Rows of the table, one per task and backbone, with the metrics of all seeds. `rates` and `times` (in s) have one
+    entry per task and backbone."""
     rows = []
     for task, of_backbone in times.items():
         for name, seconds in of_backbone.items():

@@ -29,7 +29,7 @@ PUBLISHED = {
     'mambaout_tiny': (224, 82.7, 27, 4.5), 'mambaout_small': (224, 84.1, 48, 9.0),
     'mambaout_base': (224, 84.2, 85, 15.8),
 }
-PRETRAINED = {  # on ImageNet-21K before; arXiv 2407.08083 and the released models' pages
+PRETRAINED = {  # pretrained on ImageNet-21K; arXiv 2407.08083 and the released models' pages
     'mambavision_base.in21k_ft_in1k': (224, 84.9, 97.7, 15.0),
     'mambavision_large.in21k_ft_in1k': (224, 86.1, 227.9, 34.9),
     'mambavision_large2.in21k_ft_in1k_512': (512, 87.3, 241.5, None),

@@ -13,15 +13,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from mmmambavision.errors import UserError
 
-# file: name of its record; variant: what is compared; settings: what its training takes beside the seed.
+# file: name of the run's record; variant: name in the table; settings: arguments of the training besides the seed.
 Run = namedtuple('Run', 'file variant seed settings')
 
 
 def draw_data(shapes, folder):
-    """The data set that these options of make_shapes_dataset.py describe, drawn once; another lies beside it.
+    """Draw a data set with these options of make_shapes_dataset.py, unless it exists. Every set of options has its own
+    folder.
 
     Returns:
-        Its folder.
+        The folder of the data set.
     """
     folder = folder / '_'.join(f'{key}{value}' for key, value in sorted(shapes.items()))
     if folder.exists():
@@ -45,22 +46,22 @@ def finished(folder, names, budget):
     """The records of finished runs, by file name.
 
     Args:
-        folder: where they are; it is made.
-        names: files that the study has in the end.
-        budget: text that is the same for runs that can be compared.
+        folder: folder of the records. It is created if necessary.
+        names: file names of all runs of the study.
+        budget: the training config as text. Only runs with the same text can be compared.
 
     Raises:
-        UserError: some have another budget, or are damaged, or the folder cannot be written.
+        UserError: a record has another budget or is damaged, or the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):  # fail before a training, not after it
+        with tempfile.TemporaryFile(dir=folder):  # fail before the first training
             pass
     except OSError as error:
         raise UserError(f'{folder} cannot be written: {error.strerror}') from None
     records = {name: read(folder / name) for name in names if (folder / name).exists()}
     if any(record['budget'] != budget for record in records.values()):
-        raise UserError(f'{folder} holds runs of another config: --work-dir NEW_FOLDER leaves them alone')
+        raise UserError(f'{folder} contains runs of another config. Use another folder: --work-dir NEW_FOLDER')
     return records
 
 
@@ -70,7 +71,7 @@ def read(path):
         record = json.loads(path.read_text())
         return {**record, 'budget': record['budget'], 'seconds': float(record['seconds'])}
     except (ValueError, TypeError, KeyError):
-        raise UserError(f'{path} is damaged: without the file, its run is trained again') from None
+        raise UserError(f'{path} is damaged. Delete it to train this run again') from None
 
 
 def write(path, record):
@@ -85,12 +86,12 @@ def run_all(runs, records, folder, title, budget, steps, train):
 
     Args:
         runs: list of Run.
-        records: of those that are done, by file name.
-        folder: of records and logs.
-        title: of the progress bar.
-        budget: text that is the same for runs that can be compared.
-        steps: a run's number of iterations: a function of it.
-        train: (run, work dir, function to call after each iteration) to the record, a dict.
+        records: records of the finished runs, by file name.
+        folder: folder of records and logs.
+        title: title of the progress bar.
+        budget: see `finished`.
+        steps: function from a run to its number of iterations.
+        train: function from (run, work dir, function to call after each iteration) to the record, a dict.
     """
     todo = [run for run in runs if run.file not in records]
     seconds = [record['seconds'] for record in records.values()]
@@ -110,7 +111,7 @@ def run_all(runs, records, folder, title, budget, steps, train):
         except KeyboardInterrupt:
             done = sum(run.file in records for run in runs)
             raise KeyboardInterrupt(
-                f'{done} of {len(runs)} runs are done; the same command goes on with the others') from None
+                f'{done} of {len(runs)} runs are done. To train the other runs, run the same command again') from None
 
 
 def mean_and_spread(values):

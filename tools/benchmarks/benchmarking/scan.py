@@ -14,17 +14,21 @@ from mmmambavision.terminal import show
 from .measure import describe, kept_bytes
 
 STATES = 8
-LOOP = 'step loop'  # beside our own: what one writes in torch, with the decays and inputs of all steps found before
+LOOP = 'step loop'  # for comparison: a plain loop in torch, with the decays and inputs of all steps computed before it
 COLUMNS = ('shape', 'batch', 'type', 'backend', 'forward ms', 'of copy', 'both ms', 'of copy both', 'kept MiB')
 
 
 def measure_all(args, shapes):
-    """Measure shapes, (sequences per image, channels, length) by name, as the arguments of scan.py say, and print the
-    table."""
+    """Measure with the arguments of scan.py, and print the table.
+
+    Args:
+        args: the arguments.
+        shapes: (sequences per image, channels, length) by name.
+    """
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     for name, reason in available_backends().items():
         if reason:
-            print(f'{name} is left out: {reason}')
+            print(f'{name} is skipped: {reason}')
     backends = args.backends or [name for name, reason in available_backends().items() if reason is None
                                  and not (name == 'cpu' and device == 'cuda')]
     bandwidth = copy_bandwidth(device, args.seconds)

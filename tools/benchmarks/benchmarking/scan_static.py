@@ -1,4 +1,4 @@
-"""The figures of `scan_static.py`."""
+"""The statistics of `scan_static.py`."""
 import json
 import re
 import subprocess
@@ -28,14 +28,14 @@ FORWARD, BACKWARD = 'selective_scan_fwd_kernel', 'selective_scan_bwd_kernel'
 KERNELS = {triton_kernels: (ENDS, STARTS, FORWARD), triton_backward: (BACKWARD,),
            depthwise_kernels: ('depthwise_silu_fwd_kernel', 'depthwise_silu_bwd_kernel')}
 STATES = 8
-# Multiprocessors, warps that issue an instruction in each cycle of one, GHz and GB/s of the SXM boards
+# Multiprocessors, instructions that a multiprocessor issues per cycle (in warps), GHz and GB/s of the SXM boards
 # (NVIDIA's data sheets and architecture papers).
 GPUS = {'A100': (108, 4, 1.41, 1555), 'H100': (132, 4, 1.83, 3350)}
 
 
 class Figures(NamedTuple):
-    """What a kernel was compiled to: a thread's registers, bytes spilled and instructions of its longest loop, and the
-    shared memory of a program in bytes."""
+    """Statistics of a compiled kernel: registers, spilled bytes and instructions of the longest loop per thread, and
+    shared memory per program in bytes."""
     registers: int
     spilled: int
     shared: int
@@ -43,7 +43,7 @@ class Figures(NamedTuple):
 
 
 class Compiling:
-    """Stands in for a kernel: a launch compiles it for the arguments given, as a launch on a GPU would."""
+    """Replacement for a kernel. A launch only compiles the kernel for its arguments, as a launch on a GPU does."""
 
     def __init__(self, kernel, capability, found):
         self.kernel, self.capability, self.found = kernel, capability, found
@@ -60,7 +60,7 @@ class Compiling:
         fixed |= {name for name, value in values.items() if value is None or (isinstance(value, int) and value == 1)}
         signature = {name: 'constexpr' if name in fixed else POINTERS[values[name].dtype]
                      if torch.is_tensor(values[name]) else 'i32' for name in names}
-        # torch aligns its memory to 16 bytes, and so says a launch of numbers that are multiples of 16.
+        # torch aligns memory to 16 bytes. A launch on a GPU also tells the compiler which integers are multiples of 16.
         aligned = {(index,): [['tt.divisibility', 16]] for index, name in enumerate(names)
                    if name not in fixed and (torch.is_tensor(values[name])
                                              or (isinstance(values[name], int) and values[name] % 16 == 0
@@ -72,7 +72,7 @@ class Compiling:
 
 
 def figures(cubin, shared):
-    """Figures of a compiled kernel, read from its machine code by NVIDIA's tools that come with Triton."""
+    """Statistics of a compiled kernel. NVIDIA's tools in Triton's package read them from the machine code."""
     with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
         file.write(cubin)
         file.flush()
@@ -83,7 +83,7 @@ def figures(cubin, shared):
 
 
 def longest_loop(code):
-    """Instructions of the longest loop in a listing of machine code."""
+    """The number of instructions of the longest loop in a machine code listing."""
     addresses = [int(address, 16) for address in re.findall(r'/\*([0-9a-f]{4,})\*/\s+[@A-Z]', code)]
     jumps = re.findall(r'/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\d+ )?BRA(?:\.\w+)* (?:`?\(?\.?\w*,? ?)*0x([0-9a-f]+)', code)
     # The last instruction of a program jumps to itself.
@@ -92,13 +92,13 @@ def longest_loop(code):
 
 
 def compile_all(capability, dtype, z, batch=1, channels=160, length=300):
-    """(kernel, Figures) of a forward and a backward pass, as they are launched for a GPU that is not there.
+    """Compile the kernels of a forward and a backward pass without a GPU. Returns (kernel, Figures) pairs.
 
     Args:
         capability: compute capability of the GPU times ten.
-        dtype: of u, delta, B, C and z.
+        dtype: type of u, delta, B, C and z.
         z: whether there is a gate.
-        batch, channels, length: of the inputs. Segments need length.
+        batch, channels, length: sizes of the inputs. Short sequences have no segments.
     """
     found = []
     u, delta, gate = torch.zeros(3, batch, length, channels, dtype=dtype).transpose(2, 3)
@@ -117,19 +117,19 @@ def compile_all(capability, dtype, z, batch=1, channels=160, length=300):
     return found
 
 
-# Of each kernel: what a thread's loop does it for, and the tensors of (B, D, L) that are read or written.
+# For each kernel: the number of (B, D, L) tensors that it reads or writes.
 UNITS = {ENDS: 2, STARTS: 0, FORWARD: 3, BACKWARD: 5}
 
 
 def per_unit(name, loop):
-    """Instructions of a thread for each channel, step and state, or for each segment and state in STARTS."""
+    """Instructions per thread for each channel, step and state. For STARTS, for each segment and state."""
     if name == STARTS:
         return loop / triton.SEGMENTS_PER_LOAD
     return loop / (triton.chunk_size(STATES) * triton.WIDTH // triton.WARP_LANES * STATES)
 
 
 def seconds(name, loop, gpu, dtype, shape):
-    """Lower limit of the time of one of the scan's kernels that walk over time."""
+    """Lower limit of the time of a scan kernel that loops over time."""
     batch, channels, length = shape
     processors, issued, ghz, bandwidth = GPUS[gpu]
     size = batch * channels * length
@@ -139,7 +139,8 @@ def seconds(name, loop, gpu, dtype, shape):
 
 
 def show_all(targets, dtypes, shape, markdown, file=None):
-    """Compile for every target and type, and print the table; the figures go into a JSON file, too, if one is named."""
+    """Compile for every target and type, and print the table. If `file` is given, write the statistics to it as JSON.
+    """
     records = []
     with Progress(console=Console(stderr=True)) as progress:
         pairs = [(capability, dtype) for capability in targets for dtype in dtypes]

@@ -91,7 +91,7 @@ def plot_speed(rows, file):
             axis.annotate(row['model'], (row['images'], row['box_ap']), textcoords='offset points',
                           xytext=(5, 5 if ours else -10), fontsize=7)
     axis.set(xlabel=f"backbone, images/s at {rows[0]['size']} (measured)", ylabel='COCO box AP (published)',
-             title='Hollow: whole-map windows, at the AP published for padded ones')
+             title='Hollow: whole-map windows, with the AP published for padded windows')
     axis.title.set_fontsize(9)
     axis.set_xscale('log')
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

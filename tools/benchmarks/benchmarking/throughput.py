@@ -23,15 +23,15 @@ COLUMNS = dict(model='model', size='size', params='params M', published_params='
 
 
 def compare(args):
-    """Measure as the arguments of throughput.py say, and print the table.
+    """Measure with the arguments of throughput.py, and print the table.
 
     Raises:
-        UserError: timm has no such model, or the device is not there.
+        UserError: timm does not have a model, or the device is not available.
     """
     for name in args.models:
         _, _, tag = name.partition('.')
         if not timm.is_model(name) or (tag and not timm.is_model_pretrained(name)):
-            raise UserError(f"timm has no model '{name}'; timm.list_models() and list_pretrained() name them")
+            raise UserError(f"timm has no model '{name}'. timm.list_models() and list_pretrained() list all models")
     args.device = device_of(args.device)
     how = f"{describe(args.device)}; torch {torch.__version__}; timm {timm.__version__}; Python " \
           f"{platform.python_version()}; batch {args.batch}, {'bfloat16 autocast' if args.amp else 'float32'}, " \
@@ -45,10 +45,10 @@ def compare(args):
 
 
 class Model:
-    """A timm model of random weights on random images."""
+    """A timm model with random weights on random images."""
 
     def __init__(self, name, args):
-        # FastViT's published speed is of branches that are merged after training.
+        # FastViT merges branches after training. Its published speed is for merged branches.
         self.model = reparameterize_model(timm.create_model(name).eval(), inplace=True).to(args.device)
         size = known(name)[0]
         self.images = torch.randn(args.batch, 3, size, size, device=args.device)
@@ -63,13 +63,13 @@ class Model:
 
 
 def known(name):
-    """Size, published top-1, parameters and multiply-adds of a timm model, None for what is not known here."""
+    """Size, published top-1, parameters and multiply-adds of a timm model. Unknown values are None."""
     figures = {**PUBLISHED, **PRETRAINED}.get(name)
     return figures or (timm.get_pretrained_cfg(name).input_size[-1], None, None, None)
 
 
 def counts(name, size):
-    """Parameters in M, and multiply-adds in G of layers and of attention products, of a timm model."""
+    """Parameters in M, and multiply-adds in G of layers and of attention products, for a timm model."""
     with torch.device('meta'):
         model = timm.create_model(name).eval()
         (layers, attention, _), _ = count(model, torch.empty(1, 3, size, size))
