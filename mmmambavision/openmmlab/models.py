@@ -40,6 +40,12 @@ def load_model(cfg: Config, checkpoint: str | None, device: str | torch.device) 
     return model.to(device).eval()
 
 
+def classes_in(checkpoint: dict[str, Any]) -> Sequence[str] | None:
+    """Class names in a checkpoint from mmengine, or None."""
+    meta = checkpoint.get('meta') or {}
+    return (meta.get('dataset_meta') or {}).get('classes') or meta.get('CLASSES')
+
+
 def warn_of_other_classes(checkpoint: dict[str, Any], classes: Sequence[str] | None) -> None:
     """Warn if a checkpoint and a config have different class names or another class order.
 
@@ -47,8 +53,7 @@ def warn_of_other_classes(checkpoint: dict[str, Any], classes: Sequence[str] | N
         checkpoint: the contents of the checkpoint, as mmengine loads them.
         classes: class names of the config, or None.
     """
-    meta = checkpoint.get('meta') or {}
-    theirs = (meta.get('dataset_meta') or {}).get('classes') or meta.get('CLASSES')
+    theirs = classes_in(checkpoint)
     if theirs and classes and tuple(theirs) != tuple(classes):
         number = next((i for i, pair in enumerate(zip(theirs, classes)) if pair[0] != pair[1]), None)
         first = f' (the first that differs is number {number})' if number is not None else ''

@@ -1,3 +1,4 @@
+"""Operators of the network: the selective scan, attention, and the depthwise convolution of the mixers."""
 from .attn import attention
 from .depthwise import depthwise_silu
 from .registry import backend

@@ -11,8 +11,8 @@ from mmengine.config import Config
 from mmengine.registry import TRANSFORMS
 
 from mmmambavision.errors import UserError
+from mmmambavision.openmmlab.image_files import fault
 from mmmambavision.openmmlab.training import images
-from mmmambavision.openmmlab.training.images import fault
 
 from ..helpers import data
 from ..helpers.data import tiny_segmentor

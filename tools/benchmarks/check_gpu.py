@@ -11,7 +11,8 @@ from mmmambavision.terminal import run
 
 def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--quick', action='store_true', help='fewer rounds and shapes: about 8 minutes on an H100, by estimate')
+    parser.add_argument('--quick', action='store_true',
+                        help='fewer rounds and shapes: about 8 minutes on an H100, by estimate')
     parser.add_argument('--out', type=Path, default=Path('gpu_report'), metavar='DIR',
                         help='new folder for the report; default gpu_report')
     parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda',

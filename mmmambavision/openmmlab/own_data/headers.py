@@ -9,7 +9,7 @@ from PIL import Image
 from rich.progress import track
 
 from ...errors import UserError
-from ..training.images import ends_early, fault
+from ..image_files import ends_early, fault
 from .survey import first
 
 ORIENTATION = 0x0112  # EXIF tag

@@ -6,7 +6,7 @@ from PIL import Image, UnidentifiedImageError
 from rich.progress import track
 
 from ...errors import UserError
-from ..training.images import ends_early, fault
+from ..image_files import ends_early, fault
 from .find import image_files
 from .headers import ONLY_8_BITS, read_header
 from .survey import Survey, first, spread

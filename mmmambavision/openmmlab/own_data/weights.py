@@ -11,6 +11,7 @@ from ...checkpoints.weights import check_there
 from ...errors import UserError
 from ..configs import first_dataset
 from ..loading import fit_backbones
+from ..models import classes_in
 from .fit import fit_model
 
 ANOTHER_COUNT = 7919  # an unusual number of classes: tensors whose shape depends on it are class-dependent
@@ -88,9 +89,3 @@ def build(cfg, count=None):
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     with torch.device('meta'):
         return MODELS.build(model)
-
-
-def classes_in(checkpoint):
-    """Class names in a checkpoint from mmengine, or None."""
-    meta = checkpoint.get('meta') or {}
-    return (meta.get('dataset_meta') or {}).get('classes') or meta.get('CLASSES')

@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from PIL import Image
 
 from ...errors import UserError
-from ..training.images import ends_early, fault
+from ..image_files import ends_early, fault
 
 IMAGES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif'}
 TIFF = {'.tif', '.tiff'}

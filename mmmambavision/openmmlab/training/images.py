@@ -1,19 +1,17 @@
 """Report unreadable files of a training set, or skip them on request."""
 import logging
-import os
 import zlib
 from functools import cache
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
 
-from ...errors import UserError, not_the_file
+from ...errors import UserError
 from ..configs import datasets_of
+from ..image_files import fault, too_short
 
 READERS = {'LoadImageFromFile': 'img_path', 'LoadAnnotations': 'seg_map_path'}
 
@@ -77,52 +75,6 @@ class ReadWhole(BaseTransform):
 def names_given():
     """Flags of reported files by path checksum, in memory shared with the data loader workers."""
     return torch.zeros(1 << 20, dtype=torch.bool).share_memory_()
-
-
-def fault(path):
-    """The reason why an image file is unreadable, or None. Remote files are not checked."""
-    if '://' in str(path):
-        return None
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        return error.strerror
-    if not data:
-        return 'it is empty'
-    if pointer := not_the_file(data):
-        return pointer
-    if cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) is None:
-        return too_short(path) or 'it is not an image'
-    return too_short(path)
-
-
-def too_short(path):
-    """A message if a JPEG or PNG file is truncated, or None."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError:
-        return None
-    if data.startswith(b'\xff\xd8') and data.find(b'\xff\xd9', first_scan(data)) < 0:
-        return 'the JPEG is cut off'
-    if data.startswith(b'\x89PNG') and b'IEND\xaeB`\x82' not in data:
-        return 'the PNG is cut off'
-    return None
-
-
-def ends_early(path):
-    """Like `too_short`, but faster: it reads the whole file only if the last bytes have no end marker."""
-    with open(path, 'rb') as file:
-        file.seek(-min(64, file.seek(0, os.SEEK_END)), os.SEEK_END)
-        tail = file.read()
-    return None if b'\xff\xd9' in tail or b'IEND\xaeB`\x82' in tail else too_short(path)
-
-
-def first_scan(jpeg):
-    """The offset of the first scan of a JPEG. Earlier segments can hold a thumbnail with its own end marker."""
-    at = 2
-    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] != 0xDA:
-        at += 1 if jpeg[at + 1] == 0xFF else 2 + int.from_bytes(jpeg[at + 2:at + 4], 'big')
-    return at
 
 
 def put_into(cfg):

@@ -1,3 +1,4 @@
+"""The public function `depthwise_silu`, its implementations, and the choice among them."""
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,3 +1,4 @@
+"""The public function `selective_scan`, its implementations, and the choice among them."""
 import warnings
 from functools import cache
 

@@ -7,14 +7,12 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from mmmambavision import MambaVision
+from mmmambavision.cli.work.doctor import PACKAGES
 from mmmambavision.ops import attention, available_backends
 from mmmambavision.presets import PRESETS
 from mmmambavision.terminal import show
 
 from .measure import describe, kept_bytes
-
-PACKAGES = ('torch', 'torchvision', 'triton', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation',
-            'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation', 'mmmambavision')
 
 
 def versions(device, size):
