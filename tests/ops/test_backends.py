@@ -597,7 +597,7 @@ def first_scan(limit='', **environment):
     return float(done.stdout.splitlines()[-1]), done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(os.name == 'nt', reason='limits are set by a shell')
 def test_kernels_compile_where_the_disk_is_full_or_the_cache_damaged(tmp_path):
     expected, _ = first_scan(NUMBA_CACHE_DIR=str(tmp_path / 'cache'))

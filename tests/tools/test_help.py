@@ -35,6 +35,7 @@ MISTAKES = {
     'benchmarks/scan': (['--backends', 'fastest'], ['--shapes', 'round']),
     'benchmarks/scan_static': (['--targets', '70'], ['--dtype', 'float64']),
     'benchmarks/speed': ([], ['swin-x'], ['swin-t', '--size', '800'], ['swin-t', '--fuse', '--train']),
+    'benchmarks/stock_configs': ([], ['--out', 'x', '--sample', '0']),
     'benchmarks/throughput': (['--batch', '0'], ['--csv', 'no_folder/x.csv']),
 }
 RUN = '''
