@@ -2,18 +2,34 @@
 import math
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from mmmambavision.openmmlab import mmcv_ops
 
-from ..helpers.compare import check, check_gradients
+from ..helpers.compare import GOLDEN, check, check_gradients
 
 mmcv_ops.install()
 ops = pytest.importorskip('mmcv.ops', exc_type=ImportError)
 STAND_IN = sys.modules['mmcv._ext'].nms.__module__.startswith('mmmambavision')
 stand_in = pytest.mark.skipif(not STAND_IN, reason='compiled mmcv has it only for GPUs')
+
+
+RECORDED = {name: torch.from_numpy(array) for name, array in np.load(GOLDEN / 'mmcv_ops_rotated.npz').items()}
+
+
+def recorded(name):
+    """The tensors NAME/0, NAME/1, ... that mmcv 2.1.0's compiled operators took and returned."""
+    return [RECORDED[f'{name}/{i}'].clone() for i in range(8) if f'{name}/{i}' in RECORDED]
+
+
+def check_recorded(function, inputs, output, output_gradient, gradient):
+    inputs.requires_grad_()
+    result = function(inputs)
+    check(result, output)
+    check(torch.autograd.grad(result, inputs, output_gradient)[0], gradient)
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +98,11 @@ def test_psa_mask(kind, size, mask):
     check_gradients(layer, psa_definition(kind, size, mask), [torch.randn(2, mask[0] * mask[1], *size)])
 
 
+@pytest.mark.parametrize('kind', ['collect', 'distribute'])
+def test_recorded_psa_mask(kind):
+    check_recorded(ops.PSAMask(kind, (5, 3)), *recorded(f'psa_mask/{kind}'))
+
+
 # Masked convolution
 
 @stand_in
@@ -109,6 +130,11 @@ def test_active_rotated_filter():
 
     check_gradients(lambda x: ops.active_rotated_filter(x, indices), rotate,
                     [torch.randn(out, planes, orientations, 3, 3)])
+
+
+def test_recorded_active_rotated_filter():
+    filters, indices, *results = recorded('active_rotated_filter')
+    check_recorded(lambda x: ops.active_rotated_filter(x, indices), filters, *results)
 
 
 # Bilinear samples
@@ -161,6 +187,22 @@ def test_roi_align_rotated(aligned, ratio, clockwise):
 
     check_gradients(lambda x: ops.roi_align_rotated(x, rois, size, scale, ratio, aligned, clockwise), definition,
                     [maps], 2e-5)
+
+
+@pytest.mark.parametrize('clockwise', [0, 1])
+@pytest.mark.parametrize('ratio', [0, 2])
+@pytest.mark.parametrize('aligned', [0, 1])
+def test_recorded_roi_align_rotated(aligned, ratio, clockwise):
+    rois, = recorded('in/rois')
+    check_recorded(lambda x: ops.roi_align_rotated(x, rois, (3, 2), .25, ratio, bool(aligned), bool(clockwise)),
+                   *recorded(f'roi_align_rotated/{aligned}{ratio}{clockwise}'))
+
+
+@pytest.mark.parametrize('points', [1, 5])
+def test_recorded_rotated_feature_align(points):
+    boxes, = recorded('in/boxes')
+    check_recorded(lambda x: ops.rotated_feature_align(x, boxes, .25, points),
+                   *recorded(f'rotated_feature_align/{points}'))
 
 
 @stand_in
@@ -276,3 +318,21 @@ def test_nms_quadri_of_rectangles(labels):
     dets, kept = ops.nms_quadri(corners, scores, .3, labels)
     check(kept, ops.nms_rotated(boxes, scores, .3, labels)[1])
     check(dets, torch.cat([corners, scores[:, None]], 1)[kept])
+
+
+@pytest.mark.parametrize('mode', ['iou', 'iof'])
+def test_recorded_box_iou_quadri(mode):
+    """Of any quadrilaterals: convex, concave and with sides that cross."""
+    (boxes, _), (expected, aligned) = recorded('in/quadri'), recorded(f'box_iou_quadri/{mode}')
+    check(ops.box_iou_quadri(boxes[:25], boxes[25:], mode), expected)
+    check(ops.box_iou_quadri(boxes[:15], boxes[25:], mode, aligned=True), aligned)
+
+
+def test_recorded_box_iou_quadri_of_edges_that_touch():
+    first, second, expected = recorded('box_iou_quadri/touching')
+    check(ops.box_iou_quadri(first, second), expected)
+
+
+def test_recorded_nms_quadri():
+    for got, expected in zip(ops.nms_quadri(*recorded('in/quadri'), .2), recorded('nms_quadri'), strict=True):
+        check(got, expected)
