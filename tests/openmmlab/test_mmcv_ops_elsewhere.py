@@ -336,3 +336,25 @@ def test_recorded_box_iou_quadri_of_edges_that_touch():
 def test_recorded_nms_quadri():
     for got, expected in zip(ops.nms_quadri(*recorded('in/quadri'), .2), recorded('nms_quadri'), strict=True):
         check(got, expected)
+
+
+@stand_in
+def test_differentiable_overlaps_of_rotated_boxes():
+    """Their values are those of `box_iou_rotated`, their gradients its slopes."""
+    boxes1, boxes2 = (rectangles(40)[0].double() for _ in range(2))
+    boxes2[0] = boxes1[0]                              # the same box: all corners twice
+    boxes2[1], boxes1[1] = 1000., 1.                   # far apart
+    boxes2[2] = boxes1[2] * torch.tensor([1, 1, .5, .5, 1])  # one inside the other
+
+    def overlaps(a, b):
+        return ops.box_iou_rotated(a, b, aligned=True)
+
+    a = boxes1.clone().requires_grad_()
+    got = ops.diff_iou_rotated_2d(a[None], boxes2[None])[0]
+    check(got, overlaps(boxes1, boxes2))
+    gradient, = torch.autograd.grad(got[2:].sum(), a)
+    for i in range(5):
+        step = torch.zeros(5).double()
+        step[i] = 1e-6
+        slope = (overlaps(boxes1 + step, boxes2) - overlaps(boxes1 - step, boxes2)) / 2e-6
+        check(gradient[3:, i], slope[3:], 1e-4)

@@ -34,6 +34,9 @@ def cases():
     few, few_scores = many[:1000], scores[:1000]
 
     rotated = torch.cat([few[:, :2], few[:, 2:] - few[:, :2], torch.randn(1000, 1)], 1)
+    corners = few[:, [0, 1, 2, 1, 2, 3, 0, 3]]
+    rotated_rois = torch.cat([torch.zeros(1000, 1), rotated], 1)
+    rotated_pooled = ops.roi_align_rotated(learnt, rotated_rois, 7, .25, 0, True, True)
 
     def layer(operator, *inputs):
         return lambda: operator(*(tensor if tensor is None else tensor.detach() for tensor in inputs), 1, 1)
@@ -59,6 +62,9 @@ def cases():
         'soft_nms, 1000 boxes': lambda: ops.soft_nms(few, few_scores, .5, min_score=.05),
         'nms_match, 1000 boxes': lambda: ops.nms_match(torch.cat([few, few_scores[:, None]], 1), .5),
         'nms_rotated, 1000 boxes': lambda: ops.nms_rotated(rotated, few_scores, .5),
+        'nms_quadri, 1000 boxes': lambda: ops.nms_quadri(corners, few_scores, .5),
+        'roi_align_rotated, 1000 regions': lambda: ops.roi_align_rotated(fpn, rotated_rois, 7, .25, 0, True, True),
+        'its backward  ': lambda: torch.autograd.grad(rotated_pooled, learnt, gradient, retain_graph=True),
         'roi_align, maxima, 100 regions': lambda: ops.roi_align(fpn, rois[:100], 7, .25, 0, 'max', True),
     }
 

@@ -40,6 +40,7 @@ def how_to_compile():
 # loses the gradients (torch 2.11). So they break the graph, as compiled operators do.
 OPERATORS = {function.__name__: torch.compiler.disable(function) for function in (
     boxes.bbox_overlaps, boxes.nms_match, boxes.softnms, rotated_boxes.box_iou_quadri, rotated_boxes.box_iou_rotated,
+    rotated_boxes.diff_iou_rotated_sort_vertices_forward,
     rotated_boxes.nms_quadri, rotated_boxes.nms_rotated, reassembled.active_rotated_filter_backward,
     reassembled.active_rotated_filter_forward, reassembled.carafe_backward, reassembled.carafe_forward,
     reassembled.carafe_naive_backward, reassembled.carafe_naive_forward, reassembled.masked_col2im_forward,

@@ -2,6 +2,8 @@
 
 Names and arguments follow mmcv's extension (mmcv._ext). Result tensors are filled in place.
 """
+import math
+
 import numpy as np
 import torch
 
@@ -120,3 +122,30 @@ def corners_seen_from(boxes1, boxes2):
     right, below = (boxes1[..., :2] - boxes2[..., :2]).unbind(-1)
     return (x + (cos * right + sin * below + boxes2[..., 2] / 2)[..., None],
             y + (cos * below - sin * right + boxes2[..., 3] / 2)[..., None])
+
+
+def diff_iou_rotated_sort_vertices_forward(vertices, mask, num_valid):
+    """Sort the corners of intersections by angle, for mmcv's differentiable overlaps.
+
+    Args:
+        vertices: (B, N, 24, 2) around the origin: 8 corners of two boxes, and 16 crossings of their sides.
+        mask: (B, N, 24), which vertices are corners of the intersection.
+
+    Returns:
+        Indices (B, N, 9), int32: the different valid vertices counterclockwise, and the first one again. The rest is a
+        crossing that is not valid, which mmcv has set to 0.
+    """
+    with torch.no_grad():
+        x, y = vertices.unbind(-1)
+        angle = torch.atan2(y, x).remainder(2 * math.pi).masked_fill(~mask, torch.inf)
+        order = angle.argsort(dim=-1, stable=True)
+        places = vertices.gather(2, order[..., None].expand_as(vertices))
+        valid = mask.gather(2, order)
+        valid[..., 1:] &= ((places[..., 1:, :] - places[..., :-1, :]).abs() > 1e-8).any(-1)  # the same corner of both
+        order = order.gather(2, (~valid).to(torch.uint8).argsort(dim=-1, stable=True))
+        number = valid.sum(-1, keepdim=True).clamp(max=8)
+        padding = 8 + mask[..., 8:].to(torch.uint8).argmin(-1, keepdim=True)
+        position = torch.arange(9, device=mask.device)
+        index = torch.where(position < number, order[..., :9], padding)
+        index = torch.where(position == number, order[..., :1], index)
+        return torch.where(number < 3, padding, index).int()
