@@ -39,6 +39,8 @@ RECIPES = {  # data, losses among others, metric, by how much images are smaller
     'upernet_mambavision_t_cityscapes': (data.cityscapes, {'decode.loss_ce', 'aux.loss_ce'}, 'mIoU', 8),
     'upernet_mambavision_t_voc12aug': (data.voc, {'decode.loss_ce', 'aux.loss_ce'}, 'mIoU', 8),
     'rotated/rotated_retinanet_mambavision_t_1x': (data.dota, {'loss_cls', 'loss_bbox'}, 'dota/mAP', 8),
+    'rotated/oriented_rcnn_mambavision_t_1x': (data.dota, {'loss_rpn_cls', 'loss_bbox'}, 'dota/mAP', 8),
+    'rotated/rotated_rtmdet_mambavision_t_3x': (data.dota, {'loss_cls', 'loss_bbox'}, 'dota/mAP', 8),
 }
 
 
