@@ -18,6 +18,7 @@ from mmmambavision.openmmlab.predict.inputs import (
     frames_of,
     in_colour,
     number_of_frames,
+    warn_of_deep_images,
 )
 from mmmambavision.openmmlab.predict.results import Results
 
@@ -191,3 +192,15 @@ def test_a_folder_that_cannot_be_written_to(folder, tmp_path):
     (tmp_path / 'out' / 'b.png').mkdir(parents=True)
     with pytest.raises(UserError, match=re.escape(str(tmp_path / 'out' / 'b.png'))):
         results.add(Frame(source, IMAGE), IMAGE, [])
+
+
+def test_images_of_more_than_eight_bits_are_reported(folder, tmp_path, capsys):
+    """Damaged files and videos are passed over here."""
+    (tmp_path / 'in' / 'damaged.png').write_bytes(b'\x89PNG')
+    write_video(tmp_path / 'in' / 'v.avi', 2)
+    warn_of_deep_images(find_inputs([str(tmp_path / 'in')]))
+    assert capsys.readouterr().out == ''
+    cv2.imwrite(str(tmp_path / 'in' / 'x.png'), IMAGE.astype(np.uint16) * 10)
+    warn_of_deep_images(find_inputs([str(tmp_path / 'in')]))
+    said = capsys.readouterr().out
+    assert 'x.png' in said and '1 images' in said and '8 bits' in said

@@ -6,7 +6,7 @@ from rich.progress import Progress
 
 from ...openmmlab.configs import load_config
 from ...openmmlab.machine import fit_to_machine
-from ...openmmlab.predict.inputs import UnreadableError, find_inputs, frames_of, number_of_frames
+from ...openmmlab.predict.inputs import UnreadableError, find_inputs, frames_of, number_of_frames, warn_of_deep_images
 from ...openmmlab.predict.predictor import Predictor
 from ...openmmlab.predict.results import Results
 from ..arguments import device_of, settings_of
@@ -23,6 +23,8 @@ def predict(args):
     if args.web:
         from ...openmmlab.predict.web import serve
         return serve(predictor)
+    if predictor.colour != 'unchanged':
+        warn_of_deep_images(inputs)
     unreadable = []
     with Progress(console=Console(stderr=True)) as progress, results:
         task = progress.add_task('predicting', total=sum(map(number_of_frames, inputs)))

@@ -6,9 +6,8 @@ from PIL import Image, UnidentifiedImageError
 from rich.progress import track
 
 from ...errors import UserError
-from ..image_files import ends_early, fault
+from ..image_files import ONLY_8_BITS, ends_early, fault, read_header
 from .find import image_files
-from .headers import ONLY_8_BITS, read_header
 from .survey import Survey, first, spread
 
 IGNORED = 255  # value of ignored pixels, not used in training or evaluation

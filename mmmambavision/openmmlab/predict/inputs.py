@@ -2,6 +2,7 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob
 from mimetypes import guess_type
@@ -15,7 +16,7 @@ from mmengine.logging import print_log
 from PIL import Image
 
 from ...errors import UserError
-from ..image_files import ends_early, fault
+from ..image_files import ONLY_8_BITS, ends_early, fault, read_header
 
 IMAGES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif'}
 TIFF = {'.tif', '.tiff'}
@@ -120,6 +121,18 @@ def read_page(source: Source, colour: str = 'color') -> np.ndarray[Any, Any] | N
     else:
         return mmcv.imread(str(source.path), flag=colour)
     return in_grey(image) if colour == 'grayscale' and image is not None else image
+
+
+def warn_of_deep_images(sources: Iterable[Source]) -> None:
+    """Warn if images have more than 8 bits per channel, which are not read completely."""
+    deep = []
+    for source in sources:
+        with suppress(UserError):  # `frames_of` reports damaged files
+            if not source.is_video and read_header(source.path).bits > 8:
+                deep.append(source.path)
+    if deep:
+        print_log(f'{len(deep)} images have more than 8 bits per channel, for example {deep[0]}: {ONLY_8_BITS}',
+                  level=logging.WARNING)
 
 
 def in_grey(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

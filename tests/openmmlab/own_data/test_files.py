@@ -16,8 +16,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mmmambavision.errors import UserError
+from mmmambavision.openmmlab.image_files import read_header
 from mmmambavision.openmmlab.own_data import draw_samples, prepare
-from mmmambavision.openmmlab.own_data.headers import read_header
 
 from ...helpers.data import DETECTOR, SEGMENTOR, coco_contents, recipe, write_both, write_label_maps, write_split
 from ...helpers.messages import facts
