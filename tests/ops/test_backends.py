@@ -312,6 +312,7 @@ def test_segments_of_triton(monkeypatch, length, segments):
 LIMITS = dict(selective_scan_segment_ends_kernel=(80, 12.5), selective_scan_segment_starts_kernel=(255, 17),
               selective_scan_fwd_kernel=(96, 17), selective_scan_bwd_kernel=(255, 38),
               depthwise_silu_fwd_kernel=(80, None), depthwise_silu_bwd_kernel=(128, None))
+REGISTERS_OF_OLDER = 128  # at least, on compute capability 7.5 and 8.6, whose compilation keeps more values
 
 
 @pytest.mark.parametrize('targets, dtypes', [(('80', '90'), ('bfloat16',)), full(
@@ -329,6 +330,8 @@ def test_what_triton_kernels_compile_to(targets, dtypes, tmp_path):
         name: count * len(targets) * len(dtypes) for name, count in expected.items()}
     for record in records:
         registers, instructions = LIMITS[record['kernel']]
+        if record['target'] in ('sm_75', 'sm_86'):
+            registers = max(registers, REGISTERS_OF_OLDER)
         assert record['registers'] <= registers and record['shared'] <= 1024, record
         assert record['spilled'] == 0 or record['target'] == 'sm_75', record
         assert instructions is None or 0 < record['instructions'] <= instructions, record
