@@ -22,7 +22,8 @@ except ImportError as missing:
     sys.exit(f'error: {missing}: pip install numpy onnxruntime opencv-python-headless')
 
 IMAGES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff'}
-KEYS = 'part task classes palette resize mask_threshold align_corners binary_threshold window size_divisor mean'.split()
+KEYS = ('part task classes palette resize pad mask_threshold mask_stride align_corners binary_threshold window '
+        'size_divisor mean').split()
 
 
 class SkippedError(Exception):
@@ -82,13 +83,15 @@ def detect(session, meta, image, threshold):
         COCO annotations without ids, and their masks (H, W). The list of masks is empty if the model has no masks.
     """
     resized = resize(image, meta['resize'])[..., ::-1]
-    found = run(session, resized)
+    found = run(session, pad(resized, meta.get('pad')))
     kept = (found['labels'] >= 0) & (found['dets'][:, 4] >= threshold)
     found = {name: values[kept] for name, values in found.items()}
     height, width = (new / old for new, old in zip(resized.shape[:2], image.shape))
     boxes = found['dets'][:, :4] / np.float32([width, height] * 2)
     masks = [paste(mask, box, *image.shape[:2]) >= meta['mask_threshold']
              for mask, box in zip(found.get('masks', ()), boxes)]
+    masks += [enlarge(logits, meta['mask_stride'], (1 / width, 1 / height), *image.shape[:2]) > meta['mask_threshold']
+              for logits in found.get('mask_logits', ())]
     annotations = [dict(category_id=label + 1, bbox=[x1, y1, x2 - x1, y2 - y1], area=(x2 - x1) * (y2 - y1), score=score,
                         iscrowd=0) for (x1, y1, x2, y2), score, label in zip(
                             boxes.tolist(), found['dets'][:, 4].tolist(), found['labels'].tolist())]
@@ -104,6 +107,16 @@ def resize(image, rule):
         factor = min(max(size) / max(height, width), min(size) / min(height, width))
         size = [max(int(side * factor + .5), 1) for side in (width, height)]
     return cv2.resize(image, tuple(size), interpolation=cv2.INTER_LINEAR)
+
+
+def pad(image, rule):
+    """Pad an image (H, W, 3) in RGB at the right and the bottom, as mmcv's Pad."""
+    if not rule:
+        return image
+    (height, width), (columns, rows) = image.shape[:2], rule['size']
+    padded = np.empty((max(rows, height), max(columns, width), 3), np.uint8)
+    padded[:], padded[:height, :width] = rule['value'], image
+    return padded
 
 
 def slide(session, meta, image):
@@ -154,6 +167,20 @@ def paste(mask, box, height, width):
     image = np.zeros((height, width), np.float32)
     image[np.ix_(*region)] = interpolate(mask, *positions)
     return image
+
+
+def enlarge(logits, stride, factors, height, width):
+    """Enlarge the mask logits of a padded image to the original image, as probabilities (height, width).
+
+    As mmdet's RTMDetInsHead: first by the stride, then by the factors. mmdet multiplies the height by the horizontal
+    factor and the width by the vertical one. With a fixed aspect ratio, they differ only by rounding.
+    """
+    sizes = [side * stride for side in logits.shape]
+    logits = interpolate(logits, *(places(new, old, False) for new, old in zip(sizes, logits.shape)))
+    ends = zip([int(np.ceil(side * factor)) for side, factor in zip(sizes, factors)], sizes, (height, width))
+    logits = interpolate(logits, *(places(new, old, False)[:end] for new, old, end in ends))
+    missing = [(0, end - side) for end, side in zip((height, width), logits.shape)]
+    return .5 + .5 * np.tanh(.5 * np.pad(logits, missing, constant_values=-100))
 
 
 def encode(mask):

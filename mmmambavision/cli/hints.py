@@ -13,6 +13,7 @@ HINTS = dict(
     part='On the command line: --part neck or --part backbone',
     part_backbone='On the command line: --part backbone',
     resume='To resume: the same command with --resume',
+    static='For one size: --static --size HEIGHT WIDTH',
     train_json='To give the json of training: --train-json FILE',
     val_json='To give the json of validation: --val-json FILE',
     work_dir='On the command line: --work-dir NEW_FOLDER',

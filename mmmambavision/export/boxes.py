@@ -1,4 +1,4 @@
-"""Box decoding, anchors, non-maximum suppression and RoI features of mmdet, in operations that ONNX supports."""
+"""Box decoding, non-maximum suppression and RoI features of mmdet, in operations that ONNX supports."""
 import math
 
 import torch
@@ -16,66 +16,39 @@ def check_coder(coder):
     Raises:
         UserError: the box coder is not supported.
     """
-    if type(coder).__name__ != 'DeltaXYWHBBoxCoder' or not coder.clip_border or coder.add_ctr_clamp:
-        raise UserError(f'the box coder {type(coder).__name__} cannot be exported. Only DeltaXYWHBBoxCoder with '
-                        'clip_border and without add_ctr_clamp can')
+    name = type(coder).__name__
+    if name not in ('DeltaXYWHBBoxCoder', 'DistancePointBBoxCoder') or not coder.clip_border or getattr(
+            coder, 'add_ctr_clamp', False):
+        raise UserError(f'the box coder {name} cannot be exported. Only DeltaXYWHBBoxCoder and DistancePointBBoxCoder '
+                        'with clip_border and without add_ctr_clamp can')
 
 
-def decode(coder, boxes, deltas, height, width):
-    """Apply a head's deltas (..., 4) to boxes (..., 4) and clip to the image (Rich feature hierarchies, appendix C).
+def decode(coder, priors, deltas, height, width):
+    """Decode a head's deltas (..., 4) and clip the boxes (..., 4) to the image.
 
     mmdet's coder.decode cannot be exported: during an export it imports a module that mmdet no longer has.
-    """
-    means, stds = (deltas.new_tensor(values) for values in (coder.means, coder.stds))
-    moved = deltas * stds + means
-    centres, sides = (boxes[..., :2] + boxes[..., 2:]) * .5, boxes[..., 2:] - boxes[..., :2]
-    bound = abs(math.log(SMALLEST_RATIO))
-    centres = centres + sides * moved[..., :2]
-    sides = sides * moved[..., 2:].clamp(-bound, bound).exp()
-    # as_tensor((width, height)) would store the size of the sample as a constant
-    limits = torch.cat([deltas.new_full((1,), width), deltas.new_full((1,), height)])
-    first, last = centres - sides * .5, centres + sides * .5
-    return torch.cat([torch.minimum(corner.clamp(min=0), limits) for corner in (first, last)], -1)
-
-
-def anchors(generator, level, height, width, like):
-    """Anchors (height * width * A, 4) of mmdet's AnchorGenerator for the map of a level."""
-    base = generator.base_anchors[level].to(like)
-    stride_x, stride_y = generator.strides[level]
-    x = torch.arange(width, device=like.device).to(like) * stride_x
-    y = torch.arange(height, device=like.device).to(like) * stride_y
-    corner = torch.stack([x[None].expand(height, width), y[:, None].expand(height, width)], -1)
-    return (corner.repeat(1, 1, 2)[:, :, None] + base).reshape(-1, 4)
-
-
-def best_of_levels(head, maps, cfg, height, width):
-    """The boxes with the highest scores of each level of an anchor head (RPN, RetinaNet), before suppression.
 
     Args:
-        head: mmdet's AnchorHead.
-        maps: feature pyramid, (1, C, H_i, W_i).
-        cfg: test_cfg of the head. nms_pre is the number of boxes to keep per level, all boxes if it is not positive.
-            Boxes with a side of min_bbox_size or less get the score -1.
-        height, width: size of the image without padding.
-
-    Returns:
-        Boxes (N, 4), scores (N,), labels (N,) and levels (N,).
+        coder: DeltaXYWHBBoxCoder (Rich feature hierarchies, appendix C), or DistancePointBBoxCoder: the distances from
+            a point to the four sides (FCOS, equation 1).
+        priors: boxes (..., 4), or points (..., 2). The distances of a box are from its centre.
+        deltas: outputs of the head.
+        height, width: size of the image.
     """
-    found, count = [], cfg.get('nms_pre', -1)
-    for level, (scores, deltas) in enumerate(zip(*head(maps))):
-        own = anchors(head.prior_generator, level, *scores.shape[2:], scores)
-        scores = scores[0].permute(1, 2, 0).reshape(-1, head.cls_out_channels)
-        scores = scores.sigmoid() if head.use_sigmoid_cls else scores.softmax(-1)[:, :-1]
-        classes = scores.shape[1]
-        total = scores.numel()
-        scores, place = scores.reshape(-1).topk(torch.sym_min(count, total) if count > 0 else total)
-        anchor = place // classes
-        deltas = deltas[0].permute(1, 2, 0).reshape(-1, 4)[anchor]
-        boxes = decode(head.bbox_coder, own[anchor], deltas, height, width)
-        large = (boxes[:, 2:] - boxes[:, :2] > cfg.get('min_bbox_size', -1)).all(1)
-        scores = torch.where(large, scores, -1.)
-        found.append((boxes, scores, place % classes, torch.full_like(place, level)))
-    return tuple(map(torch.cat, zip(*found)))
+    if type(coder).__name__ == 'DistancePointBBoxCoder':
+        points = priors if priors.shape[-1] == 2 else (priors[..., :2] + priors[..., 2:]) / 2
+        corners = points - deltas[..., :2], points + deltas[..., 2:]
+    else:
+        means, stds = (deltas.new_tensor(values) for values in (coder.means, coder.stds))
+        moved = deltas * stds + means
+        centres, sides = (priors[..., :2] + priors[..., 2:]) * .5, priors[..., 2:] - priors[..., :2]
+        bound = abs(math.log(SMALLEST_RATIO))
+        centres = centres + sides * moved[..., :2]
+        sides = sides * moved[..., 2:].clamp(-bound, bound).exp()
+        corners = centres - sides * .5, centres + sides * .5
+    # as_tensor((width, height)) would store the size of the sample as a constant
+    limits = torch.cat([deltas.new_full((1,), width), deltas.new_full((1,), height)])
+    return torch.cat([torch.minimum(corner.clamp(min=0), limits) for corner in corners], -1)
 
 
 @torch.library.custom_op('mmmambavision::fixed_nms', mutates_args=())
@@ -101,19 +74,21 @@ def _(boxes, scores, iou, threshold, count):
     return boxes.new_empty((count,), dtype=torch.long)
 
 
-def nms_by_class(boxes, scores, classes, iou, threshold, count):
+def nms_by_class(boxes, scores, classes, nms, threshold, count):
     """`fixed_nms` within each class. Boxes of different classes are moved apart, as in mmcv's batched_nms.
 
     Args:
         boxes, scores, classes: boxes (N, 4), scores (N,) and class numbers (N,).
-        iou, threshold, count: see `fixed_nms`.
+        nms: dict(iou_threshold=...) of a test_cfg. With class_agnostic=True, classes are ignored.
+        threshold, count: see `fixed_nms`.
 
     Returns:
         Indices (count,), padded with N.
     """
-    largest = torch.where((scores > threshold)[:, None], boxes, 0.).max()
-    apart = boxes + (classes.to(boxes.dtype) * (largest + 1))[:, None]
-    return torch.ops.mmmambavision.fixed_nms(apart, scores, iou, threshold, count)
+    if not nms.get('class_agnostic'):
+        largest = torch.where((scores > threshold)[:, None], boxes, 0.).max()
+        boxes = boxes + (classes.to(boxes.dtype) * (largest + 1))[:, None]
+    return torch.ops.mmmambavision.fixed_nms(boxes, scores, nms['iou_threshold'], threshold, count)
 
 
 def translate_nms(boxes, scores, iou, threshold, count):

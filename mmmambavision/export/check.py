@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import torch
 
-# Maximum differences of the outputs. Boxes are in pixels, scores and masks from 0 to 1.
+# Maximum differences of the outputs. Maps and logits: relative to the largest absolute value of a map. Boxes are in
+# pixels, scores and masks from 0 to 1.
 LIMITS = dict(maps=1e-4, logits=1e-4, boxes=1e-3, scores=1e-4, masks=1e-4)
 # For weights in float16, with a relative rounding error of up to 1 / 2048.
 HALF_LIMITS = dict(maps=.1, logits=.1, boxes=1., scores=.02, masks=.05)
@@ -47,7 +48,7 @@ def differences(outputs, expected, found, half=False):
     """
     if outputs is None or 'dets' not in outputs:
         name = 'maps' if outputs is None else outputs[0]
-        return {name: max(float(np.abs(a - b).max()) for a, b in zip(expected, found, strict=True))}
+        return {name: max(_relative(a, b) for a, b in zip(expected, found, strict=True))}
     kinds = ('boxes', 'scores', 'masks')[:len(outputs)]
     expected, found = ([value[output[1] >= 0] for value in output] for output in (expected, found))
     same = half or len(expected[0]) == len(found[0])
@@ -62,8 +63,15 @@ def differences(outputs, expected, found, half=False):
     nearest = distances.argmin(1)
     if not same or len(set(nearest)) < len(nearest) or np.isinf(distances.min(1)).any():
         return dict.fromkeys(kinds, float('inf'))
+    if outputs[2:] == ('mask_logits',):
+        masks, own_masks = ([torch.from_numpy(one).sigmoid().numpy() for one in own] for own in (masks, own_masks))
     pairs = ((dets[:, :4], own_dets[:, :4]), (dets[:, 4], own_dets[:, 4]), *zip(masks, own_masks))
     return {kind: float(np.abs(a - b[nearest]).max()) for kind, (a, b) in zip(kinds, pairs)}
+
+
+def _relative(expected, found):
+    """The largest difference relative to the largest expected value. Absolute if all expected values are 0."""
+    return float(np.abs(expected - found).max()) / (float(np.abs(expected).max()) or 1.)
 
 
 def compare(module, session, images, half=False, rounds=3):

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .dense import predicts_masks
+
 OTHER_STEPS = {'LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs', 'PackSegInputs'}
 UNSET: Any = ...  # value of a field that does not apply to a file and is not written
 
@@ -21,8 +23,11 @@ class Contract:
         palette: a colour (red, green, blue) for each class, or an empty list.
         task: 'detection' or 'segmentation'.
         resize: dict(scale=[width, height], keep_ratio=bool); None for no resizing; unset if the test pipeline has
-            other steps than resizing.
+            other steps than resizing and padding.
+        pad: for detectors whose test pipeline pads after resizing, dict(size=[width, height], value=[red, green,
+            blue]). The padding is at the right and the bottom.
         mask_threshold: for detectors, the minimum probability of a mask pixel.
+        mask_stride: for detectors whose masks are logits of the whole image, the stride of the masks.
         align_corners: for segmentors, the option for the interpolation of logits.
         binary_threshold: for segmentors with one logit, the minimum probability of the class.
         window: for segmentors in slide mode, dict(crop=[height, width], stride=[height, width]); None for whole images.
@@ -34,7 +39,9 @@ class Contract:
     palette: list[list[int]] = UNSET
     task: str = UNSET
     resize: dict[str, Any] | None = UNSET
+    pad: dict[str, Any] = UNSET
     mask_threshold: float | None = UNSET
+    mask_stride: int = UNSET
     align_corners: bool = UNSET
     binary_threshold: float | None = UNSET
     window: dict[str, Any] | None = UNSET
@@ -52,9 +59,9 @@ class Contract:
         """
         fields: dict[str, Any] = {key: list(model.dataset_meta.get(key) or []) for key in ('classes', 'palette')}
         if part == 'model':
-            fields.update(_resize(pipeline))
-            fields.update(_segmentor(model) if hasattr(model, 'decode_head') else dict(
-                task='detection', mask_threshold=model.test_cfg.get('rcnn', {}).get('mask_thr_binary')))
+            segments = hasattr(model, 'decode_head')
+            fields.update(_resize(pipeline, may_pad=not segments))
+            fields.update(_segmentor(model) if segments else _detector(model))
         return cls(part, **fields)
 
     @property
@@ -76,18 +83,34 @@ class Contract:
         return cls(**{key: json.loads(properties[key]) for key in cls.__dataclass_fields__ if key in properties})
 
 
-def _resize(pipeline: Sequence[Any]) -> dict[str, Any]:
+def _resize(pipeline: Sequence[Any], may_pad: bool) -> dict[str, Any]:
     steps = [step for step in pipeline if step.type not in OTHER_STEPS]
+    pad = {}
+    if may_pad and steps and steps[-1].type == 'Pad' and steps[-1].keys() <= {'type', 'size', 'pad_val'}:
+        step = steps.pop()
+        value = step.get('pad_val', 0)
+        value = value.get('img', 0) if isinstance(value, dict) else value
+        pad = dict(pad=dict(size=list(step.size), value=[value] * 3 if isinstance(value, (int, float)) else
+                            list(value)[::-1]))  # mmcv pads BGR images
     if not steps or [(step.type, step.get('scale_factor')) for step in steps] == [('Resize', 1.)]:
-        return dict(resize=None)
+        return dict(resize=None, **pad)
     if len(steps) == 1 and steps[0].type == 'Resize' and 'scale' in steps[0]:
-        return dict(resize=dict(scale=list(steps[0].scale), keep_ratio=steps[0].get('keep_ratio', False)))
+        return dict(resize=dict(scale=list(steps[0].scale), keep_ratio=steps[0].get('keep_ratio', False)), **pad)
     return {}
+
+
+def _detector(model: Any) -> dict[str, Any]:
+    cfg = model.test_cfg.get('rcnn', model.test_cfg)
+    fields: dict[str, Any] = dict(task='detection', mask_threshold=cfg.get('mask_thr_binary'))
+    head = getattr(model, 'bbox_head', None)
+    if head is not None and predicts_masks(head):
+        fields.update(mask_stride=head.prior_generator.strides[0][0])
+    return fields
 
 
 def _segmentor(model: Any) -> dict[str, Any]:
     fields = dict(task='segmentation', align_corners=model.align_corners, window=None,
-                  binary_threshold=model.decode_head.threshold)
+                  binary_threshold=getattr(model.decode_head, 'threshold', None))
     if model.test_cfg.get('mode') == 'slide':
         settings = model.cfg.model.data_preprocessor
         fields.update(window=dict(crop=list(model.test_cfg.crop_size), stride=list(model.test_cfg.stride)),

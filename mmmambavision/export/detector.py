@@ -1,10 +1,15 @@
 """mmdet's detectors as functions of one image, with fixed output sizes."""
+import math
+
 import torch
 from torch import nn
 
 from ..errors import UserError
-from .boxes import RegionFeatures, best_of_levels, check_coder, decode, nms_by_class
+from .boxes import RegionFeatures, check_coder, decode, nms_by_class
+from .dense import best_of_levels, dynamic_masks, is_dense, predicts_masks
 from .parts import Preprocessor
+
+TWOFOLD = ('CSPNeXtPAFPN', 'YOLOXPAFPN')  # necks that enlarge a map exactly twofold to the next one
 
 
 def detector(model):
@@ -13,23 +18,26 @@ def detector(model):
     Raises:
         UserError: the model cannot be exported.
     """
-    kind = type(model).__name__
-    # Mask2Former, SOLO, classifiers and wrappers for test-time augmentation have neither head.
-    head = type(getattr(model, 'roi_head', None) or getattr(model, 'bbox_head', None)).__name__
-    if head == 'RetinaHead':
+    roi_head, bbox_head = (getattr(model, name, None) for name in ('roi_head', 'bbox_head'))
+    with_masks = getattr(model, 'mask_head', None) is not None  # YOLACT, SOLO and CondInst
+    if roi_head is None and bbox_head is not None and is_dense(bbox_head) and not with_masks:
         return OneStage(model)
-    if head in ('StandardRoIHead', 'CascadeRoIHead') and not (
-            model.roi_head.with_shared_head or getattr(model, 'with_semantic_head', False)):
+    if type(roi_head).__name__ in ('StandardRoIHead', 'CascadeRoIHead') and not (
+            roi_head.with_shared_head or getattr(model, 'with_semantic_head', False)):
         return TwoStage(model)
-    raise UserError(f'a {kind}{"" if head == "NoneType" else f" with {head}"} cannot be exported whole; Faster, Mask '
-                    'and Cascade R-CNN, RetinaNet and segmentors can. Export its backbone or neck', 'part')
+    # Mask2Former, classifiers and wrappers for test-time augmentation have neither head.
+    head = next((f' with {type(head).__name__}' for head in (roi_head, bbox_head) if head is not None), '')
+    raise UserError(f'a {type(model).__name__}{head} cannot be exported whole; Faster, Mask and Cascade R-CNN, '
+                    'RetinaNet, ATSS, FCOS, GFL, RTMDet, RTMDet-Ins and segmentors can. Export its backbone or neck',
+                    'part')
 
 
 class Detector(nn.Module):
-    """RGB image (1, 3, H, W), 0 to 255, to dets (n, 5), labels (n) and, with masks, masks (n, h, w).
+    """RGB image (1, 3, H, W), 0 to 255, to dets (n, 5), labels (n) and, with masks, masks or mask_logits (n, h, w).
 
     dets are corners in pixels and scores, best first. n is the maximum number of detections in the config. Unused rows
-    have the label -1. masks are probabilities inside the boxes.
+    have the label -1. masks are probabilities inside the boxes. mask_logits are of the whole padded image, with a
+    stride.
 
     Args:
         model: model of mmdet with its config as `cfg`.
@@ -43,25 +51,31 @@ class Detector(nn.Module):
     def __init__(self, model):
         super().__init__()
         settings = model.cfg.model.data_preprocessor
-        self.preprocess = Preprocessor(settings, settings.get('pad_size_divisor'), settings.get('pad_value', 0))
+        divisor = settings.get('pad_size_divisor') or 1
+        if type(getattr(model, 'neck', None)).__name__ in TWOFOLD:  # mmdet fails if the sides are no multiples
+            divisor = math.lcm(divisor, *model.bbox_head.prior_generator.strides[-1])
+        self.preprocess = Preprocessor(settings, divisor, settings.get('pad_value', 0))
         self.backbone, self.neck = model.backbone, model.neck if model.with_neck else nn.Identity()
 
     def maps(self, image):
         return self.neck(self.backbone(self.preprocess(image)))
 
     @staticmethod
-    def suppress(boxes, scores, labels, cfg):
-        """The boxes, scores and labels that a test_cfg keeps. Unused rows have an empty box, score 0 and label -1."""
-        keep = nms_by_class(
-            boxes, scores, labels, cfg.nms.iou_threshold, cfg.get('score_thr', 0.), cfg.max_per_img)
-        return _append(boxes, 0.)[keep], _append(scores, 0.)[keep], _append(labels, -1)[keep]
+    def suppress(cfg, threshold, boxes, scores, labels, *others):
+        """The boxes, scores, labels and other values that a test_cfg keeps.
+
+        Unused rows have an empty box, score 0, label -1 and other values 0.
+        """
+        keep = nms_by_class(boxes, scores, labels, cfg.nms, threshold, cfg.max_per_img)
+        kept = (_append(values, 0)[keep] for values in (boxes, scores, *others))
+        return next(kept), next(kept), _append(labels, -1)[keep], *kept
 
 
 class OneStage(Detector):
-    """RetinaNet.
+    """A detector with a dense head: RetinaNet, ATSS, FCOS, GFL, RTMDet, RTMDet-Ins and others.
 
     Args:
-        model: a SingleStageDetector with RetinaHead.
+        model: a SingleStageDetector with a head that `is_dense`.
 
     Raises:
         UserError: an option of the head cannot be exported.
@@ -73,12 +87,25 @@ class OneStage(Detector):
         self.counts = {'model.test_cfg.nms_pre': self.cfg.get('nms_pre', -1)}
         check_coder(self.head.bbox_coder)
         _check_test_cfg(self.cfg)
+        if predicts_masks(self.head):
+            self.outputs = (*Detector.outputs, 'mask_logits')
 
     def forward(self, image):
-        height, width = image.shape[2:]
-        boxes, scores, labels, _ = best_of_levels(self.head, self.maps(image), self.cfg, height, width)
-        boxes, scores, labels = self.suppress(boxes, scores, labels, self.cfg)
-        return torch.cat([boxes, scores[:, None]], 1), labels
+        outputs = self.head(self.maps(image))
+        boxes, scores, labels, levels, priors, *others = best_of_levels(
+            self.head, outputs[:3], self.cfg, *image.shape[2:])
+        threshold, with_masks = self.cfg.get('score_thr', 0.), len(self.outputs) > 2
+        if others and not with_masks:  # the quality of a box (centerness, IoU) changes the scores above the threshold
+            scores = torch.where(scores > threshold, scores * others.pop()[:, 0].sigmoid(), -1.)
+            threshold = -.5
+        if not with_masks:
+            boxes, scores, labels = self.suppress(self.cfg, threshold, boxes, scores, labels)
+            return torch.cat([boxes, scores[:, None]], 1), labels
+        strides = scores.new_tensor([width for width, _ in self.head.prior_generator.strides])[levels]
+        boxes, scores, labels, *chosen = self.suppress(
+            self.cfg, threshold, boxes, scores, labels, *others, priors, strides)
+        chosen[2] = chosen[2].clamp(min=1)  # 0 in unused rows
+        return torch.cat([boxes, scores[:, None]], 1), labels, dynamic_masks(self.head, outputs[3], *chosen)
 
 
 class TwoStage(Detector):
@@ -100,9 +127,8 @@ class TwoStage(Detector):
         for head in (self.rpn, *self.heads):
             check_coder(head.bbox_coder)
         for head in self.heads:
-            if head.custom_cls_channels or not head.with_reg:
-                raise UserError(f'{type(head).__name__} with {type(head.loss_cls).__name__} cannot be exported. The '
-                                'head must predict boxes, and a softmax over classes and background')
+            if not head.with_reg:
+                raise UserError(f'{type(head).__name__} cannot be exported, because it predicts no boxes')
         for cfg in (self.cfg.rpn, self.cfg.rcnn):
             _check_test_cfg(cfg)
         if roi.with_mask:
@@ -121,15 +147,16 @@ class TwoStage(Detector):
         classes = scores.shape[1]
         labels = torch.arange(classes, device=scores.device).expand_as(scores).reshape(-1)
         boxes = boxes.expand(-1, classes, 4).reshape(-1, 4)
-        boxes, scores, labels = self.suppress(boxes, scores.reshape(-1), labels, self.cfg.rcnn)
+        boxes, scores, labels = self.suppress(
+            self.cfg.rcnn, self.cfg.rcnn.get('score_thr', 0.), boxes, scores.reshape(-1), labels)
         found = torch.cat([boxes, scores[:, None]], 1), labels
         return found if len(self.outputs) == 2 else (*found, self.masks(stacked, boxes, labels))
 
     def proposals(self, maps, height, width):
         """Boxes (n, 4) of the RPN, and a flag for each: 1 for a real box, 0 for an unused row."""
         cfg = self.cfg.rpn
-        boxes, scores, _, levels = best_of_levels(self.rpn, maps, cfg, height, width)
-        keep = nms_by_class(boxes, scores, levels, cfg.nms.iou_threshold, -.5, cfg.max_per_img)
+        boxes, scores, _, levels, _ = best_of_levels(self.rpn, self.rpn(maps), cfg, height, width)
+        keep = nms_by_class(boxes, scores, levels, cfg.nms, -.5, cfg.max_per_img)
         return _append(boxes, 0.)[keep], _append(torch.ones_like(scores), 0.)[keep]
 
     def classified(self, stacked, boxes, there, height, width):
@@ -141,19 +168,26 @@ class TwoStage(Detector):
             deltas = deltas.reshape(len(deltas), -1, 4)
             if head is not self.heads[-1]:
                 if not head.reg_class_agnostic:
+                    if head.custom_activation:
+                        scores = head.loss_cls.get_activation(scores)
                     best = scores[:, :-1].argmax(1)
                     deltas = deltas.gather(1, best[:, None, None].expand(-1, 1, 4))
                 boxes = decode(head.bbox_coder, boxes, deltas[:, 0], height, width)
-        scores = (total / len(self.heads)).softmax(-1)[:, :-1] * there[:, None]
-        return decode(self.heads[-1].bbox_coder, boxes[:, None], deltas, height, width), scores
+        scores = total / len(self.heads)
+        # Seesaw and others have their own function from outputs to probabilities
+        scores = head.loss_cls.get_activation(scores) if head.custom_cls_channels else scores.softmax(-1)
+        scores = scores[:, :-1] * there[:, None]
+        return decode(head.bbox_coder, boxes[:, None], deltas, height, width), scores
 
     def masks(self, stacked, boxes, labels):
         """Mean mask probabilities (n, h, w) of all mask heads, for boxes and labels."""
-        mean = sum(head(regions(stacked, boxes)).sigmoid()
-                   for head, regions in zip(self.mask_heads, self.mask_regions, strict=True)) / len(self.mask_heads)
-        if not self.mask_heads[0].class_agnostic:
-            mean = mean.gather(1, labels.clamp(min=0)[:, None, None, None].expand(-1, 1, *mean.shape[2:]))
-        return mean[:, 0]
+        total = 0.
+        for head, regions in zip(self.mask_heads, self.mask_regions, strict=True):
+            logits = head(regions(stacked, boxes))
+            if not head.class_agnostic:
+                logits = logits.gather(1, labels.clamp(min=0)[:, None, None, None].expand(-1, 1, *logits.shape[2:]))
+            total = total + logits.sigmoid()
+        return total[:, 0] / len(self.mask_heads)
 
 
 def _as_list(module):
@@ -170,8 +204,9 @@ def _append(values, last):
 
 
 def _check_test_cfg(cfg):
-    if cfg.nms.get('type', 'nms') != 'nms' or cfg.nms.get('class_agnostic'):
-        raise UserError(f'the suppression {dict(cfg.nms)} cannot be exported. Only plain nms within each class can')
+    if cfg.nms.get('type', 'nms') != 'nms':
+        raise UserError(f"the suppression {cfg.nms.type} cannot be exported, because ONNX's NonMaxSuppression keeps or "
+                        'drops a box and never changes its score. Set nms.type=nms')
     if cfg.max_per_img <= 0:
         raise UserError('model.test_cfg does not limit the number of boxes, but an exported file needs a limit. Set '
                         'max_per_img there, for example 1000 for rpn and 100 for rcnn')

@@ -1,11 +1,15 @@
 """Use an exported detector as a model of mmdet."""
+import math
+
 import torch
+import torch.nn.functional as F
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 
+from .contract import UNSET
 from .onnx import open_model
 
 
@@ -24,6 +28,7 @@ class ExportedDetector(BaseModel):
         super().__init__()  # mmengine's plain preprocessor, because the file normalizes and pads
         self.session, contract = open_model(file, 'detection')
         self.test_cfg = ConfigDict(mask_thr_binary=contract.mask_threshold)
+        self.mask_stride = contract.mask_stride
         self.mask_head = FCNMaskHead(num_convs=0, class_agnostic=True)  # only to paste masks
 
     def forward(self, inputs, data_samples, mode):
@@ -39,7 +44,9 @@ class ExportedDetector(BaseModel):
             there = labels >= 0
             found = InstanceData(bboxes=torch.from_numpy(dets[there, :4]), scores=torch.from_numpy(dets[there, 4]),
                                  labels=torch.from_numpy(labels[there]))
-            if masks:  # predict_by_feat scales the boxes, too
+            if masks and self.mask_stride is not UNSET:
+                found.masks = self.enlarge(torch.from_numpy(masks[0][there]), sample)
+            if masks and self.mask_stride is UNSET:  # predict_by_feat scales the boxes, too
                 found, = self.mask_head.predict_by_feat(
                     [masks[0][there][:, None]], [found], [sample.metainfo], self.test_cfg, rescale=True,
                     activate_map=True)
@@ -47,3 +54,16 @@ class ExportedDetector(BaseModel):
                 found.bboxes /= found.bboxes.new_tensor(sample.scale_factor).repeat(2)
             sample.pred_instances = found
         return data_samples
+
+    def enlarge(self, logits, sample):
+        """Masks (n, H, W) in the original image, from logits (n, h, w) of the padded image, as RTMDetInsHead's.
+
+        mmdet multiplies the height by the horizontal factor and the width by the vertical one.
+        """
+        height, width = sample.ori_shape
+        if not len(logits):
+            return torch.zeros((0, height, width), dtype=torch.bool)
+        logits = F.interpolate(logits[None], scale_factor=self.mask_stride, mode='bilinear')
+        size = [math.ceil(side * (1 / factor)) for side, factor in zip(logits.shape[2:], sample.scale_factor)]
+        logits = F.interpolate(logits, size, mode='bilinear', align_corners=False)[0, :, :height, :width]
+        return logits.sigmoid() > self.test_cfg.mask_thr_binary

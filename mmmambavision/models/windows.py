@@ -113,13 +113,13 @@ class BalancedWindows(WholeMap):
         device: device of the index tensors.
 
     Raises:
-        UserError: during an export, because the graph would store the windows of its sample.
+        UserError: during an export for any image size, because the graph would store the windows of its sample.
     """
 
     def __init__(self, height, width, side, device=None):
-        if is_exporting():
-            raise UserError('balanced windows cannot be exported, because their sizes depend on the map. Export with '
-                            'window_size=None, or with fixed windows')
+        if is_exporting() and not (isinstance(height, int) and isinstance(width, int)):  # torch.SymInt: any size
+            raise UserError('balanced windows cannot be exported for any image size, because their sizes depend on the '
+                            'map. Export for one size, or with window_size=None or fixed windows', 'static')
         super().__init__(height, width, device)
         self.rows, self.columns = _runs(height, side), _runs(width, side)
         is_whole = self.rows == [(height, 1)] and self.columns == [(width, 1)]

@@ -2,10 +2,10 @@
 import pytest
 import torch
 from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoIExtractor
-from mmdet.models.task_modules import AnchorGenerator, DeltaXYWHBBoxCoder
+from mmdet.models.task_modules import DeltaXYWHBBoxCoder, DistancePointBBoxCoder
 
 from mmmambavision.errors import UserError
-from mmmambavision.export.boxes import RegionFeatures, anchors, check_coder, decode
+from mmmambavision.export.boxes import RegionFeatures, check_coder, decode
 
 
 def boxes_in(height, width, count, seed=0):
@@ -31,11 +31,15 @@ def test_coders_that_are_refused(options):
     check_coder(DeltaXYWHBBoxCoder())
 
 
-def test_anchors():
-    generator = AnchorGenerator(strides=[4, (8, 16)], ratios=[.5, 1., 2.], octave_base_scale=4, scales_per_octave=3)
-    expected = generator.grid_priors([(5, 7), (2, 3)], device='cpu')
-    for level, size in enumerate([(5, 7), (2, 3)]):
-        assert torch.equal(anchors(generator, level, *size, torch.zeros(1)), expected[level])
+def test_distances():
+    """From points and from the centres of anchors."""
+    generator = torch.Generator().manual_seed(2)
+    coder, boxes = DistancePointBBoxCoder(), boxes_in(90, 120, 50)
+    centres, distances = (boxes[:, :2] + boxes[:, 2:]) / 2, 40 * torch.rand(50, 4, generator=generator)
+    expected = coder.decode(centres, distances.clone(), max_shape=(90, 120))
+    assert (expected == 120).any() and (expected == 0).any()
+    for priors in (centres, boxes):
+        assert torch.equal(decode(coder, priors, distances, 90, 120), expected)
 
 
 @pytest.mark.parametrize('layer', [dict(sampling_ratio=0), dict(sampling_ratio=2), dict(aligned=False)])

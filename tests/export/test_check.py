@@ -43,6 +43,14 @@ def test_differences_of_detections():
     assert list(differences(DETECTOR[:2], detections(A)[:2], detections(A)[:2])) == ['boxes', 'scores']
 
 
+def test_differences_of_mask_logits():
+    """Of their probabilities."""
+    names, (dets, labels, masks) = ('dets', 'labels', 'mask_logits'), detections(A)
+    far = differences(names, (dets, labels, 90 + masks), (dets, labels, 95 + masks))
+    near = differences(names, (dets, labels, 0 * masks), (dets, labels, 0 * masks + .4))
+    assert far['masks'] < 1e-6 and near['masks'] == pytest.approx(1 / (1 + np.exp(-.4)) - .5)
+
+
 def test_differences_in_float16():
     """Only detections that are sure have to be there."""
     assert differences(DETECTOR, detections(A, C), detections(A), half=True)['boxes'] == 0
@@ -55,6 +63,8 @@ def test_differences_of_maps():
     maps = [np.zeros((1, 2, 3, 4)), np.ones((1, 2, 3, 4))]
     assert differences(None, maps, [maps[0] + .5, maps[1]]) == dict(maps=.5)
     assert differences(('logits',), maps[:1], [maps[0] - 2]) == dict(logits=2.)
+    large = [np.full((1, 2), 100.), np.full((1, 2), 2.)]
+    assert differences(None, large, [large[0] + 1, large[1]]) == dict(maps=.01)  # of the largest value
     assert set(LIMITS) == {'maps', 'logits', 'boxes', 'scores', 'masks'}
     with pytest.raises(ValueError):
         differences(None, maps, maps[:1])
@@ -80,7 +90,7 @@ def test_compare_runs_both_on_one_image(monkeypatch):
             return [2 * inputs['images'] + .25]
 
     errors, eager, exported, count = compare(Twice(), Session(), torch.ones(1, 3, 4, 4))
-    assert (errors, eager, exported, count) == (dict(logits=.25), 2., 20., None)
+    assert (errors, eager, exported, count) == (dict(logits=.125), 2., 20., None)
 
 
 def test_pictures_and_sizes():
@@ -109,10 +119,15 @@ def test_description_of_detectors():
     key = 'test_dataloader__dataset__pipeline'
     assert described('cascade_mask_rcnn_mambavision_demo', **{key: steps})['resize'] == dict(
         scale=[320, 200], keep_ratio=True)
-    steps.insert(1, dict(type='CenterCrop', crop_size=9))
+    steps.insert(2, dict(type='Pad', size=(320, 256), pad_val=dict(img=(1, 2, 3))))
+    found = described('cascade_mask_rcnn_mambavision_demo', **{key: steps})
+    assert found['pad'] == dict(size=[320, 256], value=[3, 2, 1]) and found['resize']['scale'] == [320, 200]
+    steps[2] = dict(type='Pad', size_divisor=32)
     assert 'resize' not in described('cascade_mask_rcnn_mambavision_demo', **{key: steps})
-    assert described('cascade_mask_rcnn_mambavision_demo', 'neck') == dict(
-        part='neck', classes=found['classes'], palette=found['palette'])
+    steps[2] = dict(type='CenterCrop', crop_size=9)
+    assert 'resize' not in described('cascade_mask_rcnn_mambavision_demo', **{key: steps})
+    found = described('cascade_mask_rcnn_mambavision_demo', 'neck')
+    assert found.keys() == {'part', 'classes', 'palette'} and found['part'] == 'neck'
 
 
 def test_description_of_segmentors():

@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmdet.structures import DetDataSample
 from mmengine.config import Config
 
 from mmmambavision.errors import UserError
@@ -15,6 +14,7 @@ from mmmambavision.export.parts import PARTS
 from mmmambavision.openmmlab.machine import fit_to_machine
 from mmmambavision.openmmlab.models import load_model
 
+from ..helpers.detectors import as_input, mmdets
 from ..helpers.messages import facts
 from ..helpers.nets import NANO
 from ..helpers.process import ROOT, run_tool
@@ -24,6 +24,10 @@ CASCADE = ROOT / 'configs' / 'cascade_mask_rcnn_mambavision_demo.py'
 BACKBONE = dict(_delete_=True, type='MambaVision', arch=NANO, window_size=(14, 7), drop_path_rate=0.)
 PROPOSALS = dict(nms_pre=200, max_per_img=40)
 SPECIFIC = [f'model.roi_head.bbox_head.{stage}.reg_class_agnostic=False' for stage in range(3)]
+SEESAW = dict(model__test_cfg__rcnn__nms=dict(type='nms', iou_threshold=.5, class_agnostic=True),
+              model__roi_head__bbox_head=[dict(
+                  type='Shared2FCBBoxHead', in_channels=64, fc_out_channels=64, num_classes=4,
+                  bbox_coder=dict(type='DeltaXYWHBBoxCoder'), loss_cls=dict(type='SeesawLoss', num_classes=4))] * 3)
 
 SCHEDULE = """
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=35.))
@@ -72,44 +76,12 @@ def detector(config, checkpoint=None, **options):
     return load_model(cfg, checkpoint, 'cpu')
 
 
-def mmdets(model, image):
-    """dets, labels and masks (as probabilities inside the boxes) that mmdet predicts on an image (H, W, 3) in BGR."""
-    size = image.shape[:2]
-    sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1., 1.)))
-    data = model.data_preprocessor(
-        dict(inputs=[torch.from_numpy(image.copy()).permute(2, 0, 1)], data_samples=[sample]), False)
-    probabilities = []
-    if model.with_mask:
-        heads = model.roi_head.mask_head
-        last = heads[-1] if isinstance(heads, torch.nn.ModuleList) else heads
-        paste = last.predict_by_feat
-
-        def keep(mask_preds, results_list, activate_map=False, **options):
-            values = torch.as_tensor(np.asarray(mask_preds[0]))
-            own = values[range(len(values)), results_list[0].labels]
-            probabilities.append((own if activate_map else own.sigmoid()).numpy())
-            return paste(mask_preds, results_list, activate_map=activate_map, **options)
-
-        last.predict_by_feat = keep
-    with torch.no_grad():
-        found = model.predict(data['inputs'], data['data_samples'])[0].pred_instances
-    if model.with_mask:
-        del last.predict_by_feat
-    dets = torch.cat([found.bboxes, found.scores[:, None]], 1).numpy()
-    masks = [probabilities[0] if probabilities else np.zeros((0, 28, 28), np.float32)] if model.with_mask else []
-    return dets, found.labels.numpy(), *masks
-
-
-def as_input(image):
-    return np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)[None], np.float32)
-
-
 @pytest.mark.parametrize('text, options', [
     (None, {}), (None, dict(model__roi_head__mask_head=None)), (MASK_RCNN, {}),
     (MASK_RCNN, dict(model__roi_head__mask_head__class_agnostic=True, model__test_cfg__rpn__min_bbox_size=8,
                      model__data_preprocessor__bgr_to_rgb=False, model__data_preprocessor__pad_size_divisor=1)),
-    (RETINANET, {}), (RETINANET, dict(model__test_cfg__nms_pre=-1))],
-    ids=['cascade', 'cascade without masks', 'mask', 'mask, other settings', 'retina', 'retina, all boxes'])
+    (None, SEESAW), (RETINANET, {}), (RETINANET, dict(model__test_cfg__nms_pre=-1))],
+    ids=['cascade', 'cascade without masks', 'mask', 'mask, other settings', 'seesaw', 'retina', 'retina, all boxes'])
 def test_eager_is_mmdets(text, options, tmp_path):
     """The function that is traced, with random weights: all detections, and with a high threshold none."""
     thresholds = 'model__test_cfg__score_thr' if text == RETINANET else 'model__test_cfg__rcnn__score_thr'
@@ -131,6 +103,18 @@ def test_eager_is_mmdets(text, options, tmp_path):
         assert all(error <= LIMITS[kind] for kind, error in errors.items()), errors
 
 
+def test_classes_of_lvis(tmp_path):
+    many = {f'model__roi_head__{head}__num_classes': 1203 for head in ('bbox_head', 'mask_head')}
+    model = detector(write_config(tmp_path, MASK_RCNN), **many, model__test_cfg__rcnn__score_thr=.0001)
+    torch.nn.init.normal_(model.roi_head.bbox_head.fc_cls.weight, std=.5)
+    image = np.random.default_rng(0).integers(0, 255, (64, 96, 3)).astype(np.uint8)
+    expected, module = mmdets(model, image), PARTS['model'](model).eval()
+    with torch.no_grad():
+        found = [value.numpy() for value in module(torch.from_numpy(as_input(image)))]
+    errors = differences(module.outputs, expected, found)
+    assert len(set(expected[1])) > 5 and all(error <= LIMITS[kind] for kind, error in errors.items()), errors
+
+
 @pytest.mark.parametrize('options, words', [
     (dict(model__test_cfg__rcnn__nms=dict(type='soft_nms')), ['soft_nms']),
     (dict(model__roi_head__mask_roi_extractor__featmap_strides=[4, 8, 16]),
@@ -139,9 +123,7 @@ def test_eager_is_mmdets(text, options, tmp_path):
     (dict(model__roi_head__type='HybridTaskCascadeRoIHead'), ['HybridTaskCascadeRoIHead']),
     (dict(model__rpn_head__bbox_coder__clip_border=False), ['DeltaXYWHBBoxCoder']),
     (dict(model__roi_head__bbox_head=[dict(
-        type='Shared2FCBBoxHead', in_channels=64, num_classes=4, reg_class_agnostic=True,
-        loss_cls=dict(type='SeesawLoss', num_classes=4))] * 3),
-     ['Shared2FCBBoxHead', 'SeesawLoss']),
+        type='Shared2FCBBoxHead', in_channels=64, num_classes=4, with_reg=False)] * 3), ['Shared2FCBBoxHead', 'boxes']),
 ])
 def test_detectors_that_are_refused(options, words):
     with pytest.raises(UserError, match=facts(*words)):

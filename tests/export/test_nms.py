@@ -13,7 +13,7 @@ class Suppress(torch.nn.Module):
         self.count, self.threshold = count, threshold
 
     def forward(self, boxes, scores, labels):
-        return nms_by_class(boxes, scores, labels, .5, self.threshold, self.count)
+        return nms_by_class(boxes, scores, labels, dict(iou_threshold=.5), self.threshold, self.count)
 
 
 def random_boxes(count, seed):
@@ -33,13 +33,14 @@ def test_is_torchvisions(count):
     assert (found[len(expected):] == 200).all()
 
 
+@pytest.mark.parametrize('agnostic', [False, True])
 @pytest.mark.parametrize('threshold', [-.5, .3, 2.])
-def test_by_class_is_mmcvs(threshold):
-    boxes, scores, labels = random_boxes(300, 1)
+def test_by_class_is_mmcvs(threshold, agnostic):
+    nms, (boxes, scores, labels) = dict(iou_threshold=.5, class_agnostic=agnostic), random_boxes(300, 1)
     above = (scores > threshold).nonzero()[:, 0]
     expected = above[:0] if not len(above) else above[
-        batched_nms(boxes[above], scores[above], labels[above], dict(type='nms', iou_threshold=.5))[1]]
-    found = nms_by_class(boxes, scores, labels, .5, threshold, 300)
+        batched_nms(boxes[above], scores[above], labels[above], dict(type='nms', **nms))[1]]
+    found = nms_by_class(boxes, scores, labels, nms, threshold, 300)
     assert torch.equal(found[:len(expected)], expected) and (found[len(expected):] == 300).all()
     assert (len(expected) == 0) == (threshold == 2)
 

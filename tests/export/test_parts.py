@@ -65,6 +65,15 @@ def test_backbone_at_any_size(window, tmp_path):
 
 
 @pytest.mark.slow
+def test_balanced_windows_for_one_size(tmp_path):
+    torch.manual_seed(0)
+    network = MambaVision(dict(NANO, depths=(1, 1, 2, 2)), window_size=('balanced', 3)).eval()
+    images = torch.randn(1, 3, 120, 160)  # windows of 3 and 2 tokens
+    export(network, images, tmp_path / 'm.onnx', 'scan', static=True)
+    assert worst(network, read(tmp_path / 'm.onnx'), images) < 1e-4
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('arch', but_first(name for name in PRESETS if name != 'large3'))  # that has 3 GB
 def test_presets(arch, tmp_path):
     torch.manual_seed(0)

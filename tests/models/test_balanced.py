@@ -119,6 +119,8 @@ def test_sides_that_are_refused(size):
         network(('balanced', size))
 
 
-def test_export_is_refused():
-    with pytest.raises(UserError, match='window_size=None'):
-        torch.export.export(network(('balanced', 3)).eval(), (torch.randn(1, 3, 64, 96),))
+def test_export_for_any_size_is_refused():
+    sizes = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    with pytest.raises(UserError, match=facts('balanced', 'one size', 'window_size=None')) as raised:
+        torch.export.export(network(('balanced', 3)).eval(), (torch.randn(1, 3, 64, 96),), dynamic_shapes=(sizes,))
+    assert raised.value.hints == ['static']

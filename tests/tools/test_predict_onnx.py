@@ -126,6 +126,27 @@ def test_logits_are_resized_as_torch_does(old, new, align_corners):
     assert np.abs(tool.interpolate(logits, *places) - expected.numpy()).max() < 1e-4
 
 
+@pytest.mark.parametrize('size, resized', [((427, 640), (43, 64)), ((90, 64), (64, 46)), ((30, 40), (48, 64))])
+def test_whole_masks_are_enlarged_as_mmdet_does(size, resized):
+    """RTMDetInsHead's two interpolations, for an image padded to 64x64."""
+    logits = np.random.default_rng(5).normal(0, 9, (8, 8)).astype(np.float32)
+    factors = size[1] / resized[1], size[0] / resized[0]
+    expected = F.interpolate(torch.from_numpy(logits)[None, None], scale_factor=8, mode='bilinear')
+    ends = [int(np.ceil(64 * factor)) for factor in factors]
+    expected = F.interpolate(expected, ends, mode='bilinear')[0, 0, :size[0], :size[1]].sigmoid().numpy()
+    found = tool.enlarge(logits, 8, factors, *size)
+    assert found.shape == size and np.abs(found[:len(expected), :len(expected[0])] - expected).max() < 1e-4
+    assert not found[len(expected):].any() and not found[:, len(expected[0]):].any()
+
+
+@pytest.mark.parametrize('size', [(50, 70), (90, 20), (80, 80)])
+def test_images_are_padded_as_mmcv_does(size):
+    image = np.random.default_rng(6).integers(0, 256, (*size, 3), np.uint8)
+    padded = tool.pad(image, dict(size=[64, 80], value=[1, 2, 3]))
+    assert np.array_equal(padded, mmcv.impad(image, shape=(80, 64), pad_val=(1, 2, 3)))
+    assert tool.pad(image, None) is image
+
+
 @pytest.mark.parametrize('size', [(480, 640), (640, 427), (33, 1000), (1, 1), (7, 300)])
 def test_images_are_resized_as_mmcv_does(size):
     image = np.random.default_rng(3).integers(0, 256, (*size, 3), np.uint8)

@@ -18,6 +18,7 @@ from ...terminal import show
 from ..arguments import settings_of
 
 TENSORRT_TOPK = 3840  # limit of TopK in TensorRT's documentation
+RELATIVE = {kind: f'{kind} relative to the largest value' for kind in ('maps', 'logits')}
 
 
 def write(args):
@@ -42,7 +43,7 @@ def write(args):
     megabytes = sum(path.stat().st_size for path in files) / 1e6
     print(f"{' and '.join(map(str, files))}: {megabytes:.1f} MB, in {time.monotonic() - begin:.0f} s")
     if args.part == 'model' and contract.resize is UNSET:
-        print('warning: the test pipeline does more than resize, so tools/predict_onnx.py cannot use this file')
+        print('warning: the test pipeline does more than resize and pad, so tools/predict_onnx.py cannot use this file')
     for key, count in getattr(module, 'counts', {}).items():
         if not 0 < count < TENSORRT_TOPK:
             print(f'warning: {key} is {count}, but TopK in TensorRT must be less than {TENSORRT_TOPK}. For TensorRT, '
@@ -64,5 +65,6 @@ def check(module, args):
         rows.append([f'{height}x{width}', *([] if count is None else [str(count)]),
                      *(f'{error:.1e}' for error in errors.values()), f'{1e3 * eager:.0f}', f'{1e3 * exported:.0f}'])
     show(('H x W', *([] if count is None else ['detections']),
-          *(f'{kind}, at most {limits[kind]:g}' for kind in errors), 'eager ms', 'ONNX Runtime ms'), rows)
+          *(f'{RELATIVE.get(kind, kind)}, at most {limits[kind]:g}' for kind in errors), 'eager ms',
+          'ONNX Runtime ms'), rows)
     return fine

@@ -1,0 +1,130 @@
+"""Small detectors made from mmdet's configs and from recipes, trained for a few seconds on drawn squares."""
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.structures import InstanceData
+
+from mmmambavision.openmmlab.machine import fit_to_machine
+from mmmambavision.openmmlab.models import load_model
+
+from .data import parts, recipe
+from .nets import NANO
+
+CLASSES = 4
+WIDTHS = (16, 32, 64, 128)  # of NANO's maps
+SMALLER = dict(feat_channels=32, stacked_convs=1, num_csp_blocks=1, num_classes=CLASSES)
+
+
+def small_config(name: str, **options: object) -> Config:
+    """The config of a recipe, or of mmdet ('atss/atss_r50_fpn_1x_coco'), with a nano backbone and narrow heads.
+
+    Args:
+        name: name of the config.
+        options: other settings. Double underscores stand for dots.
+    """
+    cfg = Config(get_config(f'mmdet::{name}.py')._cfg_dict) if '/' in name else recipe(name)
+    neck = cfg.model.neck[0] if isinstance(cfg.model.neck, list) else cfg.model.neck
+    count = len(neck.in_channels)
+    cfg.model.backbone = dict(type='MambaVision', arch=NANO, drop_path_rate=0., out_indices=range(4 - count, 4))
+    for part in parts(cfg.model):
+        part.update({key: SMALLER[key] for key in SMALLER.keys() & part.keys()})
+        if isinstance(part.get('in_channels'), int):
+            part['in_channels'] = 32
+    if not hasattr(neck, 'norm_cfg'):  # the default in the heads is 32 groups
+        cfg.model.bbox_head.norm_cfg = dict(type='GN', num_groups=8)
+    neck.update(in_channels=list(WIDTHS[4 - count:]), out_channels=32)
+    for part in parts(cfg.test_dataloader.dataset.pipeline):
+        part.update({key: value for key, value in dict(scale=(160, 128), size=(160, 160)).items() if key in part})
+    cfg.merge_from_dict({key.replace('__', '.'): value for key, value in options.items()})
+    return cfg
+
+
+def squares(size: int, number: int) -> tuple[np.ndarray, InstanceData]:
+    """An image (size, size, 3) in BGR with squares of one colour per class, and its boxes, labels and masks."""
+    random = np.random.default_rng(number)
+    image = random.integers(0, 60, (size, size, 3)).astype(np.uint8)
+    boxes, masks, labels = [], [], []
+    for label in random.integers(0, 3, 3):
+        side = int(random.integers(size // 8, size // 3))
+        x, y = random.integers(0, size - side, 2)
+        image[y:y + side, x:x + side, label] = 230
+        masks.append(np.zeros((size, size), np.uint8))
+        masks[-1][y:y + side, x:x + side] = 1
+        boxes.append([x, y, x + side, y + side])
+        labels.append(label)
+    found = InstanceData(bboxes=torch.tensor(boxes, dtype=torch.float32), labels=torch.tensor(labels),
+                         masks=BitmapMasks(masks, size, size))
+    return image, found
+
+
+def trained(cfg: Config, steps: int = 40, size: int = 128, seed: int = 0) -> torch.nn.Module:
+    """The model of a config in eval mode, after a few training steps with batches of two images."""
+    fit_to_machine(cfg)
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    model = load_model(cfg, None, 'cpu')
+    model.init_weights()
+    model.train()
+    with_masks = model.with_mask or hasattr(model.bbox_head, 'mask_head')
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for step in range(steps):
+        drawn = [squares(size, 2 * step + index) for index in range(2)]
+        if not with_masks:
+            for _, found in drawn:
+                del found.masks
+        shape = dict(img_shape=(size, size), ori_shape=(size, size), pad_shape=(size, size),
+                     batch_input_shape=(size, size), scale_factor=(1., 1.))
+        samples = [DetDataSample(metainfo=shape, gt_instances=found) for _, found in drawn]
+        images = [torch.from_numpy(image).permute(2, 0, 1) for image, _ in drawn]
+        # without the preprocessor's augmentations in training
+        data = model.data_preprocessor(dict(inputs=images, data_samples=samples), False)
+        losses, _ = model.parse_losses(model.loss(data['inputs'], data['data_samples']))
+        optimizer.zero_grad()
+        losses.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 35.)
+        optimizer.step()
+    return model.eval()
+
+
+def mmdets(model, image):
+    """dets, labels and masks that mmdet predicts on an image (H, W, 3) in BGR.
+
+    Masks are probabilities inside the boxes, or RTMDet-Ins' logits of the whole image.
+    """
+    size = image.shape[:2]
+    sample = DetDataSample(metainfo=dict(
+        img_shape=size, ori_shape=size, scale_factor=(1., 1.), batch_input_shape=size))
+    data = model.data_preprocessor(
+        dict(inputs=[torch.from_numpy(image.copy()).permute(2, 0, 1)], data_samples=[sample]), False)
+    probabilities, own = [], getattr(getattr(model, 'bbox_head', None), '_mask_predict_by_feat_single', None)
+    if own:
+        model.bbox_head._mask_predict_by_feat_single = lambda *values: probabilities.append(own(*values)) or (
+            probabilities[-1])
+    if model.with_mask:
+        heads = model.roi_head.mask_head
+        last = heads[-1] if isinstance(heads, torch.nn.ModuleList) else heads
+        paste = last.predict_by_feat
+
+        def keep(mask_preds, results_list, activate_map=False, **options):
+            values = torch.as_tensor(np.asarray(mask_preds[0]))
+            chosen = values[range(len(values)), results_list[0].labels]
+            probabilities.append((chosen if activate_map else chosen.sigmoid()).numpy())
+            return paste(mask_preds, results_list, activate_map=activate_map, **options)
+
+        last.predict_by_feat = keep
+    with torch.no_grad():
+        found = model.predict(data['inputs'], data['data_samples'])[0].pred_instances
+    if own:
+        del model.bbox_head._mask_predict_by_feat_single
+    if model.with_mask:
+        del last.predict_by_feat
+    dets = torch.cat([found.bboxes, found.scores[:, None]], 1).numpy()
+    masks = [probabilities[0] if probabilities else np.zeros((0, 28, 28), np.float32)] if model.with_mask else []
+    return dets, found.labels.numpy(), *masks, *[values.numpy() for values in probabilities if own]
+
+
+def as_input(image):
+    return np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)[None], np.float32)
