@@ -6,8 +6,9 @@ HINTS = dict(
     data='On the command line: --data FOLDER',
     holdout='To hold out a fifth of the images: --holdout 0.2',
     images='To give the image folder: --images FOLDER',
+    launcher='For example: torchrun --nproc_per_node 8 tools/train.py CONFIG --fsdp --launcher pytorch',
     less_memory='On the command line: --cfg-options train_dataloader.batch_size=1 --auto-scale-lr; --amp; '
-                '--cfg-options model.backbone.with_cp=True',
+                '--cfg-options model.backbone.with_cp=True; with several GPUs --fsdp',
     new_start='On the command line: --weights CHECKPOINT --work-dir NEW_FOLDER',
     out='On the command line: --out NEW_FOLDER',
     part='On the command line: --part neck or --part backbone',

@@ -10,6 +10,8 @@ def add_arguments(parser):
     add_run(parser)
     parser.add_argument('--amp', action='store_true',
                         help='train in automatic mixed precision: float16 on a GPU, bfloat16 on a CPU')
+    parser.add_argument('--fsdp', action='store_true',
+                        help='shard parameters, gradients and optimizer states over all processes; needs --launcher')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='resume from a checkpoint; default: the last complete checkpoint in the work dir')
     parser.add_argument('--from-scratch', action='store_true',

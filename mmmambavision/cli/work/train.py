@@ -13,7 +13,7 @@ from ...openmmlab import own_data
 from ...openmmlab.configs import add_hook, load_config
 from ...openmmlab.datasets import check_classes, check_data
 from ...openmmlab.machine import fit_to_machine, process_rank, use_amp, world_size
-from ...openmmlab.training import explained, hold, images, make_safe
+from ...openmmlab.training import explained, hold, images, make_safe, use_shards
 from ...openmmlab.training.checkpoints import checkpoints, latest_checkpoint
 from ..arguments import settings_of
 
@@ -63,6 +63,8 @@ def apply_options(cfg, args):
                         'each other. Remove one of them')
     if args.amp:
         use_amp(cfg)
+    if args.fsdp:
+        use_shards(cfg)
     if args.skip_broken_images:
         cfg.skip_broken_images = True
     if args.auto_scale_lr or has_own_data(args):

@@ -4,8 +4,9 @@ from mmengine.config import Config
 from . import checkpoints, determinism, images, loss, resume, signals
 from .errors import explained
 from .lock import hold
+from .sharded import use_shards
 
-__all__ = ['explained', 'hold', 'make_safe']
+__all__ = ['explained', 'hold', 'make_safe', 'use_shards']
 
 
 def make_safe(cfg: Config) -> None:
