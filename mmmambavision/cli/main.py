@@ -4,10 +4,23 @@ import argparse
 from ..interrupts import before_training
 from ..terminal import run
 from ..version import __version__
-from . import convert_checkpoint, doctor, export, parser_of, plot_curves, predict, recipes, test, train, visualize
+from . import (
+    convert_checkpoint,
+    doctor,
+    export,
+    memory,
+    parser_of,
+    plot_curves,
+    predict,
+    recipes,
+    test,
+    train,
+    visualize,
+)
 
 COMMANDS = dict(train=train, test=test, predict=predict, export=export, visualize=visualize,
-                convert=convert_checkpoint, plot=plot_curves, recipes=recipes, doctor=doctor)
+                convert=convert_checkpoint, plot=plot_curves, recipes=recipes, memory=memory,
+                doctor=doctor)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ MISTAKES = {
     'export': (['x.py'], ['x.py', '--out', 'x.onnx', '--part', 'head'], ['x.py', '--out', 'x.onnx', '--opset', '1']),
     'visualize': ([], ['attention', '--config', 'x.py', 'a.png'], ['erf', '--model', 'x', 'a.png', '--level', '4'],
                   ['scan', '--model', 'x', 'a.png', '--point', 'middle']),
+    'memory': ([], ['x.py', '--batch', '0'], ['x.py', '--size', '8', '800']),
     'convert_checkpoint': (['x.pth'], ['x.pth', 'x.txt']),
     'plot_curves': ([],),
     'predict_onnx': (['x.onnx'],),
