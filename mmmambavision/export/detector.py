@@ -6,6 +6,7 @@ from torch import nn
 
 from ..errors import UserError
 from .boxes import RegionFeatures, check_coder, decode, nms_by_class
+from .deformable import centres, proposals, replace_attention, sides
 from .dense import best_of_levels, dynamic_masks, is_dense, predicts_masks
 from .parts import Preprocessor
 
@@ -25,11 +26,13 @@ def detector(model):
     if type(roi_head).__name__ in ('StandardRoIHead', 'CascadeRoIHead') and not (
             roi_head.with_shared_head or getattr(model, 'with_semantic_head', False)):
         return TwoStage(model)
+    if type(model).__name__ in ('DINO', 'DeformableDETR'):
+        return Queries(model)
     # Mask2Former, classifiers and wrappers for test-time augmentation have neither head.
     head = next((f' with {type(head).__name__}' for head in (roi_head, bbox_head) if head is not None), '')
     raise UserError(f'a {type(model).__name__}{head} cannot be exported whole; Faster, Mask and Cascade R-CNN, '
-                    'RetinaNet, ATSS, FCOS, GFL, RTMDet, RTMDet-Ins and segmentors can. Export its backbone or neck',
-                    'part')
+                    'RetinaNet, ATSS, FCOS, GFL, RTMDet, RTMDet-Ins, DINO, Deformable DETR and segmentors can. Export '
+                    'its backbone or neck', 'part')
 
 
 class Detector(nn.Module):
@@ -188,6 +191,57 @@ class TwoStage(Detector):
                 logits = logits.gather(1, labels.clamp(min=0)[:, None, None, None].expand(-1, 1, *logits.shape[2:]))
             total = total + logits.sigmoid()
         return total[:, 0] / len(self.mask_heads)
+
+
+class Queries(Detector):
+    """DINO and Deformable DETR.
+
+    Args:
+        model: mmdet's DINO or DeformableDETR. Its attention is replaced, and it still works in mmdet.
+
+    Raises:
+        UserError: an option of the model cannot be exported.
+    """
+
+    def __init__(self, model):
+        super().__init__(model)
+        if self.preprocess.divisor != 1:
+            raise UserError(f'a {type(model).__name__} cannot be exported with padding, because its attention would '
+                            'need a mask. Set model.data_preprocessor.pad_size_divisor=1')
+        replace_attention(model)
+        model.gen_encoder_output_proposals = lambda memory, mask, sizes: proposals(model, memory, sizes)
+        self.model, self.head, self.count = model, model.bbox_head, model.test_cfg.get('max_per_img', model.num_queries)
+        self.counts = {'model.num_queries': model.num_queries, 'model.test_cfg.max_per_img': self.count}
+
+    def forward(self, image):
+        model, maps = self.model, self.maps(image)
+        sizes = [one.shape[2:] for one in maps]
+        sequence = torch.cat([one.flatten(2).transpose(1, 2) for one in maps], 1)
+        positions = torch.cat([
+            model.positional_encoding(None, input=one).flatten(2).transpose(1, 2) + model.level_embed[level]
+            for level, one in enumerate(maps)], 1)
+        points = centres(sizes, sequence)[None, :, None].expand(-1, -1, len(maps), -1)
+        for layer in model.encoder.layers:
+            sequence = layer(query=sequence, query_pos=positions, key_padding_mask=None, spatial_shapes=sizes,
+                             reference_points=points)
+        inputs, _ = model.pre_decoder(sequence, None, sizes)
+        states = model.forward_decoder(
+            **inputs, memory_mask=None, spatial_shapes=sizes, level_start_index=None,
+            valid_ratios=sequence.new_ones(1, len(maps), 2))
+        scores, boxes = (values[-1, 0] for values in self.head(**states))
+        classes = self.head.num_classes
+        if self.head.loss_cls.use_sigmoid:
+            scores, place = scores.sigmoid().flatten().topk(self.count)
+            boxes, labels = boxes[place // classes], place % classes
+        else:
+            scores, labels = scores.softmax(-1)[:, :-1].max(-1)
+            scores, place = scores.topk(self.count)
+            boxes, labels = boxes[place], labels[place]
+        height, width = image.shape[2:]
+        limits = sides(width, height, boxes)
+        corners = ((boxes[:, :2] + sign * .5 * boxes[:, 2:]) * limits for sign in (-1, 1))
+        boxes = [torch.minimum(corner.clamp(min=0), limits) for corner in corners]
+        return torch.cat([*boxes, scores[:, None]], 1), labels
 
 
 def _as_list(module):

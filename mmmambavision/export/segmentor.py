@@ -1,9 +1,12 @@
 """mmseg's EncoderDecoder as a function of images."""
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..errors import UserError
+from .deformable import UnpaddedEncoding, decode_pixels, replace_attention
 from .parts import Preprocessor
 
 
@@ -15,7 +18,8 @@ class Segmentor(nn.Module):
 
     Args:
         model: an EncoderDecoder with its config as `cfg`. Its head must return logits from `forward`, as UPerHead,
-            FCNHead and SegformerHead do.
+            FCNHead and SegformerHead do, or be mmseg's Mask2FormerHead. Parts of it are replaced, and the model still
+            works in mmseg.
 
     Raises:
         UserError: the model is of another type.
@@ -28,9 +32,12 @@ class Segmentor(nn.Module):
         head = model.decode_head
         # If the head uses mmseg's own `predict`, then `forward` returns logits.
         predicts = [kind.__name__ for kind in type(head).__mro__ if 'predict' in vars(kind)]
-        if predicts[:1] != ['BaseDecodeHead']:
+        self.with_queries = type(head).__name__ == 'Mask2FormerHead' and type(
+            head.pixel_decoder).__name__ == 'MSDeformAttnPixelDecoder'
+        if predicts[:1] != ['BaseDecodeHead'] and not self.with_queries:
             raise UserError(f'a {type(model).__name__} with {type(head).__name__} cannot be exported whole; only an '
-                            'EncoderDecoder with one head of logits can. Export its backbone', 'part_backbone')
+                            'EncoderDecoder with Mask2FormerHead or one head of logits can. Export its backbone',
+                            'part_backbone')
         settings = model.cfg.model.data_preprocessor
         test_cfg = settings.get('test_cfg') or {}  # in tests, mmseg pads only with this setting
         if test_cfg.get('size'):
@@ -39,12 +46,22 @@ class Segmentor(nn.Module):
         self.preprocess = Preprocessor(settings, test_cfg.get('size_divisor'), settings.get('pad_val', 0))
         self.backbone, self.neck, self.head = model.backbone, model.neck if model.with_neck else nn.Identity(), head
         replace_adaptive_pooling(head)
+        if self.with_queries:
+            replace_attention(head)
+            head.decoder_positional_encoding = UnpaddedEncoding(head.decoder_positional_encoding)
+            head.pixel_decoder.forward = partial(decode_pixels, head.pixel_decoder)
 
     def forward(self, images):
         height, width = images.shape[2:]
         x = self.preprocess(images)
-        logits = self.head(self.neck(self.backbone(x)))
-        logits = F.interpolate(logits, x.shape[2:], mode='bilinear', align_corners=self.head.align_corners)
+        maps = self.neck(self.backbone(x))
+        if self.with_queries:
+            scores, masks = (values[-1] for values in self.head(maps, None))
+            masks = F.interpolate(masks, x.shape[2:], mode='bilinear', align_corners=False).sigmoid()
+            logits = torch.einsum('bqc,bqhw->bchw', scores.softmax(-1)[..., :-1], masks)
+        else:
+            logits = F.interpolate(
+                self.head(maps), x.shape[2:], mode='bilinear', align_corners=self.head.align_corners)
         return logits[:, :, :height, :width]
 
 

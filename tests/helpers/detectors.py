@@ -42,6 +42,37 @@ def small_config(name: str, **options: object) -> Config:
     return cfg
 
 
+def small_query_config(name: str = 'dino_mambavision_t_1x', **options: object) -> Config:
+    """The config of a detector with queries, with few layers and queries. Its 256 channels are fixed in mmdet."""
+    cfg = Config(get_config(f'mmdet::{name}.py')._cfg_dict) if '/' in name else recipe(name)
+    count = len(cfg.model.neck.in_channels)
+    cfg.model.backbone = dict(type='MambaVision', arch=NANO, drop_path_rate=0., out_indices=range(4 - count, 4))
+    cfg.model.neck.in_channels = list(WIDTHS[4 - count:])
+    for part in parts(cfg.model):
+        fewer = dict(num_layers=2, num_queries=30, feedforward_channels=64, num_classes=CLASSES, max_per_img=20)
+        part.update({key: value for key, value in fewer.items() if key in part})
+    for part in parts(cfg.test_dataloader.dataset.pipeline):
+        part.update({key: value for key, value in dict(scale=(160, 128)).items() if key in part})
+    cfg.merge_from_dict({key.replace('__', '.'): value for key, value in options.items()})
+    return cfg
+
+
+def small_mask2former() -> Config:
+    """Our recipe of Mask2Former on five classes, with few layers and queries."""
+    cfg = recipe('mask2former_mambavision_t')
+    cfg.model.backbone = dict(type='MambaVision', arch=NANO, drop_path_rate=0.)
+    head = cfg.model.decode_head
+    head.update(in_channels=list(WIDTHS), num_queries=10, num_classes=5)
+    head.loss_cls.class_weight = [1.] * 5 + [.1]
+    head.pixel_decoder.encoder.num_layers, head.transformer_decoder.num_layers = 1, 4
+    for part in parts(head):
+        if 'feedforward_channels' in part:
+            part.feedforward_channels = 64
+    cfg.test_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]
+    cfg.test_dataloader.dataset.pipeline = cfg.test_pipeline
+    return cfg
+
+
 def squares(size: int, number: int) -> tuple[np.ndarray, InstanceData]:
     """An image (size, size, 3) in BGR with squares of one colour per class, and its boxes, labels and masks."""
     random = np.random.default_rng(number)
