@@ -11,8 +11,9 @@ NUM_LEVELS = 4
 
 def integer(value: Any, lowest: int, highest: int | None = None) -> int | None:
     """Convert an integer of any type to int. Returns None for booleans and for values that are not in the range."""
+    is_bool = isinstance(value, bool) or getattr(getattr(value, 'dtype', None), 'kind', None) == 'b'  # numpy 2.2's too
     try:
-        number = None if isinstance(value, bool) else operator.index(value)
+        number = None if is_bool else operator.index(value)
     except TypeError:
         return None
     return number if number is not None and lowest <= number and (highest is None or number <= highest) else None

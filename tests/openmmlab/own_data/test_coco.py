@@ -56,7 +56,7 @@ def test_defects_that_are_warned_of(folder):
                                   'duplicate annotation ids': 1,
                                   'annotations of no image': 1}.items()
     assert found.classes == dict(cat=5, dog=4) and not found.errors
-    said = [('filter_cfg', '1'), ('out of', '2'), ('area', '1'), ('annotations', '1'), ('annotation ids', '1')]
+    said = [('filter_cfg', '1'), ('beyond', '2'), ('area', '1'), ('annotations', '1'), ('annotation ids', '1')]
     for warning, (about, number) in zip(found.warnings, said, strict=True):
         assert about in warning and warning.endswith(f': {number}')
 
