@@ -12,7 +12,7 @@ def add_arguments(parser):
     parser.add_argument('--batch', type=int, metavar='N', help='images of a process; default: batch size of the config')
     parser.add_argument('--size', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'),
                         help='size of the images; default: the crop of a segmentor, else 800 1344')
-    parser.add_argument('--amp', action='store_true', help='mixed precision in 16 bits')
+    parser.add_argument('--amp', action='store_true', help='mixed precision in 16 bits; default: as the config')
     parser.add_argument('--cp', action='store_true', help='activation checkpointing of the backbone')
     parser.add_argument('--fsdp', type=int, default=1, metavar='N',
                         help='number of processes that share the parameters, as with train.py --fsdp')

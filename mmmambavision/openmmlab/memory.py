@@ -109,8 +109,9 @@ def estimate(cfg: Config, batch: int, size: tuple[int, int], dtype: torch.dtype 
     units = [_bytes(unit.parameters()) for unit in units_of(model)]
     # Whole parameters and gradients outside of units, and of the unit at work; parameters of the next unit.
     whole = 2 * (parameters - sum(units)) + 3 * max(units, default=0)
-    shares = [value / processes for value in (parameters, gradients, states)]
-    return Memory(*shares, activations, counted.peak - parameters + sum(shares) + whole)
+    shares = (parameters + gradients + states) / processes
+    return Memory(parameters / processes, gradients / processes, states / processes, activations,
+                  counted.peak - parameters + shares + whole)
 
 
 def _bytes(tensors: Any) -> int:
@@ -153,8 +154,8 @@ def _loss(model: Any, images: torch.Tensor) -> torch.Tensor:
     if hasattr(model, 'decode_head'):
         labels = torch.zeros(len(images), *images.shape[2:], dtype=torch.long)
         heads = [model.decode_head, *_as_list(getattr(model, 'auxiliary_head', None))]
-        return sum(F.cross_entropy(F.interpolate(head(features), labels.shape[1:], mode='bilinear'), labels)
-                   for head in heads)
+        return sum((F.cross_entropy(F.interpolate(head(features), labels.shape[1:], mode='bilinear'), labels)
+                    for head in heads), torch.zeros(()))
     if not hasattr(model, 'roi_head'):
         return _sum_of_losses(model.bbox_head(features))
     roi_head, stages = model.roi_head, _as_list(model.train_cfg.rcnn)
@@ -171,8 +172,8 @@ def _loss(model: Any, images: torch.Tensor) -> torch.Tensor:
 
 
 def _sum_of_losses(outputs: Any) -> torch.Tensor:
-    return sum(F.binary_cross_entropy_with_logits(value, torch.zeros_like(value)) for value in tree_leaves(outputs)
-               if isinstance(value, torch.Tensor))
+    return sum((F.binary_cross_entropy_with_logits(value, torch.zeros_like(value)) for value in tree_leaves(outputs)
+                if isinstance(value, torch.Tensor)), torch.zeros(()))
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -18,13 +18,13 @@ SIZE = 256, 256
 
 def config(path=SEGMENTOR, **settings):
     cfg = load_config(str(ROOT / path), {key.replace('__', '.'): value for key, value in settings.items()})
+    init_default_scope(cfg.default_scope)
     replace_type(cfg.model, 'SyncBN', 'BN')
     return cfg
 
 
 def allocated(cfg, batch, size):
     """Peak of the bytes of a training step with the model's own loss, by torch's allocator, parameters included."""
-    init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model).train()
     optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
@@ -91,8 +91,8 @@ def test_the_table(capsys):
     main([str(ROOT / SEGMENTOR), '--batch', '1', '--size', '256', '320', '--amp', '--cp', '--fsdp', '2', '--markdown'])
     *_, row = capsys.readouterr().out.splitlines()
     cells = [cell.strip() for cell in row.strip('|').split('|')]
-    assert cells[:3] == ['upernet_mambavision_demo', '1', '256x320'] and len(cells) == 12
-    assert 0 < float(cells[7]) < 1 and 0 < int(cells[8]) < int(cells[9]) < int(cells[10]) < int(cells[11])
+    assert cells[:4] == ['upernet_mambavision_demo', '16 bits', '1', '256x320'] and len(cells) == 13
+    assert 0 < float(cells[8]) < 1 and 0 < int(cells[9]) < int(cells[10]) < int(cells[11]) < int(cells[12])
 
 
 @pytest.mark.parametrize('name', ['dino_mambavision_t_1x', 'mask2former_mambavision_t'])

@@ -10,6 +10,7 @@ from mmmambavision.checkpoints.files import read_checkpoint
 from mmmambavision.cli.hints import with_hint
 from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.training import use_shards
+from mmmambavision.openmmlab.training.sharded import shard
 
 from ..helpers.compare import assert_same_weights, losses, weights
 from ..helpers.data import small_detector, tiny_segmentor
@@ -101,3 +102,10 @@ def test_refusals(settings, facts):
         use_shards(Config(dict(dict(launcher='pytorch'), **settings)))
     for fact in facts:
         assert fact in with_hint(stop.value)
+
+
+def test_a_parameter_without_dimensions_is_refused():
+    model = torch.nn.Module()
+    model.scale = torch.nn.Parameter(torch.tensor(1.))
+    with pytest.raises(UserError, match='scale'):
+        shard(model)

@@ -13,7 +13,7 @@ from ..arguments import settings_of
 GIB = 2 ** 30
 GPUS = (16, 24, 40, 80)  # GiB
 RESERVED = 1.5  # GiB for CUDA's context, workspaces and fragmentation
-COLUMNS = ('config', 'images', 'H x W', 'parameters', 'gradients', 'states', 'activations', 'peak GiB',
+COLUMNS = ('config', 'type', 'images', 'H x W', 'parameters', 'gradients', 'states', 'activations', 'peak GiB',
            *(f'batch in {gpu} GB' for gpu in GPUS))
 
 
@@ -29,13 +29,15 @@ def row_of(path: str, args) -> list[str]:
         cfg.model.backbone.with_cp = True
     size, batch = tuple(args.size or default_size(cfg)), args.batch or cfg.train_dataloader.batch_size
     # bfloat16 needs as much as float16.
+    amp = args.amp or cfg.optim_wrapper.type == 'AmpOptimWrapper'
     few = max(batch, 2)  # batch norms on maps of 1x1 do not train on one image
-    one, two = (astuple(estimate(cfg, count, size, torch.bfloat16 if args.amp else None, args.fsdp))
+    one, two = (astuple(estimate(cfg, count, size, torch.bfloat16 if amp else None, args.fsdp))
                 for count in (few, 2 * few))
     per_image = [(b - a) / few for a, b in zip(one, two)]
     values = [a + slope * (batch - few) for a, slope in zip(one, per_image)]
-    return [Path(path).stem, str(batch), f'{size[0]}x{size[1]}', *(f'{value / GIB:.2f}' for value in values),
-            *(str(max(0, int(batch + ((gpu - RESERVED) * GIB - values[-1]) // per_image[-1]))) for gpu in GPUS)]
+    largest = [batch + ((gpu - RESERVED) * GIB - values[-1]) // per_image[-1] for gpu in GPUS]
+    return [Path(path).stem, '16 bits' if amp else 'float32', str(batch), f'{size[0]}x{size[1]}',
+            *(f'{value / GIB:.2f}' for value in values), *(str(max(0, int(count))) for count in largest)]
 
 
 def default_size(cfg: Config) -> tuple[int, int]:
