@@ -61,7 +61,7 @@ def test_a_detector_with_shards_and_without(detector, sharded, tmp_path):
     assert files == others >= {'epoch_3.pth'}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_segmentor_with_shards_and_without(tmp_path):
     """In bfloat16, with accumulated gradients, activation checkpointing and frozen levels."""
     config = tiny_segmentor(tmp_path, iterations=6)
@@ -78,7 +78,7 @@ def test_a_segmentor_with_shards_and_without(tmp_path):
     assert 'resumed epoch: 0, iter: 8' in output
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_signal_and_an_exact_resume(detector, sharded, tmp_path):
     fault = tmp_path / 'faulty.py'
     fault.write_text(f"_base_ = '{detector}'\ncustom_hooks = [dict(type='SignalAt', iteration=3)]\n")

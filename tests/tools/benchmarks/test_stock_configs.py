@@ -24,7 +24,7 @@ def test_a_config_that_works_and_one_that_does_not(tmp_path):
     assert broken['status'] == 'fails' and 'no_such_config' in broken['reason']
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize('package, name', [
     ('mmdet', 'carafe/mask-rcnn_r50_fpn-carafe_1x_coco.py'),
     ('mmdet', 'guided_anchoring/ga-retinanet_r50-caffe_fpn_1x_coco.py'),
@@ -35,7 +35,7 @@ def test_operators_of_a_config(package, name):
     assert result['status'] == 'works', result
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_an_interrupted_run_goes_on(tmp_path, capsys):
     """Known results are not computed again, and a config that takes too long is reported."""
     name = 'fcn/fcn_r18b-d8_4xb2-80k_cityscapes-512x1024.py'
