@@ -26,6 +26,7 @@ def untrained(name, **options):
     fit_to_machine(cfg)
     torch.manual_seed(0)
     model = load_model(cfg, None, 'cpu')
+    model.init_weights()  # before it, level_embed is uninitialized memory
     for value in model.bbox_head.parameters():
         if value.dim() == 2:
             torch.nn.init.normal_(value, std=.1)

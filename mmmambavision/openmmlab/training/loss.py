@@ -43,9 +43,9 @@ class InvalidLossHook(Hook):
 
     def before_save_checkpoint(self, runner, checkpoint):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        whole = checkpoint['state_dict']  # with sharded parameters, this process holds only a part of them
-        bad = [name for name, weights in model.named_parameters()
-               if not torch.isfinite(whole[name] if isinstance(weights, DTensor) else weights).all()]
+        # With shards, this process holds only a part of a parameter, and the checkpoint the whole.
+        bad = [name for name, weights in model.named_parameters() if not torch.isfinite(
+            checkpoint['state_dict'][name] if isinstance(weights, DTensor) else weights).all()]
         bad += [name for name, values in model.named_buffers() if torch.isnan(values).any()]
         if bad:
             iteration = checkpoint['meta']['iter']  # at the end of an epoch, runner.iter already counts the next epoch

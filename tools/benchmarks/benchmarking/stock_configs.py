@@ -121,6 +121,7 @@ def serve(connection):
             job = connection.recv()
         except EOFError:
             return
+        os.chdir(folder_of(job[0]))  # configs name teachers relative to this folder
         begin = time.time()
         for size in SIZES:
             result = attempt(*job, size)
@@ -145,9 +146,7 @@ def run_config(package, name, families, seed, size):
     import torch
     from mmengine.config import Config
     from mmengine.registry import MODELS, init_default_scope
-    folder = folder_of(package)
-    os.chdir(folder)  # configs name teachers relative to this folder
-    cfg = Config.fromfile(folder / 'configs' / name)
+    cfg = Config.fromfile(folder_of(package) / 'configs' / name)
     init_default_scope(cfg.get('default_scope', package))
     if cfg.get('custom_imports'):
         from mmengine.utils import import_modules_from_strings
