@@ -181,7 +181,8 @@ def run_config(package, name, families, seed, size):
 
 def check_gradients(model, loss):
     loss.backward()
-    if missing := [name for name, p in model.backbone.named_parameters() if p.grad is None]:
+    backbone = getattr(model, 'detector', model).backbone
+    if missing := [name for name, p in backbone.named_parameters() if p.grad is None]:
         raise ValueError(f'{len(missing)} parameters of the backbone have no gradient, for example {missing[0]}')
 
 
@@ -211,24 +212,24 @@ def put_mambavision(model):
     target = model.get('detector', model)
     out_indices = tuple(target.backbone.get('out_indices', (0, 1, 2, 3)))
     target.backbone = type(target.backbone)(BACKBONE, out_indices=out_indices)
-    if 'neck' in target:
-        set_channels(target.neck)
-    else:
-        for key in ('decode_head', 'auxiliary_head', 'bbox_head', 'mask_head', 'panoptic_head'):
-            if key in target:
-                set_channels(target[key])
+    necks = target.get('neck') or []
+    first = next(iter(necks if isinstance(necks, list) else [necks]), {})
+    if 'in_channels' in first:  # the channels of all later layers are the neck's
+        set_channels(first)
+        return
+    for key in ('decode_head', 'auxiliary_head', 'bbox_head', 'panoptic_head', 'track_head', 'head'):
+        heads = target.get(key) or []
+        for head in heads if isinstance(heads, list) else [heads]:
+            set_channels(head)
 
 
 def set_channels(part):
-    for entry in part if isinstance(part, (list, tuple)) else [part]:
-        value = entry.get('in_channels')
+    for key in ('in_channels', 'c1_in_channels'):
+        value = part.get(key)
         if isinstance(value, int):
-            entry.in_channels = CHANNELS.get(value, value)
+            part[key] = CHANNELS.get(value, value)
         elif value is not None:
-            entry.in_channels = [CHANNELS.get(channels, channels) for channels in value]
-        for key in ('c1_in_channels',):
-            if key in entry:
-                entry[key] = CHANNELS.get(entry[key], entry[key])
+            part[key] = [CHANNELS.get(channels, channels) for channels in value]
 
 
 def smallest_classes(part):
