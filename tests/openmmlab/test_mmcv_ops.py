@@ -516,6 +516,29 @@ def test_deform_conv(modulated, groups, deform_groups):
                         [x, offset, weight])
 
 
+def test_offsets_of_a_larger_map():
+    """As in DyHead: mmcv reads the first values of each image, whatever the size of the map that they are of."""
+    x, weight = torch.randn(2, 4, 5, 6), torch.randn(8, 4, 3, 3)
+    offset, mask = torch.randn(2, 18, 10, 12, requires_grad=True), torch.rand(2, 9, 10, 12, requires_grad=True)
+    first = [t.detach().flatten(1)[:, :t.shape[1] * 30].reshape(2, -1, 5, 6).requires_grad_() for t in (offset, mask)]
+    got = ops.modulated_deform_conv2d(x, offset, mask, weight, None, 1, 1)
+    expected = ops.modulated_deform_conv2d(x, *first, weight, None, 1, 1)
+    check(got, expected)
+    gradient = torch.randn_like(got)
+    for large, small in zip(torch.autograd.grad(got, [offset, mask], gradient),
+                            torch.autograd.grad(expected, first, gradient)):
+        large = large.flatten(1)
+        check(large[:, :small[0].numel()], small.flatten(1))
+        assert not large[:, small[0].numel():].any()
+
+
+@stand_in
+def test_offsets_of_a_smaller_map_are_refused():
+    with pytest.raises(RuntimeError, match='size'):
+        ops.modulated_deform_conv2d(torch.randn(1, 4, 5, 6), torch.randn(1, 18, 3, 3), torch.rand(1, 9, 3, 3),
+                                    torch.randn(8, 4, 3, 3), None, 1, 1)
+
+
 def test_deform_conv_without_bias_is_convolution():
     x, weight = torch.randn(1, 3, 5, 5), torch.randn(2, 3, 3, 3)
     offset, mask = torch.zeros(1, 18, 5, 5), torch.ones(1, 9, 5, 5)

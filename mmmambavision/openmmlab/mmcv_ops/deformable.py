@@ -55,6 +55,7 @@ def deform_conv_backward_parameters(input, offset, grad_output, grad_weight, col
 def modulated_deform_conv_forward(input, weight, bias, ones, offset, mask, output, columns, kernel_h, kernel_w,
                                   stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group,
                                   with_bias):
+    offset, mask = (reshaped(tensor, output.shape[2:]) for tensor in (offset, mask))
     output.copy_(torch.ops.torchvision.deform_conv2d(
         *widened(*operands(input, weight, offset, mask, bias if with_bias else None)),
         stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group, True))
@@ -63,15 +64,34 @@ def modulated_deform_conv_forward(input, weight, bias, ones, offset, mask, outpu
 def modulated_deform_conv_backward(input, weight, bias, ones, offset, mask, columns, grad_input, grad_weight,
                                    grad_bias, grad_offset, grad_mask, grad_output, kernel_h, kernel_w, stride_h,
                                    stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group, with_bias):
+    offset, mask = (reshaped(tensor, grad_output.shape[2:]) for tensor in (offset, mask))
     gradients = torch.ops.torchvision._deform_conv2d_backward(
         *widened(grad_output, *operands(input, weight, offset, mask, bias if with_bias else None)),
         stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group, True)
     gradients = list(gradients)
     gradients[2] = without_edges(gradients[2], offset, input, (kernel_h, kernel_w), (stride_h, stride_w),
                                  (pad_h, pad_w), (dilation_h, dilation_w))
+    if grad_offset.shape != offset.shape:
+        for result in (grad_offset, grad_mask):
+            result.zero_()
+        grad_offset, grad_mask = (reshaped(tensor, grad_output.shape[2:]) for tensor in (grad_offset, grad_mask))
     results = grad_input, grad_weight, grad_offset, grad_mask, grad_bias
     for result, gradient in zip(results if with_bias else results[:-1], gradients):
         result.copy_(gradient)
+
+
+def reshaped(tensor, size):
+    """Offsets or mask (N, C, H, W) as mmcv reads them: (N, C, *size) from the beginning of each image's memory.
+
+    mmdet's DyHead passes offsets of a larger map. mmcv does not compare their size with the output's.
+    """
+    if tensor.shape[2:] == size:
+        return tensor
+    channels, needed = tensor.shape[1], tensor.shape[1] * size[0] * size[1]
+    if tensor[0].numel() < needed:
+        raise RuntimeError(f'modulated_deform_conv: offset and mask have the size {tuple(tensor.shape[2:])}, but the '
+                           f'output has {tuple(size)}')
+    return tensor.view(len(tensor), -1)[:, :needed].unflatten(1, (channels, *size))
 
 
 def without_edges(gradient, offset, input, kernel, stride, padding, dilation):
