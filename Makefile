@@ -91,7 +91,7 @@ $(STAMP)-mmcv-lite: $(STAMP)-package
 	@$(PY) -c 'import mmcv._ext' 2> /dev/null || $(PY) -m mmmambavision.openmmlab.mmcv_ops --install
 	@touch $@
 
-# mmcv's own set-up imports torch, psutil and pkg_resources, the last gone from setuptools 81 on.
+# mmcv's own set-up imports torch, psutil and pkg_resources, and setuptools 81 removed pkg_resources.
 $(STAMP)-mmcv-compiled: $(STAMP)-package
 	@echo "[4/4] $(COMPILED), its operators compiled here (10 minutes on 2 cores; seconds when pip has it in its cache)"
 	@$(PIP) setuptools==80.8.0 wheel ninja psutil

@@ -1,4 +1,4 @@
-"""All about the package is in pyproject.toml; this puts the recipes into it, where OpenMMLab's mim looks for them."""
+"""Add the recipes to the package, in the folder that OpenMMLab's mim reads. pyproject.toml has the other settings."""
 import shutil
 from pathlib import Path
 
@@ -13,7 +13,8 @@ class BuildWithRecipes(build_py):
         if self.editable_mode:
             return
         target = Path(self.build_lib, 'mmmambavision', '.mim')
-        ignored = shutil.ignore_patterns('__pycache__', 'check_gpu*.py')  # which run the tests, which are not here
+        # check_gpu runs the tests, which the package does not contain.
+        ignored = shutil.ignore_patterns('__pycache__', 'check_gpu*.py')
         for folder in ('configs', 'tools'):
             shutil.copytree(folder, target / folder, dirs_exist_ok=True, ignore=ignored)
         shutil.copy('model-index.yml', target)

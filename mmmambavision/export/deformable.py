@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention (Deformable DETR, equation 3) with ONNX's GridSample, and what surrounds it.
+"""Multi-scale deformable attention (Deformable DETR, equation 3) with ONNX's GridSample, and its users in mmdet.
 
 mmdet keeps the sizes of the maps in a tensor, which an export would store as constants. Here they are a list of
 (height, width). Modules with these replacements still work in mmdet.
@@ -93,8 +93,8 @@ def proposals(module, memory, sizes):
         sizes: (height, width) of each map.
 
     Returns:
-        Features (1, M, C), and proposals (1, M, 4) before the sigmoid. Proposals near the border are invalid: their
-        features are those of zeros, and their boxes infinite.
+        Features (1, M, C), and proposals (1, M, 4) before the sigmoid. Proposals near the border are invalid: they
+        have the features of a zero input and infinite boxes.
     """
     points = centres(sizes, memory)
     scale = torch.cat([torch.full((height * width, 2), .05 * 2 ** level, dtype=memory.dtype, device=memory.device)

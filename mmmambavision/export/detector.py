@@ -10,7 +10,7 @@ from .deformable import centres, proposals, replace_attention, sides
 from .dense import best_of_levels, dynamic_masks, is_dense, predicts_masks
 from .parts import Preprocessor
 
-TWOFOLD = ('CSPNeXtPAFPN', 'YOLOXPAFPN')  # necks that enlarge a map exactly twofold to the next one
+TWOFOLD = ('CSPNeXtPAFPN', 'YOLOXPAFPN')  # necks that upsample each map by exactly 2
 
 
 def detector(model):
@@ -55,7 +55,7 @@ class Detector(nn.Module):
         super().__init__()
         settings = model.cfg.model.data_preprocessor
         divisor = settings.get('pad_size_divisor') or 1
-        if type(getattr(model, 'neck', None)).__name__ in TWOFOLD:  # mmdet fails if the sides are no multiples
+        if type(getattr(model, 'neck', None)).__name__ in TWOFOLD:  # mmdet fails unless the sides are multiples
             divisor = math.lcm(divisor, *model.bbox_head.prior_generator.strides[-1])
         self.preprocess = Preprocessor(settings, divisor, settings.get('pad_value', 0))
         self.backbone, self.neck = model.backbone, model.neck if model.with_neck else nn.Identity()
@@ -197,7 +197,7 @@ class Queries(Detector):
     """DINO and Deformable DETR.
 
     Args:
-        model: mmdet's DINO or DeformableDETR. Its attention is replaced, and it still works in mmdet.
+        model: mmdet's DINO or DeformableDETR. Replaces its attention modules. The model still works in mmdet.
 
     Raises:
         UserError: an option of the model cannot be exported.

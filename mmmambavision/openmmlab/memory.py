@@ -27,9 +27,10 @@ class Memory:
     """Bytes of a training step in one process.
 
     Args:
-        parameters, gradients, states: of the model and the optimizer.
+        parameters, gradients: of the model.
+        states: of the optimizer.
         activations: what the forward pass keeps for the backward pass.
-        peak: the most at any time. Not the sum of the others: gradients grow while activations are freed.
+        peak: the maximum at any time. Not the sum of the others: gradients grow while activations are freed.
     """
     parameters: float
     gradients: float
@@ -81,8 +82,8 @@ def estimate(cfg: Config, batch: int, size: tuple[int, int], dtype: torch.dtype 
     model_cfg = copy.deepcopy(cfg.model)
     heads = [model_cfg.get('decode_head'), model_cfg.get('bbox_head'), model_cfg.get('roi_head')]
     if not any(heads) or 'decoder' in model_cfg or any('transformer_decoder' in head for head in heads if head):
-        raise UserError(f'the memory of {model_cfg.type} cannot be estimated: only that of segmentors and detectors '
-                        'whose heads have no transformer')
+        raise UserError(f'the memory of {model_cfg.type} cannot be estimated. Supported: segmentors and detectors '
+                        'without a transformer head')
     replace_type(model_cfg, 'SyncBN', 'BN')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     states_per_byte = _states_per_byte(cfg)

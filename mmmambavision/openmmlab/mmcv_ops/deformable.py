@@ -90,15 +90,15 @@ def reshaped(tensor, size):
     channels, needed = tensor.shape[1], tensor.shape[1] * size[0] * size[1]
     if tensor[0].numel() < needed:
         raise RuntimeError(f'modulated_deform_conv: offset and mask have the size {tuple(tensor.shape[2:])}, but the '
-                           f'output has {tuple(size)}')
+                           f'output has {tuple(size)}. They must not be smaller than the output')
     return tensor.view(len(tensor), -1)[:, :needed].unflatten(1, (channels, *size))
 
 
 def without_edges(gradient, offset, input, kernel, stride, padding, dilation):
     """Set the gradient of offsets to 0 for samples one pixel or more outside the map, as mmcv does.
 
-    torchvision's gradient is not 0 for samples exactly one pixel outside. The whole border of a layer has these samples
-    while its offsets are 0.
+    torchvision's gradient is not 0 for samples exactly one pixel outside. With zero offsets,
+    samples at the border of the map are exactly one pixel outside.
     """
     offset, = widened(offset)
     batch, _, *out = offset.shape

@@ -60,7 +60,7 @@ def carafe_backward(top_grad, rfeatures, masks, rtop_grad, rbottom_grad_hs, rbot
 
 
 def mask_channels(height, width, h_mask, w_mask, half_h_mask, half_w_mask, device):
-    """The channel of the mask of pixel (h, w) that is for pixel (y, x), and whether there is one: (H W, H, W)."""
+    """The mask channel of pixel (h, w) that weights pixel (y, x), and whether it exists: (H W, H, W)."""
     def along(size, mask, half):
         place = torch.arange(size, device=device)
         tap = place[:, None] - place + half  # of (y, h)

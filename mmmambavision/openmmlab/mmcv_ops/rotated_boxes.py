@@ -132,8 +132,8 @@ def diff_iou_rotated_sort_vertices_forward(vertices, mask, num_valid):
         mask: (B, N, 24), which vertices are corners of the intersection.
 
     Returns:
-        Indices (B, N, 9), int32: the different valid vertices counterclockwise, and the first one again. The rest is a
-        crossing that is not valid, which mmcv has set to 0.
+        Indices (B, N, 9), int32: the different valid vertices counterclockwise, and the first one again. The remaining
+        entries point to an invalid crossing, whose coordinates mmcv sets to 0.
     """
     with torch.no_grad():
         x, y = vertices.unbind(-1)

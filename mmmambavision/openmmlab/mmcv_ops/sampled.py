@@ -18,7 +18,7 @@ def pooled(maps, image, y, x, counts):
 
     Args:
         maps: (N, H, W, C).
-        image, y, x: (S,), the map and the place of each sample, those of one result together.
+        image, y, x: (S,), the map and the place of each sample. Samples of the same result are adjacent.
         counts: (R,), the number of samples of each result.
 
     Returns:

@@ -29,8 +29,8 @@ OTHERS = dict(runner_type='uses its own runner', model_wrapper_cfg='wraps the mo
 class ShardedRunner(Runner):
     """mmengine's Runner whose processes each hold a part of all parameters, gradients and optimizer states.
 
-    Checkpoints are those of any other training: all processes gather whole tensors, and the first one writes them. So
-    another number of processes, or one without shards, can resume from them.
+    Checkpoints have the same format as without shards: all processes gather whole tensors, and the first one writes
+    them. So another number of processes, or one without shards, can resume from them.
     """
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
@@ -40,8 +40,7 @@ class ShardedRunner(Runner):
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Initialise and shard the model, and then build its optimizer.
 
-        The train loop is there already. So the random numbers of the initial weights are those of a training without
-        shards.
+        mmengine builds the train loop first, so the initial weights use the same random numbers as without shards.
         """
         if not isinstance(self.model, FSDPModule):
             if hasattr(self.model, 'init_weights'):
@@ -101,7 +100,7 @@ def units_of(model: nn.Module) -> list[nn.Module]:
 
 
 def whole(state: Any) -> Any:
-    """Nested dicts and lists with whole tensors on the CPU of the first process, and None on all others, for shards.
+    """Replace the sharded tensors of nested dicts and lists: CPU tensors in the first process, None in the others.
 
     All processes must call this together.
     """

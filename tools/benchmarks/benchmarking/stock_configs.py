@@ -18,7 +18,7 @@ from mmmambavision.errors import UserError
 from mmmambavision.terminal import show
 
 SIZES = (128, 160), (512, 512)  # the second one is for models that need larger images
-CHANNELS = {256: 16, 512: 32, 1024: 64, 2048: 128}  # of ResNet-50's maps: those of the small MambaVision
+CHANNELS = {256: 16, 512: 32, 1024: 64, 2048: 128}  # channels of ResNet-50's maps: channels of the small MambaVision
 BACKBONE = dict(type='MambaVision', arch=dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4)))
 REASONS = (  # status, and a pattern of the error
     ('needs compiled mmcv', r"mmcv's operator"),
@@ -162,7 +162,7 @@ def run_config(package, name, families, seed, size):
     classes = smallest_classes(cfg.model)
     losses = {}
     torch.manual_seed(seed)
-    if not cfg.model.type.endswith(('SORT', 'ByteTrack')):  # trackers have losses in their detectors alone
+    if not cfg.model.type.endswith(('SORT', 'ByteTrack')):  # only the detector of a tracker has losses
         model.train()
         data = model.data_preprocessor(make(cfg, size, classes, training=True), True)
         with torch.set_grad_enabled(families):
