@@ -5,10 +5,12 @@ mixers map (B, L, C) to (B, L, C) and take (dim, scan_backend), as `MambaVisionM
 """
 import math
 import random
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import UserError
 from .mixers import KERNEL_SIZE, STATE_SIZE, Attention, MambaVisionMixer, call, convolve, linear
@@ -21,13 +23,13 @@ class NoConcatMixer(MambaVisionMixer):
     gate. The width is chosen to keep the number of parameters.
     """
 
-    def __init__(self, dim, scan_backend='auto'):
+    def __init__(self, dim: int, scan_backend: str = 'auto') -> None:
         width = _width(dim, lambda width: width * (3 * dim + 2 * KERNEL_SIZE) + _scan_parameters(width))
         super().__init__(2 * width, scan_backend)
         self.in_proj = nn.Linear(dim, 2 * width, bias=False)
         self.out_proj = nn.Linear(width, dim, bias=False)
 
-    def forward(self, tokens):
+    def forward(self, tokens: Tensor) -> Tensor:
         x, z = convolve(linear(self.in_proj, tokens), self.conv1d_x, self.conv1d_z).chunk(2, dim=-1)
         return linear(self.out_proj, self.scan(x) * z)
 
@@ -35,13 +37,13 @@ class NoConcatMixer(MambaVisionMixer):
 class NoSymmetricMixer(MambaVisionMixer):
     """Only the branch with the scan, over all C channels: arXiv 2407.08083, figure 3, without the symmetric branch."""
 
-    def __init__(self, dim, scan_backend='auto'):
+    def __init__(self, dim: int, scan_backend: str = 'auto') -> None:
         super().__init__(2 * dim, scan_backend)
         self.in_proj = nn.Linear(dim, dim, bias=False)
         self.out_proj = nn.Linear(dim, dim, bias=False)
         del self.conv1d_z
 
-    def forward(self, tokens):
+    def forward(self, tokens: Tensor) -> Tensor:
         return linear(self.out_proj, self.scan(convolve(linear(self.in_proj, tokens), self.conv1d_x)))
 
 
@@ -51,7 +53,7 @@ class CausalMixer(MambaVisionMixer):
     The kernel covers a token and the two tokens before it. The default kernel covers both neighbours.
     """
 
-    def forward(self, tokens):
+    def forward(self, tokens: Tensor) -> Tensor:
         delayed = F.pad(linear(self.in_proj, tokens), (0, 0, 1, 0))
         x, z = convolve(delayed, self.conv1d_x, self.conv1d_z)[:, :-1].chunk(2, dim=-1)
         return linear(self.out_proj, torch.cat([self.scan(x), z], dim=-1))
@@ -61,11 +63,11 @@ class BidirectionalMixer(MambaVisionMixer):
     """The sum of a forward scan and a backward scan with its own weights, as in Vision Mamba (arXiv 2401.09417,
     algorithm 1). Both share one convolution, because it is not causal."""
 
-    def __init__(self, dim, scan_backend='auto'):
+    def __init__(self, dim: int, scan_backend: str = 'auto') -> None:
         super().__init__(dim, scan_backend)
         self.back = _Scan(dim, scan_backend)
 
-    def forward(self, tokens):
+    def forward(self, tokens: Tensor) -> Tensor:
         x, z = convolve(linear(self.in_proj, tokens), self.conv1d_x, self.conv1d_z).chunk(2, dim=-1)
         y = self.scan(x) + self.back(x.flip(1)).flip(1)
         return linear(self.out_proj, torch.cat([y, z], dim=-1))
@@ -75,7 +77,7 @@ class _Scan(MambaVisionMixer):
     """Only the scan of a mixer."""
     forward = MambaVisionMixer.scan
 
-    def __init__(self, dim, scan_backend):
+    def __init__(self, dim: int, scan_backend: str) -> None:
         super().__init__(dim, scan_backend)
         del self.in_proj, self.conv1d_x, self.conv1d_z, self.out_proj
 
@@ -87,25 +89,25 @@ class GatedConvolution(nn.Module):
     1D kernel of the other mixers, so that only the scan is missing. Rows of the map do not exchange information.
     """
 
-    def __init__(self, dim, scan_backend='auto'):
+    def __init__(self, dim: int, scan_backend: str = 'auto') -> None:
         super().__init__()
         width = _width(dim, lambda width: width * (3 * dim + KERNEL_SIZE))
         self.in_proj = nn.Linear(dim, 2 * width, bias=False)
         self.conv1d_x = nn.Conv1d(width, width, KERNEL_SIZE, padding='same', groups=width, bias=False)
         self.out_proj = nn.Linear(width, dim, bias=False)
 
-    def forward(self, tokens):
+    def forward(self, tokens: Tensor) -> Tensor:
         x, z = linear(self.in_proj, tokens).chunk(2, dim=-1)
         return linear(self.out_proj, call(self.conv1d_x, x.transpose(1, 2)).transpose(1, 2) * F.silu(z))
 
 
-def _scan_parameters(width):
+def _scan_parameters(width: int) -> int:
     """Number of parameters of `x_proj`, `dt_proj`, A and D for a scan of this width."""
     rank = math.ceil(width / 8)
     return width * (rank + 2 * STATE_SIZE + rank + 1 + STATE_SIZE + 1)
 
 
-def _width(dim, parameters):
+def _width(dim: int, parameters: Callable[[int], int]) -> int:
     """The width with the number of parameters closest to the default mixer of `dim` channels."""
     wanted = 2 * dim ** 2 + dim * KERNEL_SIZE + _scan_parameters(dim // 2)
     return min(range(1, 2 * dim), key=lambda width: abs(parameters(width) - wanted))
@@ -127,7 +129,7 @@ PATTERNS = {
 }
 
 
-def choose_mixers(arch):
+def choose_mixers(arch: dict[str, Any]) -> list[list[type[nn.Module]]]:
     """Mixer classes of the blocks of levels 2 and 3.
 
     Args:
@@ -152,7 +154,7 @@ def choose_mixers(arch):
             for level, one in zip((2, 3), pair)]
 
 
-def spell_out(pattern, level, depth):
+def spell_out(pattern: str, level: int, depth: int) -> str:
     """The letters of a pattern for a level with `depth` blocks, for example 'MMSS'.
 
     Raises:

@@ -3,7 +3,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,7 +23,7 @@ class Backend(NamedTuple):
         refuses: returns the reason why it cannot process these inputs, or None.
         is_faster: whether 'auto' chooses it for inputs that it can process.
     """
-    run: Callable
+    run: Callable[..., Any]
     unavailable: Callable[[], str | None] = lambda: None
     refuses: Callable[..., str | None] = lambda *inputs: None
     is_faster: Callable[..., bool] = lambda *inputs: True
@@ -65,7 +65,7 @@ class Operator:
         self.check(name)
         return name
 
-    def best(self, *inputs) -> str:
+    def best(self, *inputs: torch.Tensor) -> str:
         """The first implementation in `preference` that accepts the inputs, is available and is faster."""
         *names, last = self.preference
         for name in names:
@@ -74,7 +74,7 @@ class Operator:
                 return name
         return last
 
-    def require(self, name: str, *inputs) -> None:
+    def require(self, name: str, *inputs: torch.Tensor) -> None:
         """Raise UserError with the reason if an implementation is not available or refuses the inputs."""
         if reason := self.absent(name) or self.backends[name].refuses(*inputs):
             raise UserError(f"{self.name} cannot use its backend '{name}' here: {reason}")

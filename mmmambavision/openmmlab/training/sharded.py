@@ -33,7 +33,7 @@ class ShardedRunner(Runner):
     them. So another number of processes, or one without shards, can resume from them.
     """
 
-    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+    def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
         model = model.to(get_device())
         return convert_sync_batchnorm(model, self.cfg.sync_bn) if self.cfg.get('sync_bn') else model
 

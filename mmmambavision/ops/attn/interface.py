@@ -1,4 +1,6 @@
 """The public function `attention`, its implementations, and the choice among them."""
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,7 +21,7 @@ KERNELS_ON_CUDA = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, S
 HEAD_MULTIPLE = 8
 
 
-def attention_torch(q, k, v):
+def attention_torch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """`scaled_dot_product_attention`. On CUDA, heads are padded to a multiple of 8, and cuDNN's kernel is excluded if
     the caller has not selected kernels."""
     missing = -q.shape[-1] % HEAD_MULTIPLE
@@ -29,11 +31,11 @@ def attention_torch(q, k, v):
     return attention_of_torchs_choice(*padded, scale=q.shape[-1] ** -.5)[..., :q.shape[-1]]
 
 
-def runs_on_cuda(q):
+def runs_on_cuda(q: Tensor) -> bool:
     return q.is_cuda
 
 
-def attention_of_torchs_choice(q, k, v, **scale):
+def attention_of_torchs_choice(q: Tensor, k: Tensor, v: Tensor, **scale: Any) -> Tensor:
     enabled = torch.backends.cuda
     if not runs_on_cuda(q) or torch.compiler.is_compiling() or not (
             enabled.flash_sdp_enabled() and enabled.mem_efficient_sdp_enabled() and enabled.math_sdp_enabled()
@@ -43,7 +45,7 @@ def attention_of_torchs_choice(q, k, v, **scale):
         return F.scaled_dot_product_attention(q, k, v, **scale)
 
 
-def _is_faster(q, k, v):
+def _is_faster(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether 'auto' uses our kernel, for inputs that it accepts."""
     # Exported graphs keep torch's operator. If a user has disabled the flash kernel, for example because it has no
     # second derivatives, our kernel is not used either.
@@ -92,7 +94,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, backend: str = 'auto') -> Tensor:
     return BACKENDS[name].run(q, k, v)
 
 
-def _check_shapes(q, k, v):
+def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
     fit = q.dim() == 4 and k.shape == v.shape == (*q.shape[:2], *k.shape[2:3], q.shape[3]) and k.shape[2] > 0
     if not fit or not q.dtype == k.dtype == v.dtype:
         raise UserError('attention needs q (B, heads, L, d) and k and v (B, heads, M, d) of the same type, got '

@@ -9,13 +9,13 @@ from ..transforms import under_functional_transform
 from . import triton
 
 
-def depthwise_torch(x, weight):
+def depthwise_torch(x: Tensor, weight: Tensor) -> Tensor:
     image = x.transpose(1, 2).unsqueeze(2)  # (B, C, 1, L), channels-last in memory
     out = F.conv2d(image, weight.unsqueeze(2), padding=(0, 1), groups=weight.shape[0])
     return F.silu(out.squeeze(2).transpose(1, 2))
 
 
-def depthwise_shifted(x, weight):
+def depthwise_shifted(x: Tensor, weight: Tensor) -> Tensor:
     """Three multiply-adds of shifted copies."""
     before, here, after = weight.to(x.dtype)[:, 0].unbind(1)
     padded = F.pad(x, (0, 0, 1, 1))

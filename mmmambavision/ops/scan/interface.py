@@ -1,6 +1,8 @@
 """The public function `selective_scan`, its implementations, and the choice among them."""
 import warnings
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +26,7 @@ SCAN = Operator('scan', 'selective_scan', BACKENDS, ('cpu', 'triton', 'mamba_ssm
 available_backends, check_backend_name = SCAN.available, SCAN.check
 
 
-def choose_backend(name, u):
+def choose_backend(name: str, u: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
     """The function of a backend, or with 'auto' the best function for the input.
 
     Raises:
@@ -52,20 +54,21 @@ PRICES = {'cpu': ('cpu', 'takes about four times as long'),
 
 
 @cache
-def _warn_of_slow_scan(device):
+def _warn_of_slow_scan(device: str) -> None:
     missing, price = PRICES[device]
     warnings.warn(f'the selective scan runs in plain tensor operations, which {price}: {SCAN.absent(missing)}',
                   stacklevel=4)
 
 
-def _chunked_operations(*arguments):
+def _chunked_operations(*arguments: Any) -> tuple[Tensor, Tensor]:
     with torch.autocast(arguments[0].device.type, enabled=False):
         return chunked.forward(*arguments)[:2]
 
 
 def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None,
                    z: Tensor | None = None, delta_bias: Tensor | None = None, delta_softplus: bool = False,
-                   return_last_state: bool = False, backend: str = 'auto'):
+                   return_last_state: bool = False,
+                   backend: str = 'auto') -> Tensor | tuple[Tensor, Tensor]:
     """Scan each channel with a linear recurrence whose coefficients depend on the input (arXiv 2312.00752,
     eq. 2 and 4).
 
@@ -105,7 +108,8 @@ def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D:
     return (y, last_state) if return_last_state else y
 
 
-def _check(u, delta, A, B, C, D, z, delta_bias):
+def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+           delta_bias: Tensor | None) -> None:
     if u.dim() != 3 or 0 in u.shape[1:]:
         raise ValueError(f'u must be (B, D, L) with D and L at least 1, got {tuple(u.shape)}')
     if A.is_complex():
