@@ -60,7 +60,7 @@ def test_a_training_step_allocates_as_much(with_cp):
 
 def test_parameters_gradients_and_states():
     cfg = config(model__backbone__frozen_stages=2)
-    model = MODELS.build(cfg.model)
+    model = MODELS.build(dict(cfg.model, _scope_='mmseg'))
     memory = estimate(cfg, 2, SIZE)
     assert memory.parameters == sum(parameter.nbytes for parameter in model.parameters())
     assert memory.gradients == sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
