@@ -1,5 +1,6 @@
 import logging
 import os
+import sys
 from functools import lru_cache
 from importlib.util import find_spec
 
@@ -25,6 +26,16 @@ def paths_of_stock_configs_are_found_once():
         patch.setattr(Config, '_get_cfg_path', staticmethod(
             lambda path, filename: (found if '::' in path else find)(path, filename)))
         yield
+
+
+@pytest.fixture(autouse=True)
+def visualizers_end_with_their_test():
+    """mmengine's runners share one visualizer per process, and it writes to the first one's folder, which is deleted."""
+    yield
+    if visualization := sys.modules.get('mmengine.visualization'):
+        base = visualization.Visualizer
+        for kind in (base, *base.__subclasses__()):
+            kind._instance_dict.clear()
 
 
 @pytest.fixture

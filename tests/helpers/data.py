@@ -212,7 +212,7 @@ train_cfg = dict(type='IterBasedTrainLoop', max_iters={iterations}, val_interval
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=1), sampler_seed=dict(type='DistSamplerSeedHook'),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval={every}))
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval={every}, max_keep_ckpts=10))
 randomness = dict(seed=0)
 """
 
