@@ -1,4 +1,5 @@
 """The work of `stock_configs.py`: one process runs configs, and another one watches it."""
+import hashlib
 import json
 import multiprocessing
 import os
@@ -43,10 +44,14 @@ def run_all(args):
     known = {}
     if file.exists():
         known = {(record['package'], record['config']): record for record in map(json.loads, file.open())}
+    of_model = {record['model']: record for record in known.values()}
     with file.open('a') as stream, Progress(console=Console(stderr=True)) as progress, Worker(args) as worker:
         for job in progress.track(jobs, description='configs'):
             if job not in known:
-                known[job] = worker.run(*job)
+                model = hash_of_model(*job)
+                if model not in of_model:
+                    of_model[model] = worker.run(*job) | dict(model=model)
+                known[job] = of_model[model] | dict(package=job[0], config=job[1])
                 stream.write(json.dumps(known[job]) + '\n')
                 stream.flush()
     print_tables([known[job] for job in jobs], args)
@@ -69,6 +74,23 @@ def configs_of(package, families):
         if re.search(r'r50|resnet50', name) and not re.search('dcn|openimages|caffe|tta|lsj', name):
             first.setdefault(name.partition('/')[0], name)
     return list(first.values())
+
+
+def hash_of_model(package, name):
+    """A hash of what `run_config` reads of a config. Many configs differ in the schedule alone, so they share a run."""
+    try:
+        cfg = load(package, name)
+        read = [cfg.model.to_dict(), cfg.get('custom_imports'), cfg.get('default_scope', package)]
+    except Exception:  # the run will say why
+        read = [package, name]
+    return hashlib.sha256(json.dumps(read, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def load(package, name):
+    from mmengine.config import Config
+    cfg = Config.fromfile(folder_of(package) / 'configs' / name)
+    without_weights(cfg.model)
+    return cfg
 
 
 class Worker:
@@ -144,16 +166,14 @@ def attempt(package, name, families, seed, size):
 def run_config(package, name, families, seed, size):
     """Build the model of a config, compute its losses and a prediction, and return the losses."""
     import torch
-    from mmengine.config import Config
     from mmengine.registry import MODELS, init_default_scope
-    cfg = Config.fromfile(folder_of(package) / 'configs' / name)
+    cfg = load(package, name)
     init_default_scope(cfg.get('default_scope', package))
     if cfg.get('custom_imports'):
         from mmengine.utils import import_modules_from_strings
         import_modules_from_strings(**cfg.custom_imports)
     if families:
         put_mambavision(cfg.model)
-    without_weights(cfg.model)
     torch.manual_seed(seed)
     model = MODELS.build(cfg.model)
     if re.search('DINO|DETR|Former|Grounding', str(cfg.model.type)):
