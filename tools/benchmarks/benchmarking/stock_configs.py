@@ -22,6 +22,7 @@ SIZES = (128, 160), (512, 512)  # the second one is for models that need larger 
 CHANNELS = {256: 16, 512: 32, 1024: 64, 2048: 128}  # channels of ResNet-50's maps: channels of the small MambaVision
 BACKBONE = dict(type='MambaVision', arch=dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4)))
 REASONS = (  # status, and a pattern of the error
+    ('has no model', r"'ConfigDict' object has no attribute 'model'"),
     ('needs compiled mmcv', r"mmcv's operator"),
     ('needs a package', r'No module named|ImportError|[Pp]lease (run|install)|is not installed|not available in timm'),
     ('needs a download', r'huggingface|URLError|Max retries|resolve host|LocalEntryNotFound|couldn.t connect'))
@@ -44,7 +45,7 @@ def run_all(args):
     known = {}
     if file.exists():
         known = {(record['package'], record['config']): record for record in map(json.loads, file.open())}
-    of_model = {record['model']: record for record in known.values()}
+    of_model = {record.get('model'): record for record in known.values()}
     with file.open('a') as stream, Progress(console=Console(stderr=True)) as progress, Worker(args) as worker:
         for job in progress.track(jobs, description='configs'):
             if job not in known:
@@ -155,7 +156,11 @@ def serve(connection):
 def attempt(package, name, families, seed, size):
     """Run one config at an image size. Returns its status, the reason of a failure, and its losses."""
     try:
-        return dict(status='works', losses=run_config(package, name, families, seed, size))
+        try:
+            losses = run_config(package, name, families, seed, size)
+        except FloatingPointError:  # some deep models need their own initialization
+            losses = run_config(package, name, families, seed, size, initialize=True)
+        return dict(status='works', losses=losses)
     except Exception as error:
         text = f'{type(error).__name__}: {error}'
         status = next((status for status, pattern in REASONS if re.search(pattern, text)), 'fails')
@@ -163,8 +168,12 @@ def attempt(package, name, families, seed, size):
         return dict(status=status, reason=text.strip().splitlines()[0][:200], where=f'{where.filename}:{where.lineno}')
 
 
-def run_config(package, name, families, seed, size):
-    """Build the model of a config, compute its losses and a prediction, and return the losses."""
+def run_config(package, name, families, seed, size, initialize=False):
+    """Build the model of a config, compute its losses and a prediction, and return the losses.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
     import torch
     from mmengine.registry import MODELS, init_default_scope
     cfg = load(package, name)
@@ -176,7 +185,7 @@ def run_config(package, name, families, seed, size):
         put_mambavision(cfg.model)
     torch.manual_seed(seed)
     model = MODELS.build(cfg.model)
-    if re.search('DINO|DETR|Former|Grounding', str(cfg.model.type)):
+    if initialize or re.search('DINO|DETR|Former|Grounding', str(cfg.model.type)):
         model.init_weights()  # it takes long; other models have no parameters of uninitialized memory
     make = detection_inputs if package == 'mmdet' else segmentation_inputs
     classes = smallest_classes(cfg.model)
@@ -188,7 +197,7 @@ def run_config(package, name, families, seed, size):
         with torch.set_grad_enabled(families):
             total, found = model.parse_losses(model(**data, mode='loss'))
         if not total.isfinite():
-            raise ValueError(f'the loss is {total.item()}')
+            raise FloatingPointError(f'the loss is {total.item()}')
         if families:
             check_gradients(model, total)
         losses = {key: value.item() for key, value in found.items() if 'loss' in key}
