@@ -30,9 +30,9 @@ def write(args):
     except OSError as error:
         raise UserError(f'{args.out} cannot be written: {error.strerror}') from None
     fit_to_machine(cfg)
-    channels = cfg.model.get('backbone', {}).get('in_channels', 3)
+    channels = cfg.model.get('in_chans', (cfg.model.get('backbone') or {}).get('in_channels', 3))
     if channels != 3:
-        raise UserError(f'exported files need RGB images, but the backbone of {args.config} has in_channels={channels}')
+        raise UserError(f'exported files need RGB images, but the model of {args.config} takes {channels} channels')
     model = load_model(cfg, args.checkpoint, 'cpu')
     module = PARTS[args.part](model).eval()
     begin = time.monotonic()
@@ -42,7 +42,7 @@ def write(args):
     files = [path for path in (args.out, Path(f'{args.out}.data')) if path.exists()]  # large networks have FILE.data
     megabytes = sum(path.stat().st_size for path in files) / 1e6
     print(f"{' and '.join(map(str, files))}: {megabytes:.1f} MB, in {time.monotonic() - begin:.0f} s")
-    if args.part == 'model' and contract.resize is UNSET:
+    if args.part == 'model' and contract.resize is UNSET and contract.task != 'classification':
         print('warning: the test pipeline does more than resize and pad, so tools/predict_onnx.py cannot use this file')
     for key, count in getattr(module, 'counts', {}).items():
         if not 0 < count < TENSORRT_TOPK:

@@ -75,9 +75,11 @@ def replace_model(cfg, args):
         raise UserError('--tta and --amp work only with checkpoints, not with an exported file')
     scope, cfg.load_from = cfg.get('default_scope'), None
     if scope == 'mmpretrain':
-        raise UserError('a classifier can be evaluated only from a checkpoint, not from an exported file')
-    if scope == 'mmseg':
-        from ...export import exported_segmentor  # noqa: F401 (it registers the type)
+        from ...export import exported_classifier  # noqa: F401 (it registers the type)
+        cfg.model = dict(type='ExportedClassifier', file=args.checkpoint)
+        cfg.pop('data_preprocessor', None)
+    elif scope == 'mmseg':
+        from ...export import exported_segmentor  # noqa: F401
         cfg.model = dict(type='ExportedSegmentor', file=args.checkpoint, test_cfg=cfg.model.test_cfg)
     else:
         from ...export import exported_detector  # noqa: F401
