@@ -18,6 +18,8 @@ from ..helpers.process import load_tool
 
 DINO = 'dino_mambavision_t_1x'
 DEFORMABLE = 'deformable_detr/deformable-detr-refine-twostage_r50_16xb2-50e_coco'
+ONE_MAP = ('detr/detr_r50_8xb2-150e_coco', 'conditional_detr/conditional-detr_r50_8xb2-50e_coco',
+           'dab_detr/dab-detr_r50_8xb2-50e_coco')
 ONE_STAGE = 'deformable_detr/deformable-detr_r50_16xb2-50e_coco'
 
 
@@ -38,7 +40,7 @@ def outputs_of(module, image):
         return [value.numpy() for value in module(torch.from_numpy(as_input(image)))]
 
 
-@pytest.mark.parametrize('name', [DINO, DEFORMABLE, ONE_STAGE])
+@pytest.mark.parametrize('name', [DINO, DEFORMABLE, ONE_STAGE, *ONE_MAP])
 def test_eager_is_mmdets(name):
     model = untrained(name)
     images = [squares(128, 3)[0][:height, :width].copy() for height, width in ((96, 128), (101, 77))]
@@ -97,6 +99,23 @@ def test_trained_and_exported(tmp_path):
     annotations, _ = tool.detect(*tool.load(file, 'cpu'), image, 0.)
     scores = [annotation['score'] for annotation in annotations]
     np.testing.assert_allclose(scores, one.scores.numpy(), atol=1e-4)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('name', ONE_MAP)
+def test_one_map_exported(name, tmp_path):
+    pytest.importorskip('onnxscript')
+    onnx = pytest.importorskip('onnx')
+    from mmmambavision.export.onnx import export, read
+    model = untrained(name)
+    images = [squares(128, 3)[0][:height, :width].copy() for height, width in ((96, 128), (101, 77), (128, 64))]
+    expected = [mmdets(model, image) for image in images]
+    export(PARTS['model'](model).eval(), torch.randn(1, 3, 96, 160), tmp_path / 'd.onnx')
+    assert {entry.domain for entry in onnx.load(tmp_path / 'd.onnx').opset_import} == {''}
+    session = read(tmp_path / 'd.onnx')
+    for image, values in zip(images, expected):
+        errors = differences(('dets', 'labels'), values, session.run(None, {'images': as_input(image)}))
+        assert all(error <= LIMITS[kind] for kind, error in errors.items()), errors
 
 
 def mask2former():
