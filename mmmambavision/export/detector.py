@@ -30,11 +30,11 @@ def detector(model):
         return TwoStage(model)
     if type(model).__name__ in QUERY_MODELS:
         return Queries(model)
-    # Mask2Former and wrappers for test-time augmentation have neither head.
+    # Wrappers for test-time augmentation have neither head.
     head = next((f' with {type(head).__name__}' for head in (roi_head, bbox_head) if head is not None), '')
     raise UserError(f'a {type(model).__name__}{head} cannot be exported whole; Faster, Mask and Cascade R-CNN, '
-                    'RetinaNet, ATSS, FCOS, GFL, RTMDet, RTMDet-Ins, DETR, DINO, segmentors and classifiers can. Export '
-                    'its backbone or neck', 'part')
+                    'RetinaNet, ATSS, FCOS, GFL, RTMDet, RTMDet-Ins, DETR, DINO, Mask2Former, segmentors and '
+                    'classifiers can. Export its backbone or neck', 'part')
 
 
 class Detector(nn.Module):

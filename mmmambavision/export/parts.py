@@ -84,6 +84,9 @@ def whole(model):
     if classifies(model):
         from .classifier import Classifier
         return Classifier(model)
+    if hasattr(model, 'panoptic_fusion_head'):
+        from .mask_queries import MaskQueries
+        return MaskQueries(model)
     from .detector import detector
     return detector(model)
 

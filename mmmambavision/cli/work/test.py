@@ -83,7 +83,9 @@ def replace_model(cfg, args):
         cfg.model = dict(type='ExportedSegmentor', file=args.checkpoint, test_cfg=cfg.model.test_cfg)
     else:
         from ...export import exported_detector  # noqa: F401
-        cfg.model = dict(type='ExportedDetector', file=args.checkpoint)
+        cfg.model = dict(type='ExportedDetector', file=args.checkpoint) if 'panoptic_head' not in cfg.model else dict(
+            type='ExportedMaskFormer', file=args.checkpoint, fusion_head=cfg.model.panoptic_fusion_head,
+            test_cfg=cfg.model.test_cfg)
 
 
 def augment(cfg):
