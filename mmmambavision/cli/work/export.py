@@ -32,7 +32,7 @@ def write(args):
     fit_to_machine(cfg)
     channels = cfg.model.get('in_chans', (cfg.model.get('backbone') or {}).get('in_channels', 3))
     if channels != 3:
-        raise UserError(f'exported files need RGB images, but the model of {args.config} takes {channels} channels')
+        raise UserError(f'exported files need RGB images, but the network of {args.config} has in_channels={channels}')
     model = load_model(cfg, args.checkpoint, 'cpu')
     module = PARTS[args.part](model).eval()
     begin = time.monotonic()
