@@ -1,4 +1,5 @@
 """The work of `stock_configs.py`: one process runs configs, and another one watches it."""
+import copy
 import hashlib
 import json
 import multiprocessing
@@ -218,7 +219,7 @@ def run_config(package, name, families, seed, size, initialize=False):
             trained, runs = distributed(model, cfg), 2  # the second run fails if parameters had no gradient
         with torch.set_grad_enabled(families):
             for _ in range(runs - 1):
-                model.parse_losses(trained(**data, mode='loss'))[0].backward()
+                model.parse_losses(trained(**copy.deepcopy(data), mode='loss'))[0].backward()
             total, found = model.parse_losses(trained(**data, mode='loss'))
         if not total.isfinite():
             raise FloatingPointError(f'the loss is {total.item()}')
