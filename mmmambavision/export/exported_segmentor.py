@@ -11,10 +11,10 @@ from .onnx import open_model
 
 @MODELS.register_module()
 class ExportedSegmentor(EncoderDecoder):
-    """Predict with an ONNX file, on whole images or sliding windows. Training is not possible.
+    """Predict with an exported file, on whole images or sliding windows. Training is not possible.
 
     Args:
-        file: path of the ONNX file.
+        file: path of FILE.onnx, or of FILE.xml in OpenVINO's format.
         test_cfg: test_cfg of the model in the config.
 
     Raises:

@@ -40,7 +40,7 @@ def evaluate(args):
 def apply_options(cfg, args):
     if args.amp:
         cfg.test_cfg.fp16 = True  # autocast in mmengine's loop, with the default type of the device
-    if args.checkpoint.endswith('.onnx'):
+    if args.checkpoint.endswith(('.onnx', '.xml')):
         replace_model(cfg, args)
     else:
         cfg.load_from = args.checkpoint
