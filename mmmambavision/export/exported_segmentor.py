@@ -30,7 +30,7 @@ class ExportedSegmentor(EncoderDecoder):
             test_cfg=dict(size_divisor=divisor) if divisor else None))
         self.mean = torch.tensor(mean)[:, None, None]
         self.test_cfg, self.align_corners = test_cfg, contract.align_corners
-        self.out_channels = self.session.get_outputs()[0].shape[1]
+        self.out_channels = self.session.get_outputs()[0].shape[1] or len(contract.classes)  # OpenVINO may not know it
         self.decode_head = SimpleNamespace(threshold=contract.binary_threshold)
 
     def encode_decode(self, inputs, batch_img_metas):

@@ -112,7 +112,7 @@ def need(*packages: str) -> None:
         try:
             __import__(package)
         except ImportError:
-            extra = dict(nncf='nncf==3.4.0', openvino='openvino').get(package, 'onnx onnxscript onnxruntime')
+            extra = dict(nncf='nncf', openvino='openvino').get(package, 'onnx onnxscript onnxruntime')
             raise UserError(f'this needs {package}: pip install {extra}') from None
 
 
