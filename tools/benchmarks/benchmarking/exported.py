@@ -55,7 +55,8 @@ def evaluate(args, file, runtime):
 
     runner.model.session = SimpleNamespace(run=run)
     found = runner.test()
-    megabytes = sum(path.stat().st_size for path in (file, file.with_suffix('.bin')) if path.exists()) / 1e6
+    parts = [file, *([file.with_suffix('.bin')] if file.suffix == '.xml' else [])]
+    megabytes = sum(path.stat().st_size for path in parts) / 1e6
     row = {key: found.get(name) for key, name in METRICS.items()}
     turns = iter(inputs * (args.rounds + 1))
     return dict(file=file.name, runtime=runtime, megabytes=megabytes, **row), lambda: session.run(None, next(turns))
