@@ -82,14 +82,23 @@ def _find_names(model: nn.Module, state_dict: dict[str, torch.Tensor], prefix: s
     """Pre-hook for load_state_dict, for example with `checkpoint_path`.
 
     If no name fits, rename the weights, which can have any prefix, and check that they have values.
+
+    Raises:
+        UserError: the weights belong to another network, or are of another number of classes.
     """
-    own = model.state_dict()
-    if prefix or own.keys() & state_dict.keys():
+    if prefix:
         return
-    weights = rename(state_dict, own)
-    check_values(weights)
-    state_dict.clear()
-    state_dict.update(weights)
+    own = model.state_dict()
+    if own.keys().isdisjoint(state_dict):
+        weights = rename(state_dict, own)
+        check_values(weights)
+        state_dict.clear()
+        state_dict.update(weights)
+    state_dict.update(fit(_trunk(state_dict), model))
+    given, wanted = (len(state.get('head.weight', ())) for state in (state_dict, own))
+    if given and wanted and given != wanted:
+        raise UserError(f'the checkpoint has {given} classes, but the model has {wanted}. Create the model with '
+                        f'num_classes={given}, and call reset_classifier({wanted}) after loading')
 
 
 def _build(in_chans: int, num_classes: int = 1000, device: Any = None, dtype: torch.dtype | None = None,
@@ -109,11 +118,14 @@ def _source(cfg: Any) -> str:
     raise UserError(f'no weights are known for {cfg.architecture}. Give a file: pretrained_cfg_overlay=dict(file=...)')
 
 
+def _trunk(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in weights.items() if name.startswith(('patch_embed.', 'levels.'))}
+
+
 def _fitted(weights: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
     """Check that weights belong to the network of a model, and adapt its stem. timm adapts the head."""
     own = model.state_dict()
-    trunk = {name: value for name, value in weights.items() if name.startswith(('patch_embed.', 'levels.'))}
-    weights = {**weights, **fit(trunk, model)}
+    weights = {**weights, **fit(_trunk(weights), model)}
     check_share(weights, own)
     if not any(value.is_meta for value in own.values()):
         check_values(weights)

@@ -30,7 +30,7 @@ def paths_of_stock_configs_are_found_once():
 
 @pytest.fixture(autouse=True)
 def visualizers_end_with_their_test():
-    """mmengine's runners share one visualizer per process, and it writes to the first one's folder, which is deleted."""
+    """mmengine's runners share one visualizer per process, and it writes to the first one's deleted folder."""
     yield
     if visualization := sys.modules.get('mmengine.visualization'):
         base = visualization.Visualizer

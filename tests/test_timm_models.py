@@ -19,6 +19,7 @@ from timm.data import resolve_model_data_config  # noqa: E402
 from timm.optim import param_groups_layer_decay  # noqa: E402
 
 import mmmambavision.timm_models  # noqa: E402
+from mmmambavision.errors import UserError  # noqa: E402
 from mmmambavision.presets import PRESETS  # noqa: E402
 
 from .helpers.messages import facts  # noqa: E402
@@ -254,6 +255,25 @@ def test_averaged_weights_by_their_key(small, tmp_path, caplog):
     assert not head(str(file)).any() and '#state_dict_ema' in caplog.text
     timms = timm.create_model(SMALLEST, **options, checkpoint_path=str(file))
     assert torch.equal(timms.head.weight, state['head.weight'])
+
+
+@pytest.mark.parametrize('classes, changes, keyword', [
+    (5, {}, r'2 classes.*num_classes=2.*reset_classifier\(5\)'),
+    (2, dict(dim=24), 'another network'),
+    (2, dict(depths=(1, 1, 2, 4)), 'another network'),
+])
+def test_a_checkpoint_path_of_another_model(classes, changes, keyword, small, tmp_path):
+    options, state = small
+    torch.save(state, tmp_path / 'x.pth')
+    options = dict(arch=options['arch'] | changes, num_classes=classes)
+    with pytest.raises(UserError, match=keyword):
+        timm.create_model(SMALLEST, **options, checkpoint_path=str(tmp_path / 'x.pth'))
+
+
+def test_a_head_is_left_out_where_unknown_names_are_allowed(small):
+    options, state = small
+    model = timm.create_model(SMALLEST, **{**options, 'num_classes': 0})
+    assert model.load_state_dict(state, strict=False).unexpected_keys == ['head.weight', 'head.bias']
 
 
 @pytest.mark.parametrize('classes, same', [(2, True), (None, True), (5, False), (0, False)])

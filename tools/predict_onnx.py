@@ -100,6 +100,9 @@ def load(file, device):
     meta = {key: json.loads(texts[key]) for key in texts.keys() & KEYS} if 'part' in texts else {}
     if meta.get('part', 'model') != 'model':
         sys.exit(f"error: {file} contains only the {meta['part']}. Export the whole model with --part model")
+    if meta.get('task') in ('classification', 'panoptic'):
+        sys.exit(f"error: {file} is for {meta['task']}. This tool is for detectors and segmentors; tools/test.py "
+                 'evaluates other files')
     if meta.get('task') not in ('detection', 'segmentation') or not {'classes', 'resize'} <= meta.keys():
         sys.exit(f'error: {file} is not from tools/export.py, or from an older version. Export the model again')
     palette = meta.get('palette') or np.random.RandomState(42).randint(0, 256, (len(meta['classes']), 3))  # as mmdet

@@ -14,6 +14,8 @@ HINTS = dict(
     part='On the command line: --part neck or --part backbone',
     part_backbone='On the command line: --part backbone',
     resume='To resume: the same command with --resume',
+    slide='For example: --cfg-options model.test_cfg.mode=slide model.test_cfg.crop_size=512,512 '
+          'model.test_cfg.stride=384,384',
     static='For one size: --static --size HEIGHT WIDTH',
     train_json='To give the json of training: --train-json FILE',
     val_json='To give the json of validation: --val-json FILE',

@@ -20,6 +20,10 @@ def add_arguments(parser):
     parser.add_argument('--out', type=Path, default=Path('predictions'), help='output folder; default %(default)s')
     parser.add_argument('--threshold', type=float, default=.3, help='minimum score of boxes; default 0.3')
     parser.add_argument('--json', action='store_true', help='also write predictions.json and label maps')
+    parser.add_argument('--slice', type=int, metavar='PIXELS', help='predict on slices of this height and width, for '
+                        'large images, and merge their boxes; only detectors')
+    parser.add_argument('--overlap', type=float, metavar='SHARE',
+                        help='overlap of neighbouring slices as a fraction of their size; default 0.2')
     add_device(parser)
     parser.add_argument('--web', action='store_true', help='open a web page for predictions (needs gradio)')
     add_settings(parser)
@@ -30,6 +34,13 @@ def check(args):
         raise UserError('give either inputs (images, videos or folders) or --web')
     if not 0 <= args.threshold <= 1:
         raise UserError(f'--threshold {args.threshold} must be between 0 and 1')
+    if args.slice is None and args.overlap is not None:
+        raise UserError('--overlap is for slices. Also give --slice PIXELS')
+    if args.slice is not None and args.slice < 1:
+        raise UserError(f'--slice {args.slice} must be at least 1')
+    args.overlap = .2 if args.overlap is None else args.overlap
+    if not 0 <= args.overlap < 1:
+        raise UserError(f'--overlap {args.overlap} must be at least 0 and below 1')
     args.config = args.config or released_recipe(args.checkpoint)
     return args
 

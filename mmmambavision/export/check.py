@@ -47,7 +47,7 @@ def differences(outputs, expected, found, half=False):
         half: whether the file has weights in float16.
     """
     if outputs is None or 'dets' not in outputs:
-        name = 'maps' if outputs is None else outputs[0]
+        name = 'maps' if outputs is None else 'logits'
         return {name: max(_relative(a, b) for a, b in zip(expected, found, strict=True))}
     kinds = ('boxes', 'scores', 'masks')[:len(outputs)]
     expected, found = ([value[output[1] >= 0] for value in output] for output in (expected, found))

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .dense import predicts_masks
+from .parts import classifies
 
 OTHER_STEPS = {'LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs', 'PackSegInputs'}
 UNSET: Any = ...  # value of a field that does not apply to a file and is not written
@@ -21,9 +22,9 @@ class Contract:
         part: 'model', 'neck' or 'backbone'. The fields after `palette` are only for whole models.
         classes: class names.
         palette: a colour (red, green, blue) for each class, or an empty list.
-        task: 'detection' or 'segmentation'.
-        resize: dict(scale=[width, height], keep_ratio=bool); None for no resizing; unset if the test pipeline has
-            other steps than resizing and padding.
+        task: 'detection', 'segmentation', 'classification' or 'panoptic' (mmdet's Mask2Former and MaskFormer).
+        resize: dict(scale=[width, height], keep_ratio=bool); None for no resizing; unset for other tasks than detection
+            and segmentation, and if the test pipeline has other steps than resizing and padding.
         pad: for detectors whose test pipeline pads after resizing, dict(size=[width, height], value=[red, green,
             blue]). The padding is at the right and the bottom.
         mask_threshold: for detectors, the minimum probability of a mask pixel.
@@ -32,7 +33,8 @@ class Contract:
         binary_threshold: for segmentors with one logit, the minimum probability of the class.
         window: for segmentors in slide mode, dict(crop=[height, width], stride=[height, width]); None for whole images.
         mean: in slide mode, the padding value around windows.
-        size_divisor: in slide mode, the divisor of the padded sides of a window, or None.
+        size_divisor: in slide mode, the divisor of the padded sides of a window, or None. In panoptic files, the
+            divisor of the padded sides of the image.
     """
     part: str
     classes: list[str] = UNSET
@@ -53,12 +55,17 @@ class Contract:
         """Create the contract for a part of a model.
 
         Args:
-            model: model of mmdet or mmseg with the attributes `cfg` and `dataset_meta`.
+            model: model of mmdet, mmseg or mmpretrain with the attributes `cfg` and `dataset_meta`.
             part: 'model', 'neck' or 'backbone'.
             pipeline: test pipeline of the config.
         """
         fields: dict[str, Any] = {key: list(model.dataset_meta.get(key) or []) for key in ('classes', 'palette')}
         if part == 'model':
+            if classifies(model):
+                return cls(part, **fields, task='classification')
+            if hasattr(model, 'panoptic_fusion_head'):
+                divisor = model.cfg.model.data_preprocessor.get('pad_size_divisor') or 1
+                return cls(part, **fields, task='panoptic', size_divisor=divisor)
             segments = hasattr(model, 'decode_head')
             fields.update(_resize(pipeline, may_pad=not segments))
             fields.update(_segmentor(model) if segments else _detector(model))

@@ -3,6 +3,8 @@
 mmdet keeps the sizes of the maps in a tensor, which an export would store as constants. Here they are a list of
 (height, width). Modules with these replacements still work in mmdet.
 """
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -154,3 +156,10 @@ def decode_pixels(decoder, maps):
         upper = F.interpolate(outs[-1], lateral.shape[2:], mode='bilinear', align_corners=False)
         outs.append(decoder.output_convs[index](lateral + upper))
     return decoder.mask_feature(outs[-1]), outs[:decoder.num_outs]
+
+
+def prepare_mask2former(head):
+    """Replace the parts of a Mask2FormerHead that cannot be exported. Its `forward` then takes None as samples."""
+    replace_attention(head)
+    head.decoder_positional_encoding = UnpaddedEncoding(head.decoder_positional_encoding)
+    head.pixel_decoder.forward = partial(decode_pixels, head.pixel_decoder)

@@ -10,6 +10,8 @@ from .deformable import centres, proposals, replace_attention, sides
 from .dense import best_of_levels, dynamic_masks, is_dense, predicts_masks
 from .parts import Preprocessor
 
+SINGLE_MAP = ('DETR', 'ConditionalDETR', 'DABDETR')
+QUERY_MODELS = ('DINO', 'DeformableDETR', *SINGLE_MAP)
 TWOFOLD = ('CSPNeXtPAFPN', 'YOLOXPAFPN')  # necks that upsample each map by exactly 2
 
 
@@ -26,13 +28,13 @@ def detector(model):
     if type(roi_head).__name__ in ('StandardRoIHead', 'CascadeRoIHead') and not (
             roi_head.with_shared_head or getattr(model, 'with_semantic_head', False)):
         return TwoStage(model)
-    if type(model).__name__ in ('DINO', 'DeformableDETR'):
+    if type(model).__name__ in QUERY_MODELS:
         return Queries(model)
-    # Mask2Former, classifiers and wrappers for test-time augmentation have neither head.
+    # Wrappers for test-time augmentation have neither head.
     head = next((f' with {type(head).__name__}' for head in (roi_head, bbox_head) if head is not None), '')
     raise UserError(f'a {type(model).__name__}{head} cannot be exported whole; Faster, Mask and Cascade R-CNN, '
-                    'RetinaNet, ATSS, FCOS, GFL, RTMDet, RTMDet-Ins, DINO, Deformable DETR and segmentors can. Export '
-                    'its backbone or neck', 'part')
+                    'RetinaNet, ATSS, FCOS, GFL, RTMDet, RTMDet-Ins, DETR, DINO, Mask2Former, segmentors and '
+                    'classifiers can. Export its backbone or neck', 'part')
 
 
 class Detector(nn.Module):
@@ -194,10 +196,10 @@ class TwoStage(Detector):
 
 
 class Queries(Detector):
-    """DINO and Deformable DETR.
+    """DETR, Conditional DETR and DAB-DETR, which use one map, and DINO and Deformable DETR, which use several.
 
     Args:
-        model: mmdet's DINO or DeformableDETR. Replaces its attention modules. The model still works in mmdet.
+        model: a model of mmdet. Deformable attention in it is replaced. The model still works in mmdet.
 
     Raises:
         UserError: an option of the model cannot be exported.
@@ -208,14 +210,25 @@ class Queries(Detector):
         if self.preprocess.divisor != 1:
             raise UserError(f'a {type(model).__name__} cannot be exported with padding, because its attention would '
                             'need a mask. Set model.data_preprocessor.pad_size_divisor=1')
-        replace_attention(model)
-        model.gen_encoder_output_proposals = lambda memory, mask, sizes: proposals(model, memory, sizes)
+        self.decode = self.decode_one_map
+        if type(model).__name__ not in SINGLE_MAP:
+            self.decode = self.decode_maps
+            replace_attention(model)
+            model.gen_encoder_output_proposals = lambda memory, mask, sizes: proposals(model, memory, sizes)
         self.model, self.head, self.count = model, model.bbox_head, model.test_cfg.get('max_per_img', model.num_queries)
         self.counts = {'model.num_queries': model.num_queries, 'model.test_cfg.max_per_img': self.count}
 
-    def forward(self, image):
-        model, maps = self.model, self.maps(image)
-        sizes = [one.shape[2:] for one in maps]
+    def decode_one_map(self, maps):
+        """The arguments of the head, from one map in a list. There is no padding, so there are no masks."""
+        model, features = self.model, maps[-1]
+        positions = model.positional_encoding(None, input=features).flatten(2).transpose(1, 2)
+        memory = model.forward_encoder(features.flatten(2).transpose(1, 2), None, positions)
+        inputs, others = model.pre_decoder(**memory)
+        return model.forward_decoder(**inputs, memory_mask=None, memory_pos=positions) | others
+
+    def decode_maps(self, maps):
+        """The arguments of the head, from several maps and deformable attention."""
+        model, sizes = self.model, [one.shape[2:] for one in maps]
         sequence = torch.cat([one.flatten(2).transpose(1, 2) for one in maps], 1)
         positions = torch.cat([
             model.positional_encoding(None, input=one).flatten(2).transpose(1, 2) + model.level_embed[level]
@@ -225,9 +238,12 @@ class Queries(Detector):
             sequence = layer(query=sequence, query_pos=positions, key_padding_mask=None, spatial_shapes=sizes,
                              reference_points=points)
         inputs, _ = model.pre_decoder(sequence, None, sizes)
-        states = model.forward_decoder(
+        return model.forward_decoder(
             **inputs, memory_mask=None, spatial_shapes=sizes, level_start_index=None,
             valid_ratios=sequence.new_ones(1, len(maps), 2))
+
+    def forward(self, image):
+        states = self.decode(self.maps(image))
         scores, boxes = (values[-1, 0] for values in self.head(**states))
         classes = self.head.num_classes
         if self.head.loss_cls.use_sigmoid:

@@ -3,6 +3,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from mmdet.models.detectors import MaskFormer
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
@@ -11,6 +12,41 @@ from mmengine.structures import InstanceData
 
 from .contract import UNSET
 from .onnx import open_model
+
+
+@MODELS.register_module()
+class ExportedMaskFormer(MaskFormer):
+    """Predict with an ONNX file of Mask2Former or MaskFormer, for any batch size. Training is not possible.
+
+    Args:
+        file: path of the ONNX file.
+        fusion_head: config of the model's panoptic_fusion_head.
+        test_cfg: test_cfg of the model.
+
+    Raises:
+        UserError: the file is of another model.
+    """
+
+    def __init__(self, file, fusion_head, test_cfg):
+        BaseModel.__init__(self)  # mmengine's plain preprocessor, because the file normalizes and pads
+        self.session, contract = open_model(file, 'panoptic')
+        self.divisor = contract.size_divisor
+        self.panoptic_fusion_head = MODELS.build({**fusion_head, 'test_cfg': test_cfg})
+
+    def forward(self, inputs, data_samples, mode):
+        """Data samples with pred_instances or pred_panoptic_seg. The arguments are the same as ExportedDetector's."""
+        for image, sample in zip(inputs, data_samples):
+            classes, masks = map(torch.from_numpy, self.session.run(None, to_rgb(image)))
+            padded = [-(-side // self.divisor) * self.divisor for side in image.shape[1:]]
+            masks = F.interpolate(masks[None], padded, mode='bilinear', align_corners=False)
+            self.add_pred_to_datasample([sample], self.panoptic_fusion_head.predict(
+                classes[None], masks, [sample], rescale=True))
+        return data_samples
+
+
+def to_rgb(image):
+    """The inputs of a file for one image (3, H, W) in BGR."""
+    return {'images': image[None, [2, 1, 0]].float().cpu().numpy()}
 
 
 @MODELS.register_module()
@@ -40,7 +76,7 @@ class ExportedDetector(BaseModel):
             mode: always 'predict'.
         """
         for image, sample in zip(inputs, data_samples):
-            dets, labels, *masks = self.session.run(None, {'images': image[None, [2, 1, 0]].float().cpu().numpy()})
+            dets, labels, *masks = self.session.run(None, to_rgb(image))
             there = labels >= 0
             found = InstanceData(bboxes=torch.from_numpy(dets[there, :4]), scores=torch.from_numpy(dets[there, 4]),
                                  labels=torch.from_numpy(labels[there]))

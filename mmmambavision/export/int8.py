@@ -13,6 +13,7 @@ from .contract import Contract
 from .onnx import MATRICES, need
 from .openvino_session import METADATA
 
+FEWEST_CHANNELS = 16  # of the input and the output of a quantised layer
 
 def need_int8(out: Path) -> None:
     """Check that the packages for a quantised file are installed.
@@ -30,9 +31,12 @@ def quantise(file: str | PathLike[str], out: str | PathLike[str], inputs: Collec
              contract: Contract | None = None) -> None:
     """Quantise the layers with weights of a float32 ONNX file: their weights per channel, their inputs per tensor.
 
-    Everything else stays in float32: products of two activations (attention and the scan), norms and pointwise
-    operators. With quantised products, a detector misses most objects. Depthwise convolutions stay in float32 as they
-    are small, and with one range for all of their channels, errors are three times as large.
+    Everything else stays in float32: norms, pointwise operators, and
+
+    - products of two activations (attention and the scan). With quantised products, a detector misses most objects;
+    - depthwise convolutions. With one range for all of their channels, errors are three times as large;
+    - layers with few input or output channels, such as the first one, and the last ones of boxes and masks. They need
+      the precision and take little time.
 
     Args:
         file: an ONNX file of `export`.
@@ -51,9 +55,8 @@ def quantise(file: str | PathLike[str], out: str | PathLike[str], inputs: Collec
     import onnx
     nncf.set_log_level(logging.ERROR)
     model = onnx.load(file, load_external_data=False)
-    weights = {value.name for value in model.graph.initializer}
-    kept = [node.name for node in model.graph.node
-            if node.op_type not in MATRICES or not weights.intersection(node.input) or is_depthwise(node)]
+    weights = {value.name: value.dims for value in model.graph.initializer}
+    kept = [node.name for node in model.graph.node if not is_quantised(node, weights)]
     quantised = nncf.quantize(
         model, nncf.Dataset(inputs, lambda images: dict(images=images)), subset_size=len(inputs),
         preset=nncf.QuantizationPreset.MIXED, ignored_scope=nncf.IgnoredScope(names=kept),
@@ -71,9 +74,11 @@ def quantise(file: str | PathLike[str], out: str | PathLike[str], inputs: Collec
         raise UserError(f'{out} cannot be written: {error}') from None
 
 
-def is_depthwise(node: Any) -> bool:
-    """Whether an ONNX node is a convolution with groups."""
-    return any(attribute.name == 'group' and attribute.i > 1 for attribute in node.attribute)
+def is_quantised(node: Any, weights: dict[str, Any]) -> bool:
+    """Whether `quantise` quantises an ONNX node. `weights` are the shapes of all weights by name."""
+    shapes = [weights[name] for name in node.input[:2] if name in weights]
+    depthwise = any(attribute.name == 'group' and attribute.i > 1 for attribute in node.attribute)
+    return node.op_type in MATRICES and bool(shapes) and not depthwise and min(shapes[0][:2]) >= FEWEST_CHANNELS
 
 
 def save_for_openvino(model: Any, out: Path) -> None:

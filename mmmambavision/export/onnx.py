@@ -88,7 +88,7 @@ def open_model(file: str | PathLike[str], task: str) -> tuple[Any, Contract]:
 
     Args:
         file: path of the file.
-        task: 'detection' or 'segmentation'.
+        task: `task` of the contract.
 
     Raises:
         UserError: the file is not a whole model for this task.

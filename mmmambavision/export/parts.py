@@ -42,7 +42,7 @@ class Neck(Backbone):
 
 
 class Preprocessor(nn.Module):
-    """Normalisation and padding of mmdet's or mmseg's data preprocessor.
+    """Normalisation and padding of the data preprocessor of mmdet, mmseg or mmpretrain.
 
     RGB images (B, 3, H, W), 0 to 255, to the network's input (B, 3, H', W'), padded at the right and bottom.
 
@@ -55,7 +55,7 @@ class Preprocessor(nn.Module):
     def __init__(self, settings, divisor, value):
         super().__init__()
         self.divisor, self.value = divisor or 1, value
-        self.takes_bgr = not (settings.get('bgr_to_rgb') or settings.get('rgb_to_bgr'))  # mmcv loads BGR
+        self.takes_bgr = not any(map(settings.get, ('bgr_to_rgb', 'rgb_to_bgr', 'to_rgb')))  # mmcv loads BGR
         for name, default in (('mean', (0.,) * 3), ('std', (1.,) * 3)):
             numbers = torch.tensor(settings.get(name) or default)
             self.register_buffer(name, numbers[:, None, None], persistent=False)
@@ -67,8 +67,13 @@ class Preprocessor(nn.Module):
             x, (0, -width % self.divisor, 0, -height % self.divisor), value=self.value)
 
 
+def classifies(model):
+    """Whether a model is a classifier of mmpretrain."""
+    return getattr(model, 'cfg', {}).get('default_scope') == 'mmpretrain'
+
+
 def whole(model):
-    """The whole detector or segmentor, as a function of images without normalisation.
+    """The whole detector, segmentor or classifier, as a function of images without normalisation.
 
     Raises:
         UserError: this type of model cannot be exported.
@@ -76,6 +81,12 @@ def whole(model):
     if hasattr(model, 'decode_head'):
         from .segmentor import Segmentor
         return Segmentor(model)
+    if classifies(model):
+        from .classifier import Classifier
+        return Classifier(model)
+    if hasattr(model, 'panoptic_fusion_head'):
+        from .mask_queries import MaskQueries
+        return MaskQueries(model)
     from .detector import detector
     return detector(model)
 

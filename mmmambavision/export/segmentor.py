@@ -1,12 +1,10 @@
 """mmseg's EncoderDecoder as a function of images."""
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..errors import UserError
-from .deformable import UnpaddedEncoding, decode_pixels, replace_attention
+from .deformable import prepare_mask2former
 from .parts import Preprocessor
 
 
@@ -47,9 +45,7 @@ class Segmentor(nn.Module):
         self.backbone, self.neck, self.head = model.backbone, model.neck if model.with_neck else nn.Identity(), head
         replace_adaptive_pooling(head)
         if self.with_queries:
-            replace_attention(head)
-            head.decoder_positional_encoding = UnpaddedEncoding(head.decoder_positional_encoding)
-            head.pixel_decoder.forward = partial(decode_pixels, head.pixel_decoder)
+            prepare_mask2former(head)
 
     def forward(self, images):
         height, width = images.shape[2:]

@@ -39,7 +39,7 @@ class Memory:
     peak: float
 
 
-class _Allocations(TorchDispatchMode):
+class Allocations(TorchDispatchMode):
     """Count the bytes of all tensors that operations return: `now`, and `peak`."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ def estimate(cfg: Config, batch: int, size: tuple[int, int], dtype: torch.dtype 
     replace_type(model_cfg, 'SyncBN', 'BN')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     states_per_byte = _states_per_byte(cfg)
-    counted = _Allocations()
+    counted = Allocations()
     with FakeTensorMode(), counted:
         model = MODELS.build(model_cfg).train()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

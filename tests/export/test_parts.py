@@ -14,7 +14,7 @@ pytest.importorskip('onnxruntime')
 from mmmambavision import MambaVision
 from mmmambavision.errors import UserError
 from mmmambavision.export.contract import Contract
-from mmmambavision.export.onnx import export, read
+from mmmambavision.export.onnx import export, open_model, read
 from mmmambavision.export.parts import PARTS, Backbone, Neck
 from mmmambavision.export.segmentor import AdaptiveAvgPool, replace_adaptive_pooling
 from mmmambavision.openmmlab import models
@@ -138,6 +138,38 @@ def test_segmentor_is_mmsegs(head, tmp_path):
         assert (found.pred_sem_seg.data == sample.pred_sem_seg.data)[0][torch.from_numpy(sure)].all()
     meta = {entry.key: json.loads(entry.value) for entry in onnx.load(file).metadata_props}
     assert meta == described.fields
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['timm', full('mmpretrain')])
+def test_classifier_is_mmpretrains(kind, tmp_path):
+    """Scores of a file at a size that it has not seen, through the model that tools/test.py evaluates."""
+    pytest.importorskip('mmpretrain')
+    from mmpretrain.structures import DataSample
+
+    from mmmambavision.export.exported_classifier import ExportedClassifier
+    cfg = Config.fromfile(ROOT / 'configs' / 'classification' / 'mambavision_demo.py')
+    cfg.model.data_preprocessor = dict(cfg.data_preprocessor, type='mmpretrain.ClsDataPreprocessor')
+    if kind == 'timm':
+        cfg.model.update(arch=NANO)
+    else:
+        cfg.model = dict(
+            type='ImageClassifier', backbone=dict(type='MambaVision', arch=NANO),
+            neck=dict(type='GlobalAveragePooling'), data_preprocessor=cfg.model.data_preprocessor,
+            head=dict(type='LinearClsHead', in_channels=8 * NANO['dim'], num_classes=4))
+    torch.manual_seed(0)
+    model = models.load_model(cfg, None, 'cpu')
+    contract = Contract.describe(model, 'model', cfg.test_dataloader.dataset.pipeline)
+    export(PARTS['model'](model).eval(), torch.randn(2, 3, 64, 96), tmp_path / 'c.onnx', contract=contract)
+    exported = ExportedClassifier(str(tmp_path / 'c.onnx'))
+    inputs = [torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8) for _ in range(3)]
+    found, expected = (one.val_step(dict(inputs=inputs, data_samples=[DataSample() for _ in inputs]))
+                       for one in (exported, model))
+    for a, b in zip(found, expected, strict=True):
+        assert (a.pred_score - b.pred_score).abs().max() < 1e-5 and a.pred_label == b.pred_label
+    assert contract.task == 'classification' and len(contract.classes) == 4
+    with pytest.raises(UserError, match='classification'):
+        open_model(tmp_path / 'c.onnx', 'detection')
 
 
 @pytest.mark.parametrize('options, message', [

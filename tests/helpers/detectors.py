@@ -73,6 +73,28 @@ def small_mask2former() -> Config:
     return cfg
 
 
+def small_maskformer(name: str) -> Config:
+    """A config of mmdet's Mask2Former or MaskFormer with five classes, few layers and few queries."""
+    cfg = Config(get_config(f'mmdet::{name}.py')._cfg_dict)
+    cfg.model.backbone = dict(type='MambaVision', arch=NANO, drop_path_rate=0.)
+    head, stuff = cfg.model.panoptic_head, 2 if cfg.model.panoptic_head.num_stuff_classes else 0
+    for part in (head, cfg.model.panoptic_fusion_head):
+        part.update(num_things_classes=5 - stuff, num_stuff_classes=stuff)
+    head.update(in_channels=list(WIDTHS), num_queries=10)
+    head.loss_cls.class_weight = [1.] * 5 + [.1]
+    head.pixel_decoder.encoder.num_layers, head.transformer_decoder.num_layers = 1, 4
+    for part in parts(head):
+        if 'feedforward_channels' in part:
+            part.feedforward_channels = 64
+    cfg.model.test_cfg.update(max_per_image=20, object_mask_thr=.15, iou_thr=.1)
+    if cfg.model.type == 'MaskFormer':  # with random weights, one query covers the image
+        cfg.model.test_cfg.update(panoptic_on=False, instance_on=True)
+    cfg.test_dataloader.dataset.pipeline = [
+        dict(type='LoadImageFromFile'), dict(type='Resize', scale=(160, 128), keep_ratio=True),
+        dict(type='PackDetInputs', meta_keys=('img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
+    return cfg
+
+
 def squares(size: int, number: int) -> tuple[np.ndarray, InstanceData]:
     """An image (size, size, 3) in BGR with squares of one colour per class, and its boxes, labels and masks."""
     random = np.random.default_rng(number)

@@ -38,6 +38,7 @@ MISTAKES = {
     'benchmarks/speed': ([], ['swin-x'], ['swin-t', '--size', '800'], ['swin-t', '--fuse', '--train']),
     'benchmarks/stock_configs': ([], ['--out', 'x', '--sample', '0']),
     'benchmarks/throughput': (['--batch', '0'], ['--csv', 'no_folder/x.csv']),
+    'benchmarks/training_memory': ([], ['x.py', '--steps', '0'], ['x.py', '--size', '8', '800']),
 }
 RUN = '''
 import runpy, sys

@@ -16,6 +16,7 @@ from mmmambavision.cli.predict import main
 from mmmambavision.errors import UserError
 from mmmambavision.openmmlab.machine import fit_to_machine
 from mmmambavision.openmmlab.predict.predictor import Predictor
+from mmmambavision.openmmlab.predict.slices import predict_slices
 from mmmambavision.recipes import released_recipe
 from mmmambavision.terminal import run
 
@@ -121,6 +122,34 @@ def test_segmentor(pictures, checkpoints, tmp_path):
         assert labels.shape == image.shape[:2] and (labels == expected).mean() > .999
 
 
+def test_slices(pictures, checkpoints, tmp_path):
+    """a.png (90x70) has six slices; an image that fits into a slice is predicted whole."""
+    pytest.importorskip('supervision')
+    options = ['--config', DETECTOR, '--checkpoint', checkpoints[DETECTOR], '--threshold', .2, '--json']
+    predict(pictures / 'a.png', *options, '--slice', 48, '--overlap', .25, '--out', tmp_path / 'sliced')
+    coco = COCO(str(tmp_path / 'sliced' / 'predictions.json'))
+    cfg = Config.fromfile(DETECTOR)
+    fit_to_machine(cfg)
+    predictor = Predictor(cfg, checkpoints[DETECTOR], 'cpu', .2)
+    image, shapes = cv2.imread(str(pictures / 'a.png')), []
+    expected = predict_slices(lambda part: shapes.append(part.shape) or predictor(part), image, 48, .25).pred_instances
+    assert shapes == [(48, 48, 3)] * 6 and len(coco.anns) == len(expected) > 16
+    for annotation, score, mask in zip(coco.anns.values(), expected.scores, expected.masks):
+        assert annotation['score'] == pytest.approx(score.item()) and np.array_equal(coco.annToMask(annotation), mask)
+    drawn = cv2.imread(str(tmp_path / 'sliced' / 'a.png'))
+    assert drawn.shape == image.shape and (drawn != image).any()
+    for name, more in (('whole', ()), ('fits', ('--slice', 90))):
+        predict(pictures / 'a.png', *options, *more, '--out', tmp_path / name)
+    for name in ('predictions.json', 'a.png'):
+        assert (tmp_path / 'fits' / name).read_bytes() == (tmp_path / 'whole' / name).read_bytes()
+
+
+def test_slices_are_for_detectors(pictures, checkpoints, tmp_path):
+    with pytest.raises(SystemExit, match='model.test_cfg.mode=slide'):
+        predict(pictures, '--config', SEGMENTOR, '--checkpoint', checkpoints[SEGMENTOR], '--out', tmp_path / 'out',
+                '--slice', 64)
+
+
 @pytest.mark.parametrize('config', [DETECTOR, SEGMENTOR])
 def test_an_image_of_one_pixel(config, checkpoints, tmp_path):
     cv2.imwrite(str(tmp_path / 'x.png'), np.full((1, 1, 3), 200, np.uint8))
@@ -205,6 +234,10 @@ def test_config_of_a_released_checkpoint(name, config):
     (['x.jpg', '--checkpoint', 'hf://me/mine'], 'hf://nvidia/cascade_mask_rcnn_mamba_vision_tiny_3x_coco'),
     (['--checkpoint', 'x.pth'], '--web'), (['x.jpg', '--web', '--checkpoint', 'x.pth'], '--web'),
     (['x.jpg', '--threshold', '2', '--checkpoint', 'x.pth'], '--threshold 2'),
+    (['x.jpg', '--slice', '0', '--checkpoint', 'x.pth'], '--slice 0'),
+    (['x.jpg', '--slice', '64', '--overlap', '1', '--checkpoint', 'x.pth'], '--overlap 1'),
+    (['x.jpg', '--slice', '64', '--overlap', '-0.1', '--checkpoint', 'x.pth'], '--overlap -0.1'),
+    (['x.jpg', '--overlap', '0.2', '--checkpoint', 'x.pth'], '--slice'),
     (['no.jpg', '--config', DETECTOR, '--checkpoint', 'x.pth'], 'no.jpg')])
 def test_mistakes(arguments, message):
     with pytest.raises(SystemExit, match=message):

@@ -19,9 +19,13 @@ def parse_args(argv):
     parser.add_argument('--sample', type=int, metavar='N', help='draw N of the configs')
     parser.add_argument('--seed', type=int, default=0, help='seed of the draw and of the inputs; default 0')
     parser.add_argument('--families', action='store_true', help='MambaVision in one ResNet-50 config of each family')
+    parser.add_argument('--processes', type=int, choices=(1, 2), default=1,
+                        help='2: train with DistributedDataParallel, for --families; default 1')
     parser.add_argument('--limit', type=int, default=180, metavar='SECONDS', help='time for a config; default 180')
     parser.add_argument('--markdown', action='store_true', help='print the table for a document')
     args = parser.parse_args(argv)
+    if args.processes > 1 and not args.families:
+        raise UserError('--processes 2 needs --families. Other models are not trained')
     if args.sample is not None and args.sample < 1:
         raise UserError('--sample: give a number of configs above 0')
     return args

@@ -1,14 +1,16 @@
 """Images of a folder as inputs of an exported file, to calibrate INT8."""
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.registry import MODELS
 from rich.progress import track
 
 from ...errors import UserError
-from ...export.contract import Contract
 from ...openmmlab.predict.inputs import Source, UnreadableError, find_inputs, frames_of
+from .test import replace_model
 
 MOST, FEWEST = 300, 10
 
@@ -51,20 +53,16 @@ class Inputs:
         file: the exported file.
         sources: images.
         cfg: config of the file.
-        contract: contract of the file.
     """
 
-    def __init__(self, file: Path, sources: list[Source], cfg: Any, contract: Contract) -> None:
-        if contract.task == 'segmentation':
+    def __init__(self, file: Path, sources: list[Source], cfg: Any) -> None:
+        if cfg.get('default_scope') == 'mmseg':
             from mmseg.apis import inference_model as infer
-
-            from ...export.exported_segmentor import ExportedSegmentor
-            self.model = ExportedSegmentor(str(file), cfg.model.test_cfg)
         else:
             from mmdet.apis import inference_detector as infer
-
-            from ...export.exported_detector import ExportedDetector
-            self.model = ExportedDetector(str(file))
+        exported = copy.deepcopy(cfg)
+        replace_model(exported, str(file))
+        self.model = MODELS.build(exported.model)
         self.model.cfg, self.sources, self.infer = cfg, sources, infer
         self.sides = [side for side in self.model.session.get_inputs()[0].shape[2:] if isinstance(side, int)]
         self.model.session = self.recorder = Recorder(self.model)
@@ -84,15 +82,15 @@ class Inputs:
 
 
 class Recorder:
-    """Takes the place of a model's session. It keeps the inputs and predicts nothing."""
+    """A model's session that keeps its inputs. For the windows of a segmentor, which can be many, it predicts zeros."""
 
     def __init__(self, model: Any) -> None:
         self.inputs: list[np.ndarray[Any, Any]] = []
-        self.channels = getattr(model, 'out_channels', None)
+        self.session, self.channels = model.session, getattr(model, 'out_channels', None)
 
-    def run(self, _: Any, feeds: dict[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+    def run(self, names: Any, feeds: dict[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
         images = feeds['images']
         self.inputs.append(images)
         if self.channels:
             return [np.zeros((len(images), self.channels, *images.shape[2:]), np.float32)]
-        return [np.zeros((0, 5), np.float32), np.zeros(0, int)]
+        return self.session.run(names, feeds)

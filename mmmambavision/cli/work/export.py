@@ -35,9 +35,11 @@ def write(args):
     except OSError as error:
         raise UserError(f'{args.out} cannot be written: {error.strerror}') from None
     fit_to_machine(cfg)
-    channels = cfg.model.get('backbone', {}).get('in_channels', 3)
+    channels = cfg.model.get('in_chans', (cfg.model.get('backbone') or {}).get('in_channels', 3))
     if channels != 3:
-        raise UserError(f'exported files need RGB images, but the backbone of {args.config} has in_channels={channels}')
+        raise UserError(f'exported files need RGB images, but the model of {args.config} takes {channels} channels')
+    if args.int8 and cfg.get('default_scope') == 'mmpretrain':
+        raise UserError('--int8 works only with detectors and segmentors, not with classifiers')
     images = calibration.find_images(args.int8) if args.int8 else None
     model = load_model(cfg, args.checkpoint, 'cpu')
     module = PARTS[args.part](model).eval()
@@ -48,12 +50,13 @@ def write(args):
         file = Path(folder, 'float32.onnx') if images else args.out
         export(module, torch.randn(batch, 3, *args.size), file, args.scan, args.opset, args.static, args.half, contract)
         if images:
-            quantise(file, args.out, calibration.Inputs(file, images, cfg, contract), contract)
-    parts = args.out, Path(f'{args.out}.data'), args.out.with_suffix('.bin')  # large networks have FILE.data
+            quantise(file, args.out, calibration.Inputs(file, images, cfg), contract)
+    # Large networks have FILE.onnx.data, and FILE.xml has FILE.bin.
+    parts = [args.out, Path(f'{args.out}.data') if args.out.suffix == '.onnx' else args.out.with_suffix('.bin')]
     files = [path for path in parts if path.exists()]
     megabytes = sum(path.stat().st_size for path in files) / 1e6
     print(f"{' and '.join(map(str, files))}: {megabytes:.1f} MB, in {time.monotonic() - begin:.0f} s")
-    if args.part == 'model' and contract.resize is UNSET:
+    if args.part == 'model' and contract.resize is UNSET and contract.task != 'classification':
         print('warning: the test pipeline does more than resize and pad, so tools/predict_onnx.py cannot use this file')
     for key, count in getattr(module, 'counts', {}).items():
         if not 0 < count < TENSORRT_TOPK:

@@ -19,7 +19,7 @@ def predict(args):
     cfg = load_config(args.config, settings_of(args.cfg_options))
     results = Results(args.out, inputs, args.json, cfg.get('default_scope') == 'mmseg')
     fit_to_machine(cfg)
-    predictor = Predictor(cfg, args.checkpoint, device, args.threshold)
+    predictor = Predictor(cfg, args.checkpoint, device, args.threshold, args.slice or 0, args.overlap)
     if args.web:
         from ...openmmlab.predict.web import serve
         return serve(predictor)

@@ -7,9 +7,11 @@ from mmengine.registry import VISUALIZERS
 from mmengine.structures import PixelData
 from pycocotools import mask as coco_mask
 
+from ...errors import UserError
 from ..configs import first_dataset
 from ..models import load_model
 from .inputs import in_colour
+from .slices import draw_slices, import_supervision, predict_slices
 
 
 class Predictor:
@@ -20,10 +22,22 @@ class Predictor:
         checkpoint: path, URL or hf:// name.
         device: device of the model.
         threshold: minimum score of a detector's boxes.
+        slice_size: height and width of the slices of larger images in pixels, for detectors. 0: no slices.
+        overlap: of neighbouring slices, as a fraction of their size.
+
+    Raises:
+        UserError: the model is a segmentor and has slices, or supervision is not installed.
     """
 
-    def __init__(self, cfg: Config, checkpoint: str, device: str, threshold: float) -> None:
+    def __init__(self, cfg: Config, checkpoint: str, device: str, threshold: float, slice_size: int = 0,
+                 overlap: float = .2) -> None:
         self.segments = cfg.get('default_scope') == 'mmseg'
+        self.slice_size, self.overlap = slice_size, overlap
+        if slice_size:
+            if self.segments:
+                raise UserError("slices are for detectors. mmseg slices an image itself and averages the logits: set "
+                                "mode='slide', crop_size and stride in model.test_cfg", 'slide')
+            import_supervision()
         if self.segments:
             from mmseg.apis import inference_model as infer
         else:
@@ -38,6 +52,14 @@ class Predictor:
 
     def __call__(self, image: np.ndarray[Any, Any]) -> Any:
         """Predict on an image in BGR, (H, W, 3) or as `colour` says. Returns the data sample with predictions."""
+        if self._is_sliced(image):
+            return predict_slices(self._predict, image, self.slice_size, self.overlap)
+        return self._predict(image)
+
+    def _is_sliced(self, image: np.ndarray[Any, Any]) -> bool:
+        return 0 < self.slice_size < max(image.shape[:2])
+
+    def _predict(self, image: np.ndarray[Any, Any]) -> Any:
         sample = self.infer(self.model, image).cpu()
         if not self.segments:
             sample.pred_instances = sample.pred_instances[sample.pred_instances.scores >= self.threshold]
@@ -45,6 +67,8 @@ class Predictor:
 
     def draw(self, image: np.ndarray[Any, Any], sample: Any) -> np.ndarray[Any, Any]:
         """The image with its predictions drawn, (H, W, 3) in BGR."""
+        if self._is_sliced(image):
+            return draw_slices(in_colour(image), sample, self.classes)
         options = {} if self.segments else dict(pred_score_thr=self.threshold)
         if self.segments:  # mmseg indexes with the map, and treats a one-pixel tensor as a number, so use an array
             sample = type(sample)(pred_sem_seg=PixelData(data=sample.pred_sem_seg.data.numpy()))
@@ -69,7 +93,7 @@ class Predictor:
             annotation = dict(category_id=label + 1, bbox=[x1, y1, x2 - x1, y2 - y1], area=(x2 - x1) * (y2 - y1),
                               score=score, iscrowd=0)
             if 'masks' in found:
-                encoded = coco_mask.encode(np.asfortranarray(found.masks[index].numpy().astype(np.uint8)))
+                encoded = coco_mask.encode(np.asfortranarray(found.masks[index], np.uint8))
                 annotation.update(segmentation=dict(size=encoded['size'], counts=encoded['counts'].decode()),
                                   area=int(coco_mask.area(encoded)))
             annotations.append(annotation)

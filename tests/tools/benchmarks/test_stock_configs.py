@@ -24,6 +24,13 @@ def test_a_config_that_works_and_one_that_does_not(tmp_path):
     assert broken['status'] == 'fails' and 'no_such_config' in broken['reason']
 
 
+def test_configs_of_one_model_share_a_run():
+    model = work.hash_of_model('mmseg', 'pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py')
+    assert model == work.hash_of_model('mmseg', 'pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py')
+    assert model != work.hash_of_model('mmseg', 'pspnet/pspnet_r101-d8_4xb2-80k_cityscapes-512x1024.py')
+    assert model != work.hash_of_model('mmseg', 'pspnet/pspnet_r50-d8_4xb4-80k_ade20k-512x512.py')
+
+
 @pytest.mark.full
 @pytest.mark.parametrize('package, name', [
     ('mmdet', 'carafe/mask-rcnn_r50_fpn-carafe_1x_coco.py'),

@@ -41,7 +41,7 @@ def evaluate(args, file, runtime):
     cfg.experiment_name = f'{file.stem}_{time.time_ns()}'
     cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
     fit_to_machine(cfg)
-    replace_model(cfg, SimpleNamespace(checkpoint=str(file), tta=False, amp=False))
+    replace_model(cfg, str(file))
     runner = Runner.from_cfg(cfg)
     session = runner.model.session
     if runtime == 'OpenVINO' and file.suffix == '.onnx':

@@ -1,9 +1,11 @@
 """The work of `stock_configs.py`: one process runs configs, and another one watches it."""
+import hashlib
 import json
 import multiprocessing
 import os
 import random
 import re
+import tempfile
 import time
 import traceback
 import warnings
@@ -21,6 +23,7 @@ SIZES = (128, 160), (512, 512)  # the second one is for models that need larger 
 CHANNELS = {256: 16, 512: 32, 1024: 64, 2048: 128}  # channels of ResNet-50's maps: channels of the small MambaVision
 BACKBONE = dict(type='MambaVision', arch=dict(dim=16, in_dim=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 2, 4)))
 REASONS = (  # status, and a pattern of the error
+    ('has no model', r"'ConfigDict' object has no attribute 'model'"),
     ('needs compiled mmcv', r"mmcv's operator"),
     ('needs a package', r'No module named|ImportError|[Pp]lease (run|install)|is not installed|not available in timm'),
     ('needs a download', r'huggingface|URLError|Max retries|resolve host|LocalEntryNotFound|couldn.t connect'))
@@ -43,10 +46,14 @@ def run_all(args):
     known = {}
     if file.exists():
         known = {(record['package'], record['config']): record for record in map(json.loads, file.open())}
+    of_model = {record.get('model'): record for record in known.values()}
     with file.open('a') as stream, Progress(console=Console(stderr=True)) as progress, Worker(args) as worker:
         for job in progress.track(jobs, description='configs'):
             if job not in known:
-                known[job] = worker.run(*job)
+                model = hash_of_model(*job)
+                if model not in of_model:
+                    of_model[model] = worker.run(*job) | dict(model=model)
+                known[job] = of_model[model] | dict(package=job[0], config=job[1])
                 stream.write(json.dumps(known[job]) + '\n')
                 stream.flush()
     print_tables([known[job] for job in jobs], args)
@@ -71,51 +78,86 @@ def configs_of(package, families):
     return list(first.values())
 
 
+def hash_of_model(package, name):
+    """A hash of what `run_config` reads of a config. Many configs differ in the schedule alone, so they share a run."""
+    try:
+        cfg = load(package, name)
+        read = [cfg.model.to_dict(), cfg.get('custom_imports'), cfg.get('default_scope', package)]
+    except Exception:  # the run will say why
+        read = [package, name]
+    return hashlib.sha256(json.dumps(read, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def load(package, name):
+    from mmengine.config import Config
+    cfg = Config.fromfile(folder_of(package) / 'configs' / name)
+    without_weights(cfg.model)
+    return cfg
+
+
 class Worker:
-    """A process that runs configs. It is started again after a crash or a config that takes too long."""
+    """One or two processes that run configs. They are started again after a crash or a config that takes too long."""
 
     def __init__(self, args):
         self.args = args
-        self.process = None
+        self.processes = []
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        if self.process:
-            self.process.kill()
+        for process in self.processes:
+            process.kill()
+            process.join()
+        self.processes = []
+
+    def start(self):
+        spawn = multiprocessing.get_context('spawn')
+        store = Path(tempfile.mkdtemp()) / 'store'
+        self.connections, others = zip(*(spawn.Pipe() for _ in range(self.args.processes)))
+        self.processes = [spawn.Process(target=serve, args=(there, rank, self.args.processes, store), daemon=True)
+                          for rank, there in enumerate(others)]
+        for process, there in zip(self.processes, others):
+            process.start()
+            there.close()
 
     def run(self, package, name):
-        if not self.process:
-            here, there = multiprocessing.get_context('spawn').Pipe()
-            self.process = multiprocessing.get_context('spawn').Process(target=serve, args=(there,), daemon=True)
-            self.process.start()
-            there.close()
-            self.connection = here
-        self.connection.send((package, name, self.args.families, self.args.seed))
+        if not self.processes:
+            self.start()
         record = dict(package=package, config=name, status='fails')
         try:
-            if self.connection.poll(self.args.limit):
-                return record | self.connection.recv()
+            for connection in self.connections:
+                connection.send((package, name, self.args.families, self.args.seed))
+            results = [connection.recv() for connection in self.connections if connection.poll(self.args.limit)]
+            if len(results) == len(self.connections):
+                return record | min(results, key=lambda result: result['status'] == 'works')  # a failure first
             record['reason'] = f'takes more than {self.args.limit} s'
         except (EOFError, ConnectionResetError):
             record['reason'] = 'the process ended, perhaps for lack of memory'
-        self.process.kill()
-        self.process.join()
-        self.process = None
+        self.__exit__()
         return record
 
 
-def serve(connection):
-    """Run the configs that come through a connection, one after another, and send their results back."""
+def serve(connection, rank, processes, store):
+    """Run the configs that come through a connection, one after another, and send their results back.
+
+    Args:
+        connection: a connection of multiprocessing.
+        rank: number of this process.
+        processes: number of processes. Two or more train with DistributedDataParallel and gloo.
+        store: path of a file that does not exist yet, through which the processes find each other.
+    """
     import torch
-    from mmengine.logging import MMLogger
+    from mmengine.logging import MessageHub, MMLogger
 
     import mmmambavision.openmmlab  # noqa: F401  (it provides mmcv's operators)
     MMLogger.get_instance('mmengine', log_level='ERROR')
+    MessageHub.get_current_instance().update_info('epoch', 0)  # TOOD reads it
     os.environ['HF_HUB_OFFLINE'] = '1'
     torch.set_num_threads(1)
     warnings.simplefilter('ignore')
+    if processes > 1:
+        torch.distributed.init_process_group('gloo', f'file://{store}', rank=rank, world_size=processes)
     while True:
         try:
             job = connection.recv()
@@ -133,7 +175,11 @@ def serve(connection):
 def attempt(package, name, families, seed, size):
     """Run one config at an image size. Returns its status, the reason of a failure, and its losses."""
     try:
-        return dict(status='works', losses=run_config(package, name, families, seed, size))
+        try:
+            losses = run_config(package, name, families, seed, size)
+        except FloatingPointError:  # some deep models need their own initialization
+            losses = run_config(package, name, families, seed, size, initialize=True)
+        return dict(status='works', losses=losses)
     except Exception as error:
         text = f'{type(error).__name__}: {error}'
         status = next((status for status, pattern in REASONS if re.search(pattern, text)), 'fails')
@@ -141,22 +187,24 @@ def attempt(package, name, families, seed, size):
         return dict(status=status, reason=text.strip().splitlines()[0][:200], where=f'{where.filename}:{where.lineno}')
 
 
-def run_config(package, name, families, seed, size):
-    """Build the model of a config, compute its losses and a prediction, and return the losses."""
+def run_config(package, name, families, seed, size, initialize=False):
+    """Build the model of a config, compute its losses and a prediction, and return the losses.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
     import torch
-    from mmengine.config import Config
     from mmengine.registry import MODELS, init_default_scope
-    cfg = Config.fromfile(folder_of(package) / 'configs' / name)
+    cfg = load(package, name)
     init_default_scope(cfg.get('default_scope', package))
     if cfg.get('custom_imports'):
         from mmengine.utils import import_modules_from_strings
         import_modules_from_strings(**cfg.custom_imports)
     if families:
         put_mambavision(cfg.model)
-    without_weights(cfg.model)
     torch.manual_seed(seed)
     model = MODELS.build(cfg.model)
-    if re.search('DINO|DETR|Former|Grounding', str(cfg.model.type)):
+    if initialize or re.search('DINO|DETR|Former|Grounding|QueryInst|SparseRCNN', str(cfg.model.type)):
         model.init_weights()  # it takes long; other models have no parameters of uninitialized memory
     make = detection_inputs if package == 'mmdet' else segmentation_inputs
     classes = smallest_classes(cfg.model)
@@ -165,10 +213,15 @@ def run_config(package, name, families, seed, size):
     if not cfg.model.type.endswith(('SORT', 'ByteTrack')):  # only the detector of a tracker has losses
         model.train()
         data = model.data_preprocessor(make(cfg, size, classes, training=True), True)
+        trained, runs = model, 1
+        if torch.distributed.is_initialized():
+            trained, runs = distributed(model, cfg), 2  # the second run fails if parameters had no gradient
         with torch.set_grad_enabled(families):
-            total, found = model.parse_losses(model(**data, mode='loss'))
+            for _ in range(runs - 1):
+                model.parse_losses(trained(**data, mode='loss'))[0].backward()
+            total, found = model.parse_losses(trained(**data, mode='loss'))
         if not total.isfinite():
-            raise ValueError(f'the loss is {total.item()}')
+            raise FloatingPointError(f'the loss is {total.item()}')
         if families:
             check_gradients(model, total)
         losses = {key: value.item() for key, value in found.items() if 'loss' in key}
@@ -179,11 +232,27 @@ def run_config(package, name, families, seed, size):
     return losses
 
 
+def distributed(model, cfg):
+    """The model with mmengine's DistributedDataParallel, as its runner wraps it."""
+    from mmengine.model import MMDistributedDataParallel
+    return MMDistributedDataParallel(
+        model, broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False))
+
+
 def check_gradients(model, loss):
+    """Check that all parameters of the backbone have gradients, which are equal in all processes."""
+    import torch
+    from torch import distributed
     loss.backward()
     backbone = getattr(model, 'detector', model).backbone
     if missing := [name for name, p in backbone.named_parameters() if p.grad is None]:
         raise ValueError(f'{len(missing)} parameters of the backbone have no gradient, for example {missing[0]}')
+    if distributed.is_initialized():
+        norms = torch.stack([p.grad.norm() for p in backbone.parameters()])
+        largest = norms.clone()
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        if not torch.equal(norms, largest):
+            raise ValueError('the gradients of the processes differ')
 
 
 def without_weights(part):
@@ -211,6 +280,8 @@ def put_mambavision(model):
     """Put a small MambaVision in place of a model's ResNet-50, and set the channels that follow from it."""
     target = model.get('detector', model)
     out_indices = tuple(target.backbone.get('out_indices', (0, 1, 2, 3)))
+    if max(out_indices) == 4:  # timm counts its stem
+        out_indices = tuple(index - 1 for index in out_indices)
     target.backbone = type(target.backbone)(BACKBONE, out_indices=out_indices)
     necks = target.get('neck') or []
     first = next(iter(necks if isinstance(necks, list) else [necks]), {})
@@ -224,6 +295,8 @@ def put_mambavision(model):
 
 
 def set_channels(part):
+    if 'kernel_generate_head' in part:  # K-Net
+        set_channels(part.kernel_generate_head)
     for key in ('in_channels', 'c1_in_channels'):
         value = part.get(key)
         if isinstance(value, int):
@@ -256,7 +329,8 @@ def detection_inputs(cfg, size, classes, training):
                           texts=['a cat . a dog .'] * number if 'Grounding' in text or 'GLIP' in text else None)
     for sample, proposals in zip(data['data_samples'], demo_mm_proposals([shape] * number, 20)):
         sample.gt_instances.labels.clamp_(max=classes - 1)
-        sample.proposals = proposals
+        if cfg.model.type not in ('QueryInst', 'SparseRCNN'):  # these learn their proposals
+            sample.proposals = proposals
     if training and cfg.model.get('data_preprocessor', {}).get('type') == 'MultiBranchDataPreprocessor':
         branches = 'sup', 'unsup_teacher', 'unsup_student'
         return {key: {branch: value for branch in branches} for key, value in data.items()}
