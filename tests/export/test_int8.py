@@ -198,7 +198,7 @@ def test_trained_detectors(name, tmp_path):
     if name == 'dino':
         model = trained(small_query_config(model__encoder__num_layers=1), 60)
     else:
-        model = trained(small_config('rtmdet-ins_mambavision_t'))
+        model = trained(small_config('rtmdet_ins_mambavision_t_100e'))
     contract = Contract.describe(model, 'model', first_dataset(model.cfg.test_dataloader).pipeline)
     export(PARTS['model'](model).eval(), torch.randn(1, 3, 128, 128), tmp_path / 'm.onnx', contract=contract)
     inputs = [as_input(squares(128, 500 + number)[0]) for number in range(20)]
