@@ -33,7 +33,7 @@ def quantise(file: str | PathLike[str], out: str | PathLike[str], inputs: Collec
 
     Everything else stays in float32: norms, pointwise operators, and
 
-    - products of two activations (attention and the scan). With quantised products, a detector misses most objects;
+    - products of two activations (attention and the scan), because both ranges depend on the image;
     - depthwise convolutions. With one range for all of their channels, errors are three times as large;
     - layers with few input or output channels, such as the first one, and the last ones of boxes and masks. They need
       the precision and take little time.
