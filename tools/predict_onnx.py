@@ -1,7 +1,8 @@
-"""Predict with an ONNX file of tools/export.py: `python predict_onnx.py FILE IMAGE... [--out DIR] [--json]`.
+"""Predict with a file of tools/export.py: `python predict_onnx.py FILE IMAGE... [--out DIR] [--json]`.
 
-FILE is a whole detector or segmentor. This script does not need mmmambavision: copy it with FILE to another machine and
-`pip install numpy onnxruntime opencv-python-headless`. IMAGE is an image, a folder or a pattern such as 'photos/*.jpg'.
+FILE is a whole detector or segmentor, FILE.onnx or FILE.xml. This script does not need mmmambavision: copy it with FILE
+to another machine and `pip install numpy onnxruntime opencv-python-headless`. FILE.xml needs its FILE.bin, and openvino
+instead of onnxruntime. IMAGE is an image, a folder or a pattern such as 'photos/*.jpg'.
 Like tools/predict.py, it draws boxes and masks, or a segmentor's label map, and writes the pictures to DIR under the
 names of the images. --json adds predictions.json in COCO's format, and a segmentor's label maps DIR/labels/NAME.png.
 """
@@ -9,15 +10,16 @@ import argparse
 import json
 import os
 import sys
+from functools import lru_cache
 from glob import glob
 from itertools import product
 from mimetypes import guess_type
 from pathlib import Path
+from types import SimpleNamespace
 
 try:
     import cv2
     import numpy as np
-    import onnxruntime
 except ImportError as missing:
     sys.exit(f'error: {missing}: pip install numpy onnxruntime opencv-python-headless')
 
@@ -30,16 +32,70 @@ class SkippedError(Exception):
     """The reason why an image is skipped."""
 
 
-def load(file, device):
-    """An ONNX Runtime session of a file, and the metadata that tools/export.py wrote."""
-    providers = {f'{device.upper()}ExecutionProvider'}.intersection(onnxruntime.get_available_providers())
-    onnxruntime.set_default_logger_severity(4)  # its logged errors are also exceptions
+class OpenVINOSession:
+    """A FILE.xml on the CPU, with the methods of `onnxruntime.InferenceSession` that this script uses."""
+
+    def __init__(self, file):
+        import openvino
+        self.core = openvino.Core()
+        self.model = self.core.read_model(str(file))
+        self.compile = lru_cache(4)(self.compile_for)
+
+    def compile_for(self, shape):
+        """The model for one size. OpenVINO 2026.4.1 computes wrong values if INT8 is used without a fixed size."""
+        model = self.model.clone()
+        model.reshape({'images': list(shape)})
+        # Without the hint, layers in float32 run in bfloat16 on CPUs that have it.
+        return self.core.compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+
+    def run(self, _, feeds):
+        return list(self.compile(feeds['images'].shape)(feeds, share_outputs=False).values())
+
+    def get_inputs(self):
+        return [self.describe(port) for port in self.model.inputs]
+
+    def get_outputs(self):
+        return [self.describe(port) for port in self.model.outputs]
+
+    def describe(self, port):
+        return SimpleNamespace(name=port.get_any_name(), shape=[
+            side.get_length() if side.is_static else None for side in port.get_partial_shape()])
+
+    def get_modelmeta(self):
+        texts = self.model.get_rt_info('mmmambavision').value if self.model.has_rt_info('mmmambavision') else {}
+        return SimpleNamespace(custom_metadata_map=texts)
+
+
+def runtime_of(file):
+    """The package that runs a file: openvino for FILE.xml, otherwise onnxruntime."""
+    name = 'openvino' if file.suffix == '.xml' else 'onnxruntime'
     try:
-        session = onnxruntime.InferenceSession(str(file), providers=list(providers))
+        return __import__(name)
+    except ImportError as missing:
+        sys.exit(f'error: {missing}: pip install numpy {name} opencv-python-headless')
+
+
+def start(file, device):
+    """A session of a file."""
+    runtime = runtime_of(file)
+    if file.suffix == '.xml' and device != 'cpu':
+        sys.exit(f'error: --device {device}: {file} runs only on the CPU')
+    try:
+        if file.suffix == '.xml':
+            return OpenVINOSession(file)
+        providers = {f'{device.upper()}ExecutionProvider'}.intersection(runtime.get_available_providers())
+        runtime.set_default_logger_severity(4)  # its logged errors are also exceptions
+        session = runtime.InferenceSession(str(file), providers=list(providers))
     except Exception as error:  # onnxruntime has an exception class for each error code
-        sys.exit(f'error: {file} cannot be loaded by onnxruntime {onnxruntime.__version__}: {error}')
+        sys.exit(f'error: {file} cannot be loaded by {runtime.__name__} {runtime.__version__}: {error}')
     if not providers.intersection(session.get_providers()):
         sys.exit(f'error: --device {device}: onnxruntime cannot use it. Install onnxruntime-gpu, CUDA and cuDNN')
+    return session
+
+
+def load(file, device):
+    """A session of a file, and the metadata that tools/export.py wrote."""
+    session = start(file, device)
     texts = session.get_modelmeta().custom_metadata_map
     meta = {key: json.loads(texts[key]) for key in texts.keys() & KEYS} if 'part' in texts else {}
     if meta.get('part', 'model') != 'model':
@@ -57,14 +113,14 @@ def run(session, image):
     """The file's outputs by name for an image (H, W, 3) in RGB."""
     (height, width), sides = image.shape[:2], session.get_inputs()[0].shape[2:]
     if any(isinstance(side, int) and side != here for side, here in zip(sides, (height, width))):
-        raise SkippedError(f'the ONNX file accepts only {sides[0]}x{sides[1]} pixels, but the resized image has '
+        raise SkippedError(f'the file accepts only {sides[0]}x{sides[1]} pixels, but the resized image has '
                            f'{height}x{width}. Export the model without --static')
     images = np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32)
     try:
         return dict(zip((output.name for output in session.get_outputs()), session.run(None, dict(images=images))))
     except Exception as error:
         many = ' (the limit of scans is 65,536 tokens, an image of 4096x4096)' if height * width > 4096 ** 2 else ''
-        raise SkippedError(f'onnxruntime fails on {height}x{width} pixels{many}: {error}') from None
+        raise SkippedError(f'the runtime fails on {height}x{width} pixels{many}: {error}') from None
 
 
 def segment(session, meta, image):
@@ -320,7 +376,7 @@ def predict(session, meta, path, name, args, coco):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('file', type=Path, metavar='FILE', help='ONNX file of a whole model')
+    parser.add_argument('file', type=Path, metavar='FILE', help='FILE.onnx or FILE.xml of a whole model')
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='images, folders or patterns')
     parser.add_argument('--out', type=Path, default=Path('predictions'), help='folder to write to; default %(default)s')
     parser.add_argument('--threshold', type=float, default=.3, help='minimum score of boxes; default 0.3')
@@ -329,6 +385,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if not 0 <= args.threshold <= 1:
         sys.exit(f'error: --threshold {args.threshold} must be between 0 and 1')
+    runtime_of(args.file)  # fail before the images are searched
     images, (session, meta) = find_images(args.images), load(args.file, args.device)
     segments = meta['task'] == 'segmentation'
     check_targets(args.out, images, args.json, segments)

@@ -1,6 +1,6 @@
 """Evaluate a checkpoint of a detector, a segmentor or a classifier.
 
-CHECKPOINT can also be an exported file, model.onnx. It runs in ONNX Runtime.
+CHECKPOINT can also be an exported file. model.onnx runs in ONNX Runtime, and model.xml in OpenVINO.
 """
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from .arguments import add_run
 
 def add_arguments(parser):
     add_run(parser)
-    parser.add_argument('checkpoint', help='checkpoint file, URL, hf://owner/repository, or FILE.onnx')
+    parser.add_argument('checkpoint', help='checkpoint file, URL, hf://owner/repository, FILE.onnx or FILE.xml')
     parser.add_argument('--out', type=Path, help='new .pkl file for the predictions')
     parser.add_argument('--show-dir', help="folder for drawn predictions; a relative path is inside the run's folder")
     parser.add_argument('--amp', action='store_true',

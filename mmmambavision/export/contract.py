@@ -83,7 +83,7 @@ class Contract:
 
     @classmethod
     def of_session(cls, session: Any) -> 'Contract | None':
-        """Read the contract of an ONNX Runtime session. Returns None if another program wrote the file."""
+        """Read the contract of a session. Returns None if another program wrote the file."""
         properties = session.get_modelmeta().custom_metadata_map
         if 'part' not in properties:
             return None

@@ -51,10 +51,10 @@ def to_rgb(image):
 
 @MODELS.register_module()
 class ExportedDetector(BaseModel):
-    """Predict with an ONNX file, for any batch size. Training is not possible.
+    """Predict with an exported file, for any batch size. Training is not possible.
 
     Args:
-        file: path of the ONNX file.
+        file: path of FILE.onnx, or of FILE.xml in OpenVINO's format.
 
     Raises:
         UserError: the file is not a detector.

@@ -11,10 +11,10 @@ from .onnx import open_model
 
 @MODELS.register_module()
 class ExportedSegmentor(EncoderDecoder):
-    """Predict with an ONNX file, on whole images or sliding windows. Training is not possible.
+    """Predict with an exported file, on whole images or sliding windows. Training is not possible.
 
     Args:
-        file: path of the ONNX file.
+        file: path of FILE.onnx, or of FILE.xml in OpenVINO's format.
         test_cfg: test_cfg of the model in the config.
 
     Raises:
@@ -30,7 +30,7 @@ class ExportedSegmentor(EncoderDecoder):
             test_cfg=dict(size_divisor=divisor) if divisor else None))
         self.mean = torch.tensor(mean)[:, None, None]
         self.test_cfg, self.align_corners = test_cfg, contract.align_corners
-        self.out_channels = self.session.get_outputs()[0].shape[1]
+        self.out_channels = self.session.get_outputs()[0].shape[1] or len(contract.classes)  # OpenVINO may not know it
         self.decode_head = SimpleNamespace(threshold=contract.binary_threshold)
 
     def encode_decode(self, inputs, batch_img_metas):

@@ -1,4 +1,4 @@
-"""Export a module to an ONNX file for any image size, and open the file in ONNX Runtime."""
+"""Export a module to an ONNX file for any image size, and open exported files."""
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ import torch
 
 from ..errors import UserError
 from .contract import Contract
+from .openvino_session import OpenVINOSession
 
 MATRICES = {'Conv', 'ConvTranspose', 'MatMul', 'Gemm'}
 
@@ -61,11 +62,17 @@ def export(module: torch.nn.Module, sample: torch.Tensor, file: str | PathLike[s
 
 
 def read(file: str | PathLike[str]) -> Any:
-    """Open a file in an ONNX Runtime session on the CPU.
+    """Open a file on the CPU: FILE.onnx in an ONNX Runtime session, FILE.xml in an `OpenVINOSession`.
 
     Raises:
-        UserError: ONNX Runtime is not installed, or cannot read the file.
+        UserError: the runtime is not installed, or cannot read the file.
     """
+    if Path(file).suffix == '.xml':
+        need('openvino')
+        try:
+            return OpenVINOSession(file, torch.get_num_threads())
+        except RuntimeError as error:
+            raise UserError(f'{file} cannot be read by OpenVINO: {str(error).splitlines()[-1]}') from None
     need('onnxruntime')
     import onnxruntime
     options = onnxruntime.SessionOptions()
@@ -77,7 +84,7 @@ def read(file: str | PathLike[str]) -> Any:
 
 
 def open_model(file: str | PathLike[str], task: str) -> tuple[Any, Contract]:
-    """Open an exported model. Returns its ONNX Runtime session and its contract.
+    """Open an exported model. Returns its session (see `read`) and its contract.
 
     Args:
         file: path of the file.
@@ -105,7 +112,8 @@ def need(*packages: str) -> None:
         try:
             __import__(package)
         except ImportError:
-            raise UserError(f'this needs {package}: pip install onnx onnxscript onnxruntime') from None
+            extra = dict(nncf='nncf', openvino='openvino').get(package, 'onnx onnxscript onnxruntime')
+            raise UserError(f'this needs {package}: pip install {extra}') from None
 
 
 def _halve_weights(graph: Any) -> None:

@@ -1,9 +1,12 @@
 """tools/export.py as a user runs it, and tools/test.py on its files."""
 import json
 import re
+import sys
 
+import numpy as np
 import pytest
 from mmengine.config import Config
+from PIL import Image
 
 from mmmambavision.cli.export import PARTS, main
 from mmmambavision.cli.test import main as evaluate
@@ -42,11 +45,70 @@ def test_export_and_check(options, tmp_path):
     (['--out', 'model.pt'], facts('--out', 'model.pt', '.onnx')),
     (['--out', 'x.onnx', '--opset', '12'], facts('--opset 12', '18', '23', '20')),
     (['--out', 'x.onnx', '--size', '32', '64'], '--size 32 64'),
+    (['--out', 'x.xml'], facts('--out', 'x.xml', '.onnx')),
+    (['--out', 'old.xml', '--int8', 'images'], facts('--out', 'old.xml', 'new')),
+    (['--out', 'x.onnx', '--int8', 'images', '--part', 'neck'], facts('--int8', '--part neck')),
+    (['--out', 'x.onnx', '--int8', 'images', '--half'], facts('--int8', '--half')),
+    (['--out', 'x.onnx', '--int8', 'images', '--check'], facts('--check', 'tools/test.py')),
     (['--out', 'x.onnx', '--cfg-options', 'model.test_cfg.rcnn.nms.type=soft_nms'], 'soft_nms')])
 def test_mistakes(options, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / 'old.bin').touch()
     with pytest.raises(SystemExit, match=message):
         run(lambda: main([str(DETECTOR), *options]))
+
+
+def test_a_package_that_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'nncf', None)
+    with pytest.raises(SystemExit, match='pip install nncf'):
+        run(lambda: main([str(DETECTOR), '--out', str(tmp_path / 'x.onnx'), '--int8', str(tmp_path)]))
+
+
+def draw(folder, count, plain=False):
+    folder.mkdir()
+    for number in range(count):
+        image = Image.new('RGB', (40, 30), (number, 0, 0))
+        if not plain:
+            image.putpixel((0, 0), (255, 255, 255))
+        image.save(folder / f'{number:03}.png')
+    return folder
+
+
+def test_calibration_images(tmp_path, monkeypatch, capsys):
+    """Up to 300 images, taken evenly; a warning about few images, and about those that cannot be read."""
+    pytest.importorskip('nncf')
+    found = []
+    monkeypatch.setattr(work, 'export', lambda *arguments: None)
+    monkeypatch.setattr(work.calibration, 'Inputs', lambda file, sources, *others: sources)
+    monkeypatch.setattr(work, 'quantise', lambda file, out, sources, contract: found.append((out, contract, sources)))
+
+    def calibrate(folder):
+        main([str(DETECTOR), '--out', str(tmp_path / 'x.onnx'), '--int8', str(folder)])
+        return [source.path.stem for source in found[-1][2]], capsys.readouterr().out
+
+    names, printed = calibrate(draw(tmp_path / 'many', 601))
+    assert names == [f'{number:03}' for number in np.linspace(0, 600, 300).round().astype(int)]
+    assert 'warning' not in printed and found[-1][:2] == (tmp_path / 'x.onnx', found[-1][1])
+    assert found[-1][1].task == 'detection'
+    few = draw(tmp_path / 'few', 3)
+    (few / 'cut.png').write_bytes((few / '000.png').read_bytes()[:60])
+    names, printed = calibrate(few)
+    assert len(names) == 3 and re.search(facts('warning', few, '3 images'), printed)
+    assert re.search(facts('skipped', 'cut.png'), printed)
+
+
+@pytest.mark.parametrize('kind, message', [
+    ('missing', 'no file or folder'), ('empty', 'no image'), ('video', 'no readable image'),
+    ('broken', 'no readable image'), ('plain', 'only one colour')])
+def test_bad_calibration_images(kind, message, tmp_path):
+    pytest.importorskip('nncf')
+    folder = tmp_path / 'images'
+    if kind != 'missing':
+        draw(folder, 12 if kind == 'plain' else 0, plain=True)
+    if kind in ('video', 'broken'):
+        (folder / dict(video='x.mp4', broken='x.png')[kind]).write_bytes(b'nothing')
+    with pytest.raises(SystemExit, match=facts(folder, message)):
+        run(lambda: main([str(DETECTOR), '--out', str(tmp_path / 'x.onnx'), '--int8', str(folder)]))
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

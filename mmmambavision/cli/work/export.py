@@ -1,5 +1,6 @@
-"""Export the network of a config to an ONNX file, and check the file."""
+"""Export the network of a config to a file, and check or quantise the file."""
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from rich.progress import track
 from ...errors import UserError
 from ...export.check import HALF_LIMITS, LIMITS, compare, picture, sizes_around
 from ...export.contract import UNSET, Contract
+from ...export.int8 import need_int8, quantise
 from ...export.onnx import export, need, read
 from ...export.parts import PARTS
 from ...openmmlab.configs import first_dataset, load_config
@@ -16,6 +18,7 @@ from ...openmmlab.machine import fit_to_machine
 from ...openmmlab.models import load_model
 from ...terminal import show
 from ..arguments import settings_of
+from . import calibration
 
 TENSORRT_TOPK = 3840  # limit of TopK in TensorRT's documentation
 RELATIVE = {kind: f'{kind} relative to the largest value' for kind in ('maps', 'logits')}
@@ -24,6 +27,8 @@ RELATIVE = {kind: f'{kind} relative to the largest value' for kind in ('maps', '
 def write(args):
     """Export with the arguments of cli/export.py."""
     need('onnx', 'onnxscript', *(['onnxruntime'] if args.check else []))
+    if args.int8:
+        need_int8(args.out)
     cfg = load_config(args.config, settings_of(args.cfg_options))
     try:  # fail early, because an export can take a minute
         args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -33,13 +38,23 @@ def write(args):
     channels = cfg.model.get('in_chans', (cfg.model.get('backbone') or {}).get('in_channels', 3))
     if channels != 3:
         raise UserError(f'exported files need RGB images, but the network of {args.config} has in_channels={channels}')
+    if args.int8 and (cfg.get('default_scope') == 'mmpretrain' or 'panoptic_head' in cfg.model):
+        raise UserError("--int8 works only with detectors and segmentors, not with classifiers and mmdet's Mask2Former "
+                        'and MaskFormer')
+    images = calibration.find_images(args.int8) if args.int8 else None
     model = load_model(cfg, args.checkpoint, 'cpu')
     module = PARTS[args.part](model).eval()
     begin = time.monotonic()
     batch = 2 if module.any_batch and not args.static else 1
     contract = Contract.describe(model, args.part, first_dataset(cfg.test_dataloader).pipeline)
-    export(module, torch.randn(batch, 3, *args.size), args.out, args.scan, args.opset, args.static, args.half, contract)
-    files = [path for path in (args.out, Path(f'{args.out}.data')) if path.exists()]  # large networks have FILE.data
+    with tempfile.TemporaryDirectory(dir=args.out.parent) as folder:
+        file = Path(folder, 'float32.onnx') if images else args.out
+        export(module, torch.randn(batch, 3, *args.size), file, args.scan, args.opset, args.static, args.half, contract)
+        if images:
+            quantise(file, args.out, calibration.Inputs(file, images, cfg), contract)
+    # Large networks have FILE.onnx.data, and FILE.xml has FILE.bin.
+    parts = [args.out, Path(f'{args.out}.data') if args.out.suffix == '.onnx' else args.out.with_suffix('.bin')]
+    files = [path for path in parts if path.exists()]
     megabytes = sum(path.stat().st_size for path in files) / 1e6
     print(f"{' and '.join(map(str, files))}: {megabytes:.1f} MB, in {time.monotonic() - begin:.0f} s")
     if args.part == 'model' and contract.resize is UNSET and contract.task != 'classification':

@@ -40,8 +40,12 @@ def evaluate(args):
 def apply_options(cfg, args):
     if args.amp:
         cfg.test_cfg.fp16 = True  # autocast in mmengine's loop, with the default type of the device
-    if args.checkpoint.endswith('.onnx'):
-        replace_model(cfg, args)
+    if args.checkpoint.endswith(('.onnx', '.xml')):
+        if not Path(args.checkpoint).is_file():
+            raise UserError(f'file not found: {args.checkpoint}')
+        if args.tta or args.amp:
+            raise UserError('--tta and --amp work only with checkpoints, not with an exported file')
+        replace_model(cfg, args.checkpoint)
     else:
         cfg.load_from = args.checkpoint
     segments, classifies = (cfg.get('default_scope') == scope for scope in ('mmseg', 'mmpretrain'))
@@ -67,24 +71,20 @@ def apply_options(cfg, args):
         augment(cfg)
 
 
-def replace_model(cfg, args):
+def replace_model(cfg, file):
     """Replace the config's model by an exported file."""
-    if not Path(args.checkpoint).is_file():
-        raise UserError(f'file not found: {args.checkpoint}')
-    if args.tta or args.amp:
-        raise UserError('--tta and --amp work only with checkpoints, not with an exported file')
     scope, cfg.load_from = cfg.get('default_scope'), None
     if scope == 'mmpretrain':
         from ...export import exported_classifier  # noqa: F401 (it registers the type)
-        cfg.model = dict(type='ExportedClassifier', file=args.checkpoint)
+        cfg.model = dict(type='ExportedClassifier', file=file)
         cfg.pop('data_preprocessor', None)
     elif scope == 'mmseg':
         from ...export import exported_segmentor  # noqa: F401
-        cfg.model = dict(type='ExportedSegmentor', file=args.checkpoint, test_cfg=cfg.model.test_cfg)
+        cfg.model = dict(type='ExportedSegmentor', file=file, test_cfg=cfg.model.test_cfg)
     else:
         from ...export import exported_detector  # noqa: F401
-        cfg.model = dict(type='ExportedDetector', file=args.checkpoint) if 'panoptic_head' not in cfg.model else dict(
-            type='ExportedMaskFormer', file=args.checkpoint, fusion_head=cfg.model.panoptic_fusion_head,
+        cfg.model = dict(type='ExportedDetector', file=file) if 'panoptic_head' not in cfg.model else dict(
+            type='ExportedMaskFormer', file=file, fusion_head=cfg.model.panoptic_fusion_head,
             test_cfg=cfg.model.test_cfg)
 
 

@@ -1,0 +1,52 @@
+"""Run a file in OpenVINO's format with the methods of an ONNX Runtime session."""
+from functools import lru_cache
+from os import PathLike
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+METADATA = 'mmmambavision'  # the contract's place in the file's rt_info
+
+
+class OpenVINOSession:
+    """A file in OpenVINO's format on the CPU, with the methods of `onnxruntime.InferenceSession` that readers use.
+
+    The model is compiled for each size of images, because OpenVINO 2026.4.1 computes wrong values if a model has layers
+    in INT8 and its size is not fixed. The last four sizes are kept. `tools/predict_onnx.py` has a copy of this class,
+    because it runs without this package.
+
+    Args:
+        file: path of FILE.xml, with FILE.bin beside it, or of FILE.onnx.
+        threads: number of threads.
+    """
+
+    def __init__(self, file: str | PathLike[str], threads: int) -> None:
+        import openvino  # optional package
+        self.core = openvino.Core()
+        self.model = self.core.read_model(str(file))
+        # Without the hint, layers in float32 run in bfloat16 on CPUs that have it.
+        self.options = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': threads}
+        self.compile = lru_cache(4)(self.compile_for)
+
+    def compile_for(self, shape: tuple[int, ...]) -> Any:
+        model = self.model.clone()
+        model.reshape({'images': list(shape)})
+        return self.core.compile_model(model, 'CPU', self.options)
+
+    def run(self, _: None, feeds: dict[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        return list(self.compile(feeds['images'].shape)(feeds, share_outputs=False).values())
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [self._describe(port) for port in self.model.inputs]
+
+    def get_outputs(self) -> list[SimpleNamespace]:
+        return [self._describe(port) for port in self.model.outputs]
+
+    def _describe(self, port: Any) -> SimpleNamespace:
+        return SimpleNamespace(name=port.get_any_name(), shape=[
+            side.get_length() if side.is_static else None for side in port.get_partial_shape()])
+
+    def get_modelmeta(self) -> SimpleNamespace:
+        texts = self.model.get_rt_info(METADATA).value if self.model.has_rt_info(METADATA) else {}
+        return SimpleNamespace(custom_metadata_map=texts)
