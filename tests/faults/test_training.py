@@ -236,7 +236,7 @@ def test_the_end_waits_for_the_steps_of_all_optimizers(several):
     try:
         iterate(0)
         iterate(1)
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         iterate(2)  # half of the gradients of a step
         assert not runner.saved
         with pytest.raises(SystemExit) as end:

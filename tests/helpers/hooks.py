@@ -44,7 +44,7 @@ class KillInWrite(Hook):
             path = Path(os.readlink(f'/proc/self/fd/{descriptor}'))
             if path.name == f'{name}.part':
                 os.truncate(path, path.stat().st_size // 2)
-                os.kill(os.getpid(), signal.SIGKILL)
+                signal.raise_signal(signal.SIGKILL)
             fsync(descriptor)
 
         os.fsync = kill
