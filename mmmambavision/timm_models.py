@@ -13,6 +13,7 @@ loader. `pretrained_cfg_overlay=dict(file=...)` selects a local file. In additio
 Images can have any size. `img_size` has no effect.
 """
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -109,6 +110,9 @@ def _build(in_chans: int, num_classes: int = 1000, device: Any = None, dtype: to
 
 def _source(cfg: Any) -> str:
     """The checkpoint name in a pretrained_cfg, for `load_checkpoint`."""
+    if cfg.file and Path(cfg.file).is_dir():  # local-dir:FOLDER
+        return str(next((path for name in ('model.safetensors', 'pytorch_model.bin')
+                         if (path := Path(cfg.file, name)).is_file()), Path(cfg.file, 'model.safetensors')))
     if cfg.file:
         return str(cfg.file)
     if cfg.hf_hub_id:

@@ -38,6 +38,14 @@ def visualizers_end_with_their_test():
             kind._instance_dict.clear()
 
 
+@pytest.fixture(autouse=True)
+def the_stack_of_signal_handlers_is_kept():
+    """OpenVINO changes it: see `kept_signal_stack`."""
+    from mmmambavision.export.openvino_session import kept_signal_stack
+    with kept_signal_stack():
+        yield
+
+
 @pytest.fixture
 def logged(monkeypatch):
     """Messages that mmengine's logger was given, as a list that grows."""

@@ -270,6 +270,18 @@ def test_a_checkpoint_path_of_another_model(classes, changes, keyword, small, tm
         timm.create_model(SMALLEST, **options, checkpoint_path=str(tmp_path / 'x.pth'))
 
 
+def test_weights_that_are_no_dense_numbers(small, tmp_path):
+    options, state = small
+    name = 'levels.2.blocks.0.mlp.fc1.weight'
+    for weight in (state[name].to(torch.int8), torch.quantize_per_tensor(state[name], .1, 0, torch.qint8)):
+        torch.save({**state, name: weight}, tmp_path / 'x.pth')
+        with pytest.raises(UserError, match='quantised'):
+            timm.create_model(SMALLEST, **options, checkpoint_path=str(tmp_path / 'x.pth'))
+        with pytest.raises(UserError, match='quantised'):
+            timm.create_model(SMALLEST, **options, pretrained=True, pretrained_cfg_overlay=dict(
+                file=str(tmp_path / 'x.pth'), num_classes=2))
+
+
 def test_a_head_is_left_out_where_unknown_names_are_allowed(small):
     options, state = small
     model = timm.create_model(SMALLEST, **{**options, 'num_classes': 0})

@@ -89,6 +89,11 @@ def fit(weights: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.T
     if weights and own.keys().isdisjoint(weights):
         raise UserError(f'the checkpoint is of another network: its backbone has {group_names(weights)}, but the '
                         f'model has {group_names(own)}')
+    for name in own.keys() & weights.keys():
+        if own[name].is_floating_point() and not (
+                weights[name].is_floating_point() and weights[name].layout == torch.strided):
+            raise UserError(f'{name} in the checkpoint is quantised or sparse (type {weights[name].dtype}, layout '
+                            f'{weights[name].layout}), which cannot be loaded. Save dense floating point weights')
     if STEM not in weights:
         return weights  # partial weights are allowed
     given, wanted = weights[STEM].shape[1], own[STEM].shape[1]

@@ -1,4 +1,8 @@
 """Run a file in OpenVINO's format with the methods of an ONNX Runtime session."""
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from os import PathLike
 from types import SimpleNamespace
@@ -7,6 +11,24 @@ from typing import Any
 import numpy as np
 
 METADATA = 'mmmambavision'  # the contract's place in the file's rt_info
+
+
+@contextmanager
+def kept_signal_stack() -> Iterator[None]:
+    """Restore the stack for signal handlers afterwards.
+
+    OpenVINO 2026.4.1 sets its own stack for each compiled model. After some models are freed, it is an address without
+    memory, and the next signal, for example Ctrl-C, ends the process with a segmentation fault.
+    """
+    sigaltstack = getattr(ctypes.CDLL(None), 'sigaltstack', None) if os.name == 'posix' else None
+    stack = ctypes.create_string_buffer(64)  # a stack_t, which has at most 24 bytes
+    if sigaltstack:
+        sigaltstack(None, stack)
+    try:
+        yield
+    finally:
+        if sigaltstack:
+            sigaltstack(stack, None)
 
 
 class OpenVINOSession:
@@ -32,7 +54,8 @@ class OpenVINOSession:
     def compile_for(self, shape: tuple[int, ...]) -> Any:
         model = self.model.clone()
         model.reshape({'images': list(shape)})
-        return self.core.compile_model(model, 'CPU', self.options)
+        with kept_signal_stack():
+            return self.core.compile_model(model, 'CPU', self.options)
 
     def run(self, _: None, feeds: dict[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
         return list(self.compile(feeds['images'].shape)(feeds, share_outputs=False).values())

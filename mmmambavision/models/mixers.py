@@ -9,6 +9,7 @@ from torch.nn.modules import module as module_hooks
 from ..errors import UserError
 from ..ops import attention, depthwise_silu, selective_scan
 
+FORWARDS = {kind: kind.forward for kind in (nn.Linear, nn.Conv1d)}  # to notice patches of a class
 STATE_SIZE = 8
 KERNEL_SIZE = 3
 
@@ -19,7 +20,8 @@ def is_plain(layer, kind, device):
     Only then its weights can be used without a call of the layer. Hooks, adapters, pruning, parametrization,
     quantization, offloading and sharding change the call, or replace the weight by another type.
     """
-    return type(layer) is kind and 'forward' not in layer.__dict__ and not (
+    return type(layer) is kind and (torch.compiler.is_compiling() or kind.forward is FORWARDS[kind]) and (
+        'forward' not in layer.__dict__) and not (
         layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
         or module_hooks._has_any_global_hook()) and all(
         is_plain_tensor(value, device) for value in (layer.weight, layer.bias) if value is not None)

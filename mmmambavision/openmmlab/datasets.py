@@ -29,6 +29,10 @@ def check_data(cfg: Config, *loaders: str) -> None:
     if mean is not None and len(mean) not in (1, 3):
         raise UserError(f'model.data_preprocessor.mean has {len(mean)} values, but mmengine takes only one or three. '
                         'Remove mean and std, and normalise the images in the pipeline')
+    settings = model.get('data_preprocessor') or {}
+    if channels != 3 and (len(settings.get('mean') or ()) == 3 or settings.get('bgr_to_rgb')):
+        raise UserError(f'model.data_preprocessor is for images with three channels, but the backbone takes {channels} '
+                        '(in_channels). Set bgr_to_rgb=False there, and one value each for mean and std, or None')
     for key, dataset in (found for loader in loaders
                          for found in datasets_of((cfg.get(loader) or {}).get('dataset', {}), f'{loader}.dataset')):
         if str(dataset.get('type')).startswith('LVIS') and not find_spec('lvis'):

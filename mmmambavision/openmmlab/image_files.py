@@ -41,9 +41,8 @@ def read_header(path, turns=True):
                 return Header(width, height, orientation, bits, image.is_animated)
             exif = exif_of_png(path) if image.format == 'PNG' else image.getexif()
             orientation = exif.get(ORIENTATION, 1) if turns else 1
-            if orientation in SWAPS and image.format != 'JPEG':  # depends on the OpenCV version
-                pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-                orientation = orientation if pixels is None or pixels.shape[:2] != (height, width) else 1
+            if orientation in SWAPS and image.format != 'JPEG' and not is_turned(path):
+                orientation = 1
             if orientation in SWAPS:
                 width, height = height, width
             return Header(width, height, orientation, bits_of(path, image),
@@ -51,6 +50,13 @@ def read_header(path, turns=True):
     except Exception as error:  # whatever Pillow's readers of many formats raise
         reason = fault(path) or f'it is not an image, or damaged ({type(error).__name__})'
         raise UserError(f'{path} cannot be read: {reason}') from None
+
+
+def is_turned(path):
+    """Whether OpenCV applies the EXIF orientation of an image. For PNG and others, this depends on OpenCV's version."""
+    data = np.fromfile(path, np.uint8)
+    turned, plain = (cv2.imdecode(data, cv2.IMREAD_COLOR | flag) for flag in (0, cv2.IMREAD_IGNORE_ORIENTATION))
+    return turned is None or not np.array_equal(turned, plain)
 
 
 def exif_of_png(path):

@@ -63,6 +63,15 @@ def test_replaced_forwards_are_called_once(network, images):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize('kind', [nn.Linear, nn.Conv1d])
+def test_forwards_replaced_in_the_class_are_called(kind, network, images, monkeypatch):
+    forward, calls = kind.forward, []
+    monkeypatch.setattr(kind, 'forward', lambda layer, x: calls.append(layer) or forward(layer, x))
+    network(images)
+    assert len(calls) == sum(type(layer) is kind for layer in network.modules())
+
+
+@torch.no_grad()
 def test_global_hooks_see_every_layer(network, images):
     called = set()
     handle = nn.modules.module.register_module_forward_hook(lambda module, *_: called.add(module))

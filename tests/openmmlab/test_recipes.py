@@ -192,9 +192,9 @@ def test_what_is_missing_is_told(tmp_path, monkeypatch):
 
 
 def test_channels_of_images_and_backbone():
-    def check(channels, mean, colour='grayscale'):
+    def check(channels, mean, colour='grayscale', **settings):
         check_data(Config(dict(
-            model=dict(backbone=dict(in_channels=channels), data_preprocessor=dict(mean=mean)),
+            model=dict(backbone=dict(in_channels=channels), data_preprocessor=dict(mean=mean, **settings)),
             train_dataloader=dict(dataset=dict(type='X', pipeline=[dict(type='LoadImageFromFile', color_type=colour)])),
         )), 'train_dataloader')
 
@@ -204,6 +204,9 @@ def test_channels_of_images_and_backbone():
         check(3, [0., 0., 0.])
     with pytest.raises(UserError, match=facts('data_preprocessor.mean', '4')):
         check(4, [0.] * 4, 'unchanged')
+    for channels, mean, settings in ((1, [0.] * 3, {}), (1, None, dict(bgr_to_rgb=True)), (4, [0.] * 3, {})):
+        with pytest.raises(UserError, match=facts('data_preprocessor', 'bgr_to_rgb=False', 'in_channels')):
+            check(channels, mean, 'grayscale' if channels == 1 else 'unchanged', **settings)
 
 
 def test_settings_that_nothing_reads_are_named(capfd):

@@ -173,6 +173,7 @@ def test_auto_scale_needs_a_base(shapes, tmp_path):
     ('init_cfg.checkpoint', dict(
         type='MambaVision', init_cfg=dict(type='Pretrained', checkpoint='http://127.0.0.1:9/x.pth'))),
     ('init_cfg.checkpoint', dict(type='MambaVision', init_cfg=dict(type='Pretrained', checkpoint='no.pth'))),
+    ('init_cfg.checkpoint', dict(type='MambaVision', init_cfg=[dict(type='Pretrained', checkpoint='no.pth')])),
     ('pretrained', dict(
         type='MM_mamba_vision', pretrained='/home/author/x.pth.tar', init_cfg=dict(type='Pretrained')))])
 def test_weights_that_cannot_be_had_stop_the_run(key, backbone):

@@ -94,8 +94,10 @@ def check_weights(cfg):
     if cfg.get('load_from'):
         load_checkpoint(cfg.load_from)
     backbone = cfg.get('model', {}).get('backbone', {})
-    init_cfg = backbone.get('init_cfg') or {}
-    key, source = 'init_cfg.checkpoint', init_cfg.get('checkpoint') if init_cfg.get('type') == 'Pretrained' else None
+    init_cfg = backbone.get('init_cfg') or []
+    pretrained = [part for part in (init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg])
+                  if part.get('type') == 'Pretrained']
+    key, source = 'init_cfg.checkpoint', pretrained[0].get('checkpoint') if pretrained else None
     if backbone.get('type') == 'MM_mamba_vision':
         key, source = 'pretrained', backbone.get('pretrained')
     if source:

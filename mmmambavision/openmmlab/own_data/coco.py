@@ -96,7 +96,7 @@ def is_id(value):
 
 
 def hold_out(coco, share, seed=0):
-    """Split a data set by image at random. Every class that is in at least two images appears in both parts.
+    """Split a data set by image file at random. Every class that is in at least two files appears in both parts.
 
     Args:
         coco: the contents of a json.
@@ -109,14 +109,16 @@ def hold_out(coco, share, seed=0):
     Raises:
         UserError: the share is not between 0 and 1, or there are fewer than two images.
     """
-    if not 0 < share < 1 or len(coco['images']) < 2:
+    file_of = {image['id']: image['file_name'] for image in coco['images']}
+    order = sorted(set(file_of.values()))
+    if not 0 < share < 1 or len(order) < 2:
         raise UserError('the share of images to hold out must be between 0 and 1, and there must be at least two '
-                        f'images. The share is {share} of {len(coco["images"])} images')
-    order = sorted((image['id'] for image in coco['images']), key=str)
+                        f'images. The share is {share} of {len(order)} images')
     random.Random(seed).shuffle(order)
     images_of = {}
     for annotation in coco['annotations']:
-        images_of.setdefault(annotation['category_id'], set()).add(annotation['image_id'])
+        if annotation['image_id'] in file_of:
+            images_of.setdefault(annotation['category_id'], set()).add(file_of[annotation['image_id']])
     held, count = set(), max(1, round(share * len(order)))
 
     def leaves_every_class(image):
@@ -128,8 +130,9 @@ def hold_out(coco, share, seed=0):
     for image in order:
         if len(held) < count and image not in held and leaves_every_class(image):
             held.add(image)
-    return {split: dict(coco, images=[i for i in coco['images'] if (i['id'] in held) == (split == 'val')],
-                        annotations=[a for a in coco['annotations'] if (a['image_id'] in held) == (split == 'val')])
+    held_ids = {number for number, file in file_of.items() if file in held}
+    return {split: dict(coco, images=[i for i in coco['images'] if (i['id'] in held_ids) == (split == 'val')],
+                        annotations=[a for a in coco['annotations'] if (a['image_id'] in held_ids) == (split == 'val')])
             for split in ('train', 'val')}
 
 

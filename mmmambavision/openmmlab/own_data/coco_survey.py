@@ -28,6 +28,7 @@ def survey(coco, path, images, **reading):
     flat = (boxes[:, 2:] <= 0).any(1)
     thin = (boxes[:, 2:] < 1).any(1) & ~flat  # mmdet drops these, too
     beyond = (boxes[:, :2] >= limits).any(1) | (ends <= 0).any(1)  # completely outside of their images
+    fully_outside = beyond & ~flat
     ignored = np.array([bool(a.get('ignore')) for a in known], bool)
     crowds = np.array([a.get('iscrowd') for a in known], bool)
     missing = [image['file_name'] for image in coco['images'] if not (images / image['file_name']).is_file()]
@@ -44,6 +45,8 @@ def survey(coco, path, images, **reading):
     few_points = sum(not reason and bool(a.get('segmentation')) and is_few_points(a['segmentation'])
                      for a, reason in zip(known, faults))
     extents = [None if reason else extent(a.get('segmentation')) for a, reason in zip(known, faults)]
+    bare = sum(has_mask(a) and not reason and not empty_box and (place is None or place[2] * place[3] <= 0)
+               for a, reason, empty_box, place in zip(known, faults, flat, extents))
     masked = np.array([place is not None for place in extents], bool)
     places = np.array([place for place in extents if place is not None], float).reshape(-1, 4)
     form = form_of(boxes, limits, masked, places)
@@ -71,10 +74,12 @@ def survey(coco, path, images, **reading):
         (len(twice), f'image ids of {path} appear twice, so their annotations are ambiguous: {first(twice)}'),
         (0 if learnt.any() else 'no', f'boxes in {path} to learn from or to evaluate with'),
         (len(boxes) if form else 0, f'boxes of {path} are {form}: COCO\'s format has x, y, width and height in pixels'),
-        (reaching if learnt.any() and not form and reaching > len(boxes) / 2 else 0,
+        (reaching if learnt.any() and not form and (
+            reaching > len(boxes) / 2 or (len(boxes) >= 10 and fully_outside.mean() > .1)) else 0,
          f'of the {len(boxes)} boxes of {path} extend beyond their images: they are not in pixels, or the images have '
          'another size'),
         (len(faulty), f'masks of {path} cannot be used: {first(faulty, 1)}'),
+        (bare if bare > sum(map(has_mask, known)) / 2 else 0, f'masks of {path} have no area'),
         (apart if apart > len(places) / 2 else 0, f'of the {len(places)} masks of {path} lie elsewhere in the image '
                                                   'than their boxes: check the units and the images of both'),
         *file_problems]
@@ -83,9 +88,10 @@ def survey(coco, path, images, **reading):
         (reaching, 'boxes that extend beyond their images by more than a pixel'),
         (rows['boxes of no area'], 'boxes without area, left out'),
         (int(thin.sum()), 'boxes less than a pixel wide or high, left out'),
-        (int((beyond & ~flat).sum()), 'boxes completely outside their images, left out'),
+        (int(fully_outside.sum()), 'boxes completely outside their images, left out'),
         (len(boxes) if cornered else 0, 'boxes that all lie in the upper left quarter of their images: check their '
                                         'units and the image sizes'),
+        (bare, 'masks without area'),
         (few_points, 'masks of fewer than three points, left out'),
         (int(ignored.sum()), 'annotations marked with ignore, left out'),
         (int(crowds.sum()) if crowds.sum() > len(known) / 2 else 0, 'crowds (iscrowd), not used for training'),
@@ -137,4 +143,6 @@ def form_of(boxes, limits, masked, places):
     # Corners: nearly all boxes lie inside their images as corners, but many do not as widths and heights.
     outside = ((boxes[:, :2] < -1) | (boxes[:, :2] + boxes[:, 2:] > limits + 1)).any(1)
     corners = ((boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= limits + 1)).all(1)
+    if len(boxes) >= 10 and boxes.max() <= 100 < limits.min() and corners.mean() > .9:
+        return 'corners x1, y1, x2, y2 as percents of their images'
     return 'corners x1, y1, x2, y2' if outside.mean() > .1 and corners.mean() > .9 else None

@@ -36,6 +36,10 @@ def class_names(folder, values):
         source = str(file)
     else:
         names = tuple(f'class_{i}' for i in range(max(found, default=-1) + 1))
+        if len(names) > max(8, 2 * len(found)):
+            raise UserError(f'the training label maps in {folder} have only the values {first(found, 10)}, but the '
+                            f'largest one means {len(names)} classes. Number the classes 0, 1, 2 and so on, or list '
+                            'all classes in classes.txt')
         source = (f'the values in the label maps, {first(sorted(values), 10) or "only " + str(IGNORED)} '
                   f'({IGNORED} means no class)')
     if len(names) < 2:
@@ -73,10 +77,11 @@ def survey(split, images, labels, quiet=False, skip_broken=False):
     unused = len(set(labels.rglob('*.png')) - set(expected))
 
     widths, heights, other_size, deep, broken, classes, ignored, partly = [], [], [], [], [], Counter(), 0, 0
+    turned, longer = [], []
     for label, image in track(expected.items(), f'reading the label maps of {split}', disable=quiet):
         cut = [f'{file}: {reason}' for file in (image, label) if file.is_file() and (reason := ends_early(file))]
         try:
-            width, height, _, bits, _ = read_header(image)
+            width, height, orientation, bits, has_more = read_header(image)
             values = read(label) if label.is_file() else None
         except UserError as error:
             if not skip_broken or not (fault(image) or fault(label)):
@@ -86,6 +91,8 @@ def survey(split, images, labels, quiet=False, skip_broken=False):
         if cut:
             continue
         deep += [image.name] if bits > 8 else []
+        turned += [image.name] if orientation != 1 else []
+        longer += [image.name] if has_more else []
         widths.append(width)
         heights.append(height)
         if values is not None:
@@ -105,6 +112,9 @@ def survey(split, images, labels, quiet=False, skip_broken=False):
         (0 if skip_broken else len(broken), f'files cannot be read, for example {first(broken, 1)}')]
     oddities = [
         (len(deep), f'images of more than 8 bits per channel ({first(deep, 1)}): {ONLY_8_BITS}'),
+        (len(turned), f'images that are turned or mirrored by their EXIF orientation ({first(turned, 1)}): their label '
+                      'maps must fit the turned image'),
+        (len(longer), f'images of several frames or pages ({first(longer, 1)}): only the first is read'),
         (unused, 'label maps that have no image, left out'),
         (ignored, f'label maps with only the value {IGNORED}, not used for training')]
     return Survey(rows, classes, 'images', problems, oddities), endings.popitem()[0]

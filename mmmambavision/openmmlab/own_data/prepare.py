@@ -77,9 +77,12 @@ def prepare_detector(cfg, folder, images, given, quiet, holdout=None):
         changes += [renamed] if renamed else []
     classes = coco.classes_of(contents['train'], paths['train'])
     also = coco.classes_of(contents['val'], paths['val'])
-    reading = dict(turns=turns_images(cfg), quiet=quiet, skip_broken=bool(cfg.get('skip_broken_images')),
-                   channels=cfg.model.backbone.get('in_channels', 3) if 'unchanged' in colours_read(cfg) else None)
-    surveys = {split: coco_survey.survey(contents[split], *files[split], **reading) for split in WORDS}
+    surveys = {}
+    for split, loader in zip(WORDS, (cfg.train_dataloader, cfg.val_dataloader)):
+        surveys[split] = coco_survey.survey(
+            contents[split], *files[split], turns=turns_images(loader), quiet=quiet,
+            skip_broken=bool(cfg.get('skip_broken_images')),
+            channels=cfg.model.backbone.get('in_channels', 3) if 'unchanged' in colours_read(loader) else None)
     if not set(classes) & set(also):
         raise UserError(f'{paths["train"]} and {paths["val"]} have no class name in common: '
                         f'{first(classes, 10)} in the first, {first(also, 10)} in the second')
@@ -132,14 +135,14 @@ def locate(contents, path, roots, split):
                     f'for example {found[first_name]} for {first_name}')
 
 
-def turns_images(cfg):
-    """Whether the config's data set applies the EXIF orientation to images. mmcv does by default."""
-    return not any('ignore_orientation' in kind or kind == 'unchanged' for kind in colours_read(cfg))
+def turns_images(loader):
+    """Whether a data loader's data set applies the EXIF orientation to images. mmcv does by default."""
+    return not any('ignore_orientation' in kind or kind == 'unchanged' for kind in colours_read(loader))
 
 
-def colours_read(cfg):
-    """The `color_type` values of the config's image readers, for example 'color'."""
-    steps = first_dataset(cfg.train_dataloader).get('pipeline') or []
+def colours_read(loader):
+    """The `color_type` values of a data loader's image readers, for example 'color'."""
+    steps = first_dataset(loader).get('pipeline') or []
     return [str(step.get('color_type', 'color')) for step in steps if 'LoadImage' in str(step.get('type'))]
 
 
@@ -186,12 +189,14 @@ def prepare_segmentor(cfg, folder, quiet):
                                              f'only {len(classes)} classes: {first(sorted(beyond))}'))
         survey.classes = Counter({
             classes[value] if value < len(classes) else str(value): n for value, n in survey.classes.items()})
-    absent = set(classes).difference(*(survey.classes for survey in surveys.values()))
-    for survey in surveys.values():
+    never_trained = set(classes) - set(surveys['train'].classes)
+    for split, survey in surveys.items():
+        # Validation may lack rare classes, but a single class beside 255 is a background.
+        absent = never_trained if split == 'train' or len(survey.classes) > 1 else set(classes) - set(survey.classes)
         survey.problems.append((survey.rows[label_maps.WITH_IGNORED] if absent else 0,
                                 f'label maps have the value {label_maps.IGNORED}, which is ignored, and no label map '
-                                f'has {first(sorted(absent), 10)}. Replace {label_maps.IGNORED} by the class number '
-                                '(1 for the second class), or remove the class from classes.txt'))
+                                f'there has {first(sorted(absent), 10)}. Replace {label_maps.IGNORED} by the class '
+                                'number (1 for the second class), or remove the class from classes.txt'))
     warnings = check(surveys, quiet) + some(
         *((f'in no label map of {split}', set(classes) - set(survey.classes)) for split, survey in surveys.items()))
     files = {split: (*pair, endings[split]) for split, pair in pairs.items()}

@@ -41,6 +41,8 @@ def draw(visualizer, cfg, sample):
                         f'{channels}. Set model.backbone.in_channels={image.shape[2]}, or change the pipeline')
     if cfg.model.get('data_preprocessor', {}).get('bgr_to_rgb'):
         image = image[..., ::-1]
+    if channels != 3:  # visualizers draw on three channels
+        image = image[..., :3] if channels > 3 else image[..., :1].repeat(3, 2)
     annotated = sample['data_samples']
     if 'gt_instances' in annotated:
         boxes = annotated.gt_instances.bboxes

@@ -90,7 +90,7 @@ def pages_of(source: Source) -> list[Source]:
         return [source]
     try:
         with Image.open(source.path) as image:
-            count = getattr(image, 'n_frames', 1)
+            count = getattr(image, 'n_frames', 1) if image.format != 'MPO' else 1  # MPO: a JPEG with previews
     except Exception:  # Pillow raises many types of errors for damaged files; `frames_of` reports them
         count = 1
     writable = suffix in TIFF or (count == 1 and suffix != '.gif')  # OpenCV can write these formats

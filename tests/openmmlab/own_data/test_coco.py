@@ -7,7 +7,7 @@ import pytest
 from mmdet.datasets import CocoDataset
 from mmengine.registry import init_default_scope
 
-from mmmambavision.openmmlab.own_data.coco import classes_of, plain, read, tidy
+from mmmambavision.openmmlab.own_data.coco import classes_of, hold_out, plain, read, tidy
 from mmmambavision.openmmlab.own_data.coco_survey import survey
 
 from ...helpers.data import coco_contents, write_split
@@ -59,6 +59,25 @@ def test_defects_that_are_warned_of(folder):
     said = [('filter_cfg', '1'), ('beyond', '2'), ('area', '1'), ('annotations', '1'), ('annotation ids', '1')]
     for warning, (about, number) in zip(found.warnings, said, strict=True):
         assert about in warning and warning.endswith(f': {number}')
+
+
+@pytest.mark.parametrize('count, stops', [(1, False), (12, True)])
+def test_masks_without_area(count, stops, folder):
+    contents = coco_contents(6)
+    for annotation in contents['annotations'][:count]:
+        annotation['segmentation'] = dict(size=[48, 64], counts=[48 * 64])
+    found = surveyed(folder, contents)
+    assert any('area' in text for text in (found.errors if stops else found.warnings)) and bool(found.errors) == stops
+
+
+def test_one_file_of_several_images_is_in_one_part():
+    contents = coco_contents(6)
+    for image in contents['images'][1:3]:
+        image['file_name'] = contents['images'][0]['file_name']
+    for seed in range(5):
+        parts = hold_out(contents, .4, seed)
+        names = [{image['file_name'] for image in part['images']} for part in parts.values()]
+        assert not names[0] & names[1] and sum(len(part['images']) for part in parts.values()) == 6
 
 
 def test_missing_files_are_counted_and_three_named(folder):

@@ -166,6 +166,10 @@ def test_label_maps_of_0_and_255(folder, tmp_path):
     refused(folder, tmp_path, '255', 'thing', '1', config=SEGMENTOR)
     write_label_maps(folder, (0, 1, 255))
     prepared(folder, tmp_path, SEGMENTOR)
+    for split in ('train', 'val'):  # one of both is faulty
+        write_label_maps(folder, (0, 1))
+        write_label_maps(folder, (0, 255), splits=[split])
+        refused(folder, tmp_path, '255', 'thing', '1', config=SEGMENTOR)
 
 
 @pytest.mark.parametrize('prefix', ['data\\images\\', '/home/user/data/', 'https://host/a/', 'upload/1/'])

@@ -125,8 +125,23 @@ def test_no_images_or_of_several_endings(folder):
         survey('train', folder / 'nowhere', folder / 'labels' / 'train')
 
 
+@pytest.mark.parametrize('orientation, size', [(2, (64, 48)), (3, (64, 48)), (6, (48, 48))])
+def test_images_that_are_turned_without_another_size_are_named(orientation, size, folder):
+    write_label_maps(folder, size=size[::-1])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8)
+    for name in 'ab':
+        (folder / 'images' / 'train' / f'{name}.png').unlink()
+        Image.fromarray(pixels).save(folder / 'images' / 'train' / f'{name}.jpg', exif=exif)
+    found, _ = surveyed(folder)
+    assert not found.errors and re.search(r'EXIF orientation.*: 2$', ' '.join(found.warnings))
+
+
 def test_class_names(folder):
     folder.mkdir()
+    with pytest.raises(ValueError, match=facts('129', 'classes.txt')):
+        class_names(folder, [0, 128])
     assert class_names(folder, [0, 2, 255]) == ('class_0', 'class_1', 'class_2')
     with pytest.raises(ValueError, match=facts('1 class', '0, 255')):
         class_names(folder, [0, 255])

@@ -2,6 +2,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
@@ -228,3 +229,20 @@ def test_the_picture_shows_what_the_data_set_gives(folder, tmp_path):
         picture = cv2.imread(str(tmp_path / 'new' / 'samples.png'))
         assert picture.shape == (2 * 560 if name == CASCADE else 560, 3 * 560, 3)
         assert picture[:560, :560].std(2).max() > 50
+
+
+@pytest.mark.parametrize('channels, colour', [(1, 'grayscale'), (4, 'unchanged')])
+def test_the_picture_of_images_of_other_channels(channels, colour, folder, tmp_path):
+    import cv2
+    write_label_maps(folder)
+    if channels == 4:
+        for path in (folder / 'images').rglob('*.png'):
+            cv2.imwrite(str(path), np.full((48, 64, 4), 90, np.uint8))
+    cfg = load('upernet_mambavision_demo', tmp_path)
+    cfg.model.backbone.in_channels = channels
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.pipeline = [
+            dict(type='LoadImageFromFile', color_type=colour), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+    prepare(cfg, folder)
+    draw_samples(cfg, tmp_path / 'samples.png')
+    assert cv2.imread(str(tmp_path / 'samples.png')).std(2).max() > 50
