@@ -46,6 +46,14 @@ def the_stack_of_signal_handlers_is_kept():
         yield
 
 
+@pytest.fixture(autouse=True)
+def all_levels_are_captured():
+    """Packages that a test imports, such as nncf, raise the level of pytest's handlers for all later tests."""
+    for handler in logging.root.handlers:
+        if type(handler).__name__ == 'LogCaptureHandler':
+            handler.setLevel(logging.NOTSET)
+
+
 @pytest.fixture
 def logged(monkeypatch):
     """Messages that mmengine's logger was given, as a list that grows."""

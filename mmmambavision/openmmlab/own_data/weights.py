@@ -67,12 +67,20 @@ def start_from(cfg, source):
     named = theirs and ours and tuple(theirs) != tuple(ours)
     left_out = {name for name in of_classes & given.keys() if named or name in other}
 
+    of_backbone = [name for name in own if name.startswith('backbone.') and not name.endswith('num_batches_tracked')]
+    missing = [name for name in of_backbone if name not in given and not name.startswith('backbone.outnorm')]
+    has_backbone = any(name.startswith('backbone.') for name in given)
+    if has_backbone and 2 * len(missing) > len(of_backbone):
+        raise UserError(f'{source} fills only a part of the backbone: {len(missing)} of the {len(of_backbone)} tensors '
+                        f'are missing, the first is {missing[0]}. Give a checkpoint with the whole backbone')
     cfg.load_from = source
-    if any(name.startswith('backbone.') for name in given):
+    if has_backbone:
         cfg.model.backbone.update(dict.fromkeys({'init_cfg', 'pretrained'} & cfg.model.backbone.keys()))
     notes = [f'weights of {source}: {len(own.keys() & given.keys() - left_out)} of the {len(own)} tensors of the model '
              f'loaded; not in the model: {group_names(sorted(given.keys() - own.keys()))}; new: '
              f'{group_names(sorted(own.keys() - given.keys()))}']
+    if has_backbone and missing:
+        notes.append(f'these tensors of the backbone are missing and start from random values: {", ".join(missing)}')
     if left_out:
         notes.append(f'left out, because the classes differ: {", ".join(sorted(left_out))}')
     elif of_classes & given.keys() and not theirs:

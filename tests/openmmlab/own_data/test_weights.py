@@ -151,3 +151,17 @@ def test_averaged_weights_start_from_the_same(tmp_path):
     filled = averaged.ema_model.module.state_dict()
     for key in ('decode_head.conv_seg.weight', 'backbone.levels.1.downsample.reduction.0.weight'):
         assert torch.equal(filled[key], state[key]) == ('backbone' in key)
+
+
+@pytest.mark.parametrize('left', ['backbone.levels.3.', 'backbone.levels.'])
+def test_a_part_of_the_backbone(left, tmp_path):
+    """A small missing part is named. Most of it missing stops, because the pretrained weights are not loaded then."""
+    name = 'upernet_mambavision_demo'
+    state = {key: value for key, value in save(tmp_path / 'x.pth', name, CLASSES).items() if not key.startswith(left)}
+    torch.save(dict(state_dict=state, meta=dict(mmengine_version='0.10.7')), tmp_path / 'x.pth')
+    if left.endswith('3.'):
+        _, notes = start_from(load(name), str(tmp_path / 'x.pth'))
+        assert any('random' in note and left in note for note in notes)
+    else:
+        with pytest.raises(UserError, match='part of the backbone'):
+            start_from(load(name), str(tmp_path / 'x.pth'))
