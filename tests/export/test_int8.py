@@ -14,7 +14,7 @@ from mmmambavision.openmmlab.configs import first_dataset
 
 from ..helpers.detectors import as_input, small_config, small_query_config, squares, trained
 from ..helpers.process import load_tool
-from ..helpers.tiers import full, slow
+from ..helpers.tiers import full
 
 onnx = pytest.importorskip('onnx')
 for package in ('onnxscript', 'onnxruntime', 'openvino', 'nncf'):
@@ -192,7 +192,7 @@ def found_again(expected, found, least):
     return (overlaps * (labels[sure, None] == other_labels[there])).max(1, initial=0) > .5
 
 
-@pytest.mark.parametrize('name', [slow('rtmdet-ins'), full('dino')])
+@pytest.mark.parametrize('name', [full('rtmdet-ins'), full('dino')])
 def test_trained_detectors(name, tmp_path):
     if name == 'dino':
         model = trained(small_query_config(model__encoder__num_layers=1), 60)

@@ -49,7 +49,7 @@ def worst(module, session, images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('window', [None, full((14, 7)), (112, 56)])
+@pytest.mark.parametrize('window', [None, full((14, 7)), full((112, 56))])
 def test_backbone_at_any_size(window, tmp_path):
     torch.manual_seed(0)
     network = MambaVision(NANO, window_size=window).eval()
